@@ -1,1 +1,25 @@
-//! data
+//! Training data: loading, validation, tokenised columns and the order of batches.
+//!
+//! [`load()`] reads parquet, CSV, TSV and JSON Lines through polars into a [`Dataset`]: columns of
+//! texts whose order has a meaning, and labels. Whatever is wrong with a file is found there,
+//! before any training, and named by file, row and column; `README.md` beside this crate lists
+//! every kind of bad input with its outcome. [`Dataset::tokenize`] turns the texts into ids once,
+//! and [`sampler`] says which rows make up which batch. Nothing here knows of tensors or models.
+
+mod csv;
+mod dataset;
+mod error;
+mod files;
+mod jsonl;
+mod load;
+mod parquet;
+pub mod sampler;
+mod table;
+mod tokens;
+
+pub use crate::{
+    dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
+    error::{BadRow, DataError, Defect},
+    load::{LoadOptions, OnBadRow, load},
+    tokens::{TokenColumn, TokenizedDataset},
+};

@@ -1,0 +1,335 @@
+//! What can be wrong with a data file, and how it is said.
+
+use std::{fmt, io, path::PathBuf};
+
+use polars::prelude::PolarsError;
+
+/// Why data could not be loaded. Every message names the file and says what to do next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The file system said no; the message names the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The source is neither a file, nor a folder, nor a pattern that matches something.
+    #[error(
+        "no data at `{pattern}`: give a file ({EXTENSIONS}), a folder of such files, or a pattern \
+         such as `data/*.parquet`"
+    )]
+    NoFiles {
+        /// The source as given.
+        pattern: String,
+    },
+    /// The pattern can't be read.
+    #[error("`{pattern}` is not a valid pattern: {message}")]
+    Pattern {
+        /// The source as given.
+        pattern: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A folder or pattern holds files of several kinds.
+    #[error(
+        "`{pattern}` holds files of several kinds (`{}` and `{}`): name one kind with a pattern \
+         such as `folder/*.parquet`",
+        first.display(), second.display()
+    )]
+    MixedKinds {
+        /// The source as given.
+        pattern: String,
+        /// A file of one kind.
+        first: PathBuf,
+        /// A file of another.
+        second: PathBuf,
+    },
+    /// The file's extension is none that can be read.
+    #[error("{}: don't know how to read this file: its name must end in {EXTENSIONS}", path.display())]
+    UnknownKind {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The content is of another kind than the extension says.
+    #[error("{}: the name says {expected}, but the content looks like {found}: {advice}", path.display())]
+    WrongContent {
+        /// The file.
+        path: PathBuf,
+        /// What the extension says.
+        expected: &'static str,
+        /// What the first bytes say.
+        found: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The file has no bytes, or nothing but white space.
+    #[error("{}: the file is empty", path.display())]
+    EmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file has columns but no rows, or all its rows were skipped.
+    #[error("{pattern}: no rows{}", skipped(*n_skipped))]
+    NoRows {
+        /// The source.
+        pattern: String,
+        /// Rows that were dropped as bad.
+        n_skipped: usize,
+    },
+    /// The sources together have more rows than the sampler can shuffle as torch does.
+    #[error("{}: more than {max} rows: load a part of them with a maximum number of rows", path.display())]
+    TooManyRows {
+        /// The file in which the number was passed.
+        path: PathBuf,
+        /// The largest number.
+        max: usize,
+    },
+    /// The header or schema itself can't be used.
+    #[error("{}: {message}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        message: String,
+    },
+    /// A column was asked for that is not there.
+    #[error("{}: no column `{column}`; the columns are {}", path.display(), quoted(available))]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// The missing column.
+        column: String,
+        /// The file's columns.
+        available: Vec<String>,
+    },
+    /// A column that is no label holds something else than text.
+    #[error(
+        "{}: column `{column}` holds {found}, not text: choose the columns to use, in their order \
+         (anchor, positive, negatives), from {}", path.display(), quoted(available)
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// What it holds.
+        found: String,
+        /// The file's columns.
+        available: Vec<String>,
+    },
+    /// The label column does not hold numbers.
+    #[error(
+        "{}: the label column `{column}` holds {found}, not numbers: write labels as whole numbers \
+         (0, 1, 2) or scores, or choose the columns to use without it", path.display()
+    )]
+    NotLabels {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// What it holds.
+        found: String,
+    },
+    /// No column of texts is left after choosing.
+    #[error("{}: no text column among {}", path.display(), quoted(available))]
+    NoTextColumns {
+        /// The file.
+        path: PathBuf,
+        /// The columns looked at.
+        available: Vec<String>,
+    },
+    /// Two columns claim to be the label.
+    #[error(
+        "{}: columns `{first}` and `{second}` both have a label's name: choose the columns to use \
+         with one of them or none", path.display()
+    )]
+    TwoLabels {
+        /// The file.
+        path: PathBuf,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Files of one source differ in their columns.
+    #[error(
+        "{}: the columns are {}, but those of {} are {}: load them one by one, or choose columns \
+         that both have", path.display(), quoted(columns), first.display(), quoted(first_columns)
+    )]
+    ColumnsDiffer {
+        /// The file.
+        path: PathBuf,
+        /// Its columns.
+        columns: Vec<String>,
+        /// The first file.
+        first: PathBuf,
+        /// Its columns.
+        first_columns: Vec<String>,
+    },
+    /// Rows that can't be trained on.
+    #[error("{}: {}", path.display(), bad_rows(rows, *n_rows, *n_bad))]
+    BadRows {
+        /// The file.
+        path: PathBuf,
+        /// The first few of them.
+        rows: Vec<BadRow>,
+        /// Rows looked at.
+        n_rows: usize,
+        /// How many of them are bad.
+        n_bad: usize,
+    },
+    /// The reader of the format gave up; the file is probably damaged.
+    #[error("{}: can't be read as {format}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+        /// What polars says.
+        source: PolarsError,
+    },
+    /// The reader of the format crashed; the file is probably damaged.
+    #[error(
+        "{}: can't be read as {format}: the file is damaged (the reader stopped with: {message}); \
+         write or download it again", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+        /// The reader's last words.
+        message: String,
+    },
+}
+
+/// A row that can't be trained on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRow {
+    /// Number of the row in its file, from 1, without the header and without blank lines.
+    pub row: usize,
+    /// Line on which the row starts, from 1 and with the header, in files made of lines.
+    pub line: Option<usize>,
+    /// The column, where the defect is in one.
+    pub column: Option<String>,
+    /// What is wrong.
+    pub defect: Defect,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Defect {
+    /// The value is null.
+    Null,
+    /// The text has no character.
+    Empty,
+    /// The text is white space alone.
+    Blank,
+    /// The bytes are not UTF-8.
+    NotUtf8,
+    /// The CSV row has another number of fields than the header.
+    Ragged {
+        /// Fields in the row.
+        found: usize,
+        /// Fields in the header.
+        expected: usize,
+    },
+    /// A quoted CSV field goes on after its closing quote.
+    TextAfterQuote,
+    /// A quoted CSV field never closes.
+    OpenQuote,
+    /// The line is not JSON.
+    NotJson(String),
+    /// The line is JSON, but no object.
+    NotObject(&'static str),
+    /// The object lacks the column.
+    MissingKey,
+    /// The object has a key which the first row lacks.
+    UnknownKey,
+    /// The object has the key twice.
+    DuplicateKey,
+    /// The value is no text.
+    NotText(&'static str),
+    /// The label is no number.
+    NotNumber(String),
+    /// The label is infinite, not a number (NaN), or too large.
+    OutOfRange(String),
+}
+
+impl fmt::Display for BadRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "row {}", self.row)?;
+        if let Some(line) = self.line {
+            write!(f, " (line {line})")?;
+        }
+        if let Some(column) = &self.column {
+            write!(f, ", column `{column}`")?;
+        }
+        write!(f, ": {}", self.defect)
+    }
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => write!(f, "the value is null"),
+            Self::Empty => write!(f, "the text is empty"),
+            Self::Blank => write!(f, "the text is only white space"),
+            Self::NotUtf8 => write!(f, "the bytes are not UTF-8"),
+            Self::Ragged { found, expected } => write!(
+                f,
+                "{found} field{} where the header has {expected}",
+                if *found == 1 { "" } else { "s" }
+            ),
+            Self::TextAfterQuote => write!(
+                f,
+                "a quoted field goes on after its closing quote (a quote inside a quoted field is \
+                 written twice)"
+            ),
+            Self::OpenQuote => write!(f, "a quoted field is never closed"),
+            Self::NotJson(message) => write!(f, "not valid JSON: {message}"),
+            Self::NotObject(found) => write!(f, "the line holds {found}, not an object"),
+            Self::MissingKey => write!(f, "the key is missing"),
+            Self::UnknownKey => write!(f, "the first row has no such key"),
+            Self::DuplicateKey => write!(f, "the key comes twice"),
+            Self::NotText(found) => write!(f, "the value is {found}, not text"),
+            Self::NotNumber(found) => write!(f, "the label is {found}, not a number"),
+            Self::OutOfRange(found) => write!(f, "the label {found} is not a finite number in range"),
+        }
+    }
+}
+
+/// The extensions that can be read, for messages.
+const EXTENSIONS: &str = ".parquet, .csv, .tsv, .jsonl, .ndjson or .json";
+
+/// "`a`, `b`, `c`".
+pub(crate) fn quoted(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}
+
+fn skipped(n_skipped: usize) -> String {
+    match n_skipped {
+        0 => String::new(),
+        n => format!(" left after skipping {n} bad ones"),
+    }
+}
+
+fn bad_rows(rows: &[BadRow], n_rows: usize, n_bad: usize) -> String {
+    let mut message = match rows {
+        [] => String::new(),
+        [first, ..] => first.to_string(),
+    };
+    if let [_, others @ ..] = rows
+        && n_bad > 1
+    {
+        let numbers: Vec<_> = others.iter().map(|bad| bad.row.to_string()).collect();
+        message += &format!("; {n_bad} of {n_rows} rows are bad (also row {}", numbers.join(", "));
+        if n_bad > rows.len() {
+            message += &format!(" and {} more", n_bad - rows.len());
+        }
+        message += ")";
+    } else {
+        message += &format!("; it is the only bad one of {n_rows} rows");
+    }
+    message + "; mend them, or load the others with on-bad-row = \"skip\""
+}
