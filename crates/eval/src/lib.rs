@@ -1,1 +1,35 @@
-//! eval
+//! Evaluators for sentence embeddings: pure functions from embeddings and labels to metrics.
+//!
+//! Keys, primary metric and CSV files are those of the class of the same name in
+//! sentence-transformers 6.0.1; `tests/fixtures/make_fixtures.py` makes the figures that the tests
+//! compare with. Nothing here encodes a text: who has a model hands in tensors `[n, dimension]`,
+//! on any device and without gradients.
+//!
+//! ```
+//! use eval::{SimilarityFunction, TripletEvaluator};
+//! use tch::Tensor;
+//!
+//! let evaluator = TripletEvaluator::new("dev", &[SimilarityFunction::Cosine]);
+//! let anchors = Tensor::from_slice2(&[[1.0f32, 0.0], [0.0, 1.0]]);
+//! let positives = Tensor::from_slice2(&[[0.9f32, 0.1], [1.0, 0.1]]);
+//! let negatives = Tensor::from_slice2(&[[0.1f32, 0.9], [0.1, 1.0]]);
+//! let metrics = evaluator.evaluate(&anchors, &positives, &negatives)?;
+//! assert_eq!(metrics.get("dev_cosine_accuracy"), Some(0.5));
+//! # Ok::<(), eval::EvalError>(())
+//! ```
+
+pub mod bootstrap;
+pub mod csv;
+
+mod embedding_similarity;
+mod error;
+mod metrics;
+mod rank;
+mod similarity;
+mod triplet;
+
+pub use embedding_similarity::EmbeddingSimilarityEvaluator;
+pub use error::EvalError;
+pub use metrics::Metrics;
+pub use similarity::SimilarityFunction;
+pub use triplet::{Margin, TripletEvaluator};

@@ -1,1 +1,79 @@
-//! losses
+//! Losses for sentence embeddings: pure functions of embeddings and labels.
+//!
+//! A loss takes one tensor `[batch, dimension]` per text column and, where it needs them, labels,
+//! and gives a scalar that `backward` can be called on. It knows nothing of models, data or
+//! optimizers. Values and gradients agree with the class of the same name in sentence-transformers
+//! 6.0.1; `tests/fixtures/make_fixtures.py` makes the figures that the tests compare with.
+//!
+//! A loss is made from its name and parameters:
+//!
+//! ```
+//! use losses::{BuildContext, LabelKind, LossConfig};
+//! use tch::{Device, Kind, Tensor};
+//!
+//! let config: LossConfig = "mnrl:scale=30".parse()?;
+//! let loss = config.build(&BuildContext { dimension: 4, device: Device::Cpu })?;
+//! loss.check(2, LabelKind::None)?;
+//! let anchors = Tensor::f_eye(4, (Kind::Float, Device::Cpu))?;
+//! let value = loss.compute(&[anchors.shallow_clone(), anchors], None)?;
+//! assert!(f64::try_from(value)? < 1e-6);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod multiple_negatives_ranking;
+pub mod similarity;
+pub mod triplet;
+
+mod config;
+mod error;
+mod inputs;
+
+pub use config::{BuildContext, LossConfig, names};
+pub use error::LossError;
+pub use inputs::{Accepts, LabelKind, Requirements};
+
+use tch::Tensor;
+
+/// A training objective: a differentiable function of a batch's embeddings.
+pub trait Loss: std::fmt::Debug + Send {
+    /// The name of the class in sentence-transformers, such as `MultipleNegativesRankingLoss`.
+    fn name(&self) -> &'static str;
+
+    /// Which columns and labels a data set must have for this loss.
+    fn requirements(&self) -> Requirements;
+
+    /// The loss of one batch, a scalar in f32 (or f64 where the embeddings are).
+    ///
+    /// `embeddings` holds one tensor `[batch, dimension]` per column, in the order of the data
+    /// set; half-precision embeddings are raised to f32 first. `labels` has one entry per row. It
+    /// never waits for the device.
+    ///
+    /// # Errors
+    /// Where the columns or labels don't fit, and where libtorch fails.
+    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError>;
+
+    /// Whether a data set with `columns` text columns and labels of this kind fits, to be asked
+    /// before the first step.
+    ///
+    /// # Errors
+    /// Says what the loss needs and what the data set has.
+    fn check(&self, columns: usize, labels: LabelKind) -> Result<(), LossError> {
+        self.requirements().check(self.name(), columns, labels)
+    }
+
+    /// Whether the parameters have values that make sense; [`LossConfig::build`] asks.
+    ///
+    /// # Errors
+    /// Names the parameter, its value and what is allowed.
+    fn validate(&self) -> Result<(), LossError> {
+        Ok(())
+    }
+
+    /// Trainable tensors that the loss itself owns, by name; empty for most.
+    ///
+    /// The tensors share storage with the loss's own, so that an optimizer may step them, clipping
+    /// may count them and a checkpoint may save and restore them in place.
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        Vec::new()
+    }
+}

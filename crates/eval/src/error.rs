@@ -1,0 +1,39 @@
+//! What can go wrong in an evaluation.
+
+use tch::TchError;
+
+/// Why an evaluation could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// No similarity has this name.
+    #[error("unknown similarity `{name}`: known are cosine, dot, euclidean, manhattan")]
+    UnknownSimilarity {
+        /// The name as given.
+        name: String,
+    },
+    /// Tensors or labels don't fit together.
+    #[error("{evaluator}: {problem}")]
+    Inputs {
+        /// Name of the evaluator's class.
+        evaluator: &'static str,
+        /// What is wrong and what is needed.
+        problem: String,
+    },
+    /// A CSV file could not be written; the message names it.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// An operation of libtorch failed.
+    #[error("libtorch: {0}")]
+    Torch(#[from] TchError),
+}
+
+impl EvalError {
+    /// An [`EvalError::Inputs`], from its parts.
+    pub(crate) fn inputs(evaluator: &'static str, problem: impl Into<String>) -> Self {
+        Self::Inputs {
+            evaluator,
+            problem: problem.into(),
+        }
+    }
+}

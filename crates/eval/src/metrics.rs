@@ -1,0 +1,83 @@
+//! The outcome of an evaluation: figures by name, in order.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+/// Figures by key, in the order in which sentence-transformers gives them, and which of them is
+/// the primary one, by which the best checkpoint is chosen.
+///
+/// It serialises to one JSON object; a figure that is not a number becomes `null`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    entries: Vec<(String, f64)>,
+    primary: String,
+}
+
+impl Metrics {
+    /// Metrics under their keys, each prefixed with `name_` unless `name` is empty; `primary` is a
+    /// key as it is without the prefix.
+    pub fn new(name: &str, primary: &str, entries: Vec<(String, f64)>) -> Self {
+        let prefixed = |key: &str| match name {
+            "" => key.to_owned(),
+            name => format!("{name}_{key}"),
+        };
+        let entries = entries
+            .iter()
+            .map(|(key, value)| (prefixed(key), *value))
+            .collect();
+        Self {
+            entries,
+            primary: prefixed(primary),
+        }
+    }
+
+    /// The figure under a key.
+    pub fn get(&self, key: &str) -> Option<f64> {
+        self.entries
+            .iter()
+            .find(|(other, _)| other == key)
+            .map(|(_, value)| *value)
+    }
+
+    /// All keys and figures in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.entries
+            .iter()
+            .map(|(key, value)| (key.as_str(), *value))
+    }
+
+    /// The key of the figure by which models are compared; greater is better.
+    pub fn primary_key(&self) -> &str {
+        &self.primary
+    }
+
+    /// The figure by which models are compared; not a number where there is none.
+    pub fn primary(&self) -> f64 {
+        self.get(&self.primary).unwrap_or(f64::NAN)
+    }
+
+    /// The same figures with `prefix_` before every key, as the trainer reports them with `eval`.
+    pub fn prefixed(&self, prefix: &str) -> Self {
+        Self::new(prefix, &self.primary, self.entries.clone())
+    }
+
+    /// Adds the figures of `other` after these, replacing those with the same key.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        for (key, value) in &other.entries {
+            match self.entries.iter_mut().find(|(own, _)| own == key) {
+                Some((_, own)) => *own = *value,
+                None => self.entries.push((key.clone(), *value)),
+            }
+        }
+    }
+}
+
+impl Serialize for Metrics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.entries.len()))?;
+        for (key, value) in &self.entries {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}

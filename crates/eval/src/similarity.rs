@@ -1,0 +1,140 @@
+//! Similarities of embeddings, row by row.
+//!
+//! They are computed in f32 with the operations of sentence-transformers, so that equal texts give
+//! equal scores and ties fall as they do there.
+
+use crate::EvalError;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use tch::{Kind, TchError, Tensor};
+
+/// How alike two embeddings are; greater is more alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SimilarityFunction {
+    /// Cosine of the angle.
+    #[default]
+    Cosine,
+    /// Dot product.
+    Dot,
+    /// Euclidean distance, negated.
+    Euclidean,
+    /// Manhattan distance, negated.
+    Manhattan,
+}
+
+impl SimilarityFunction {
+    /// All four, in the order in which sentence-transformers names them.
+    pub const ALL: [Self; 4] = [Self::Cosine, Self::Dot, Self::Euclidean, Self::Manhattan];
+
+    /// The name in metrics and options: `cosine`, `dot`, `euclidean` or `manhattan`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cosine => "cosine",
+            Self::Dot => "dot",
+            Self::Euclidean => "euclidean",
+            Self::Manhattan => "manhattan",
+        }
+    }
+
+    /// The given ones, or cosine where there are none.
+    pub(crate) fn or_cosine(functions: &[Self]) -> Vec<Self> {
+        if functions.is_empty() {
+            vec![Self::Cosine]
+        } else {
+            functions.to_vec()
+        }
+    }
+
+    /// Similarity of each row of `a` `[n, d]` with the same row of `b` `[n, d]`: `[n]`, in f32, or
+    /// f64 where `a` and `b` are.
+    ///
+    /// # Errors
+    /// Where libtorch fails, so where the shapes differ.
+    pub fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+        let (a, b) = (raise(a)?, raise(b)?);
+        match self {
+            Self::Cosine => row_sum(&normalize(&a)?.f_mul(&normalize(&b)?)?),
+            Self::Dot => row_sum(&a.f_mul(&b)?),
+            Self::Euclidean => row_sum(&a.f_sub(&b)?.f_square()?)?.f_sqrt()?.f_neg(),
+            Self::Manhattan => row_sum(&a.f_sub(&b)?.f_abs()?)?.f_neg(),
+        }
+    }
+}
+
+impl fmt::Display for SimilarityFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SimilarityFunction {
+    type Err = EvalError;
+
+    fn from_str(name: &str) -> Result<Self, EvalError> {
+        let named = |function: &Self| function.name() == name;
+        let unknown = || EvalError::UnknownSimilarity {
+            name: name.to_owned(),
+        };
+        Self::ALL.into_iter().find(named).ok_or_else(unknown)
+    }
+}
+
+/// The embeddings that one evaluation compares, detached; they have to share a shape `[n, d]`.
+pub(crate) fn same_shape(
+    evaluator: &'static str,
+    columns: &[(&str, &Tensor)],
+) -> Result<Vec<Tensor>, EvalError> {
+    let first = columns
+        .first()
+        .map(|(_, column)| column.size())
+        .unwrap_or_default();
+    for (what, column) in columns {
+        let shape = column.size();
+        if shape.len() != 2 || shape[0] == 0 {
+            let problem =
+                format!("{what} have shape {shape:?}, but [n, dimension] with n > 0 is needed");
+            return Err(EvalError::inputs(evaluator, problem));
+        }
+        if shape != first {
+            let problem = format!(
+                "{what} have shape {shape:?}, but {} have {first:?}",
+                columns[0].0
+            );
+            return Err(EvalError::inputs(evaluator, problem));
+        }
+    }
+    columns
+        .iter()
+        .map(|(_, column)| Ok(column.f_detach()?))
+        .collect()
+}
+
+/// A tensor's values on the host.
+pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
+    let tensor = tensor
+        .f_to_device(tch::Device::Cpu)?
+        .f_to_kind(Kind::Double)?;
+    Vec::try_from(tensor.f_reshape([-1])?)
+}
+
+/// Rows scaled to length one; a zero row stays zero.
+pub(crate) fn normalize(x: &Tensor) -> Result<Tensor, TchError> {
+    let norm = x
+        .f_norm_scalaropt_dim(2, [-1i64].as_slice(), true)?
+        .f_clamp_min(1e-12)?;
+    x.f_div(&norm)
+}
+
+/// Half precision to f32: in 16 bits, near scores would become ties.
+pub(crate) fn raise(x: &Tensor) -> Result<Tensor, TchError> {
+    match x.kind() {
+        Kind::Float | Kind::Double => Ok(x.shallow_clone()),
+        _ => x.f_to_kind(Kind::Float),
+    }
+}
+
+fn row_sum(x: &Tensor) -> Result<Tensor, TchError> {
+    x.f_sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>)
+}

@@ -1,0 +1,277 @@
+//! Multiple Negatives Ranking: each anchor has to find its positive among all texts of the batch.
+
+use crate::error::{non_negative, positive};
+use crate::inputs::{self, Accepts, LabelKind, Requirements};
+use crate::similarity::Similarity;
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Reduction, TchError, Tensor};
+
+/// Cross-entropy over the similarities of each anchor with all candidates of the batch.
+///
+/// # Formula
+///
+/// With anchors aᵢ, documents d (the B positives d₁..d_B first, then the B first negatives, and so
+/// on) and s = `scale`:
+///
+/// ```text
+/// loss = -1/B Σᵢ ( s·sim(aᵢ, dᵢ) - log Σⱼ exp(s·sim(aᵢ, dⱼ)) )
+/// ```
+///
+/// Further `directions` add terms to the sum in the logarithm (`joint`) or average several
+/// logarithms (`per_direction`); the positive's score is always that of anchor and positive.
+/// Hardness weighting adds `hardness_strength · sim`, unscaled and without gradient, to the logits
+/// of the negatives that `hardness_mode` names.
+///
+/// # Inputs
+///
+/// Two or more columns, each `[batch, dimension]`: anchor, positive, negative 1 to n. No labels.
+///
+/// # Defaults
+///
+/// `scale` 20, `similarity_fct` cosine, `directions` query_to_doc, `partition_mode` joint, no
+/// hardness weighting.
+///
+/// # When to use
+///
+/// The first choice for pairs that belong together, such as question and answer or premise and
+/// entailed hypothesis. More rows in a batch mean more negatives, and so a harder task. No text
+/// should come twice in a batch, as the copy would count as a negative.
+///
+/// # Relations
+///
+/// With two columns it is the in-batch softmax of SimCSE and InfoNCE. `directions` query_to_doc and
+/// doc_to_query with `partition_mode` per_direction is the symmetric form; all four directions,
+/// joint, are the improved contrastive loss of GTE.
+///
+/// # Papers
+///
+/// van den Oord, Li and Vinyals 2018, <https://arxiv.org/abs/1807.03748>; Henderson et al. 2017,
+/// <https://arxiv.org/abs/1705.00652>; GTE: Li et al. 2023, <https://arxiv.org/abs/2308.03281>;
+/// hardness: Lan et al. 2025, equation 5, <https://arxiv.org/abs/2503.04812>. Upstream file:
+/// `sentence_transformer/losses/multiple_negatives_ranking.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MultipleNegativesRanking {
+    /// Factor on the similarities; the inverse of a temperature.
+    pub scale: f64,
+    /// The similarity of anchor and document.
+    #[serde(alias = "similarity")]
+    pub similarity_fct: Similarity,
+    /// Which similarities compete with the positive's; has to contain query_to_doc.
+    pub directions: Vec<Direction>,
+    /// One softmax over all directions, or one for each.
+    #[serde(alias = "partition")]
+    pub partition_mode: PartitionMode,
+    /// Which negatives get a heavier weight the more similar they are.
+    #[serde(alias = "hardness", skip_serializing_if = "Option::is_none")]
+    pub hardness_mode: Option<HardnessMode>,
+    /// Factor on the extra weight; 9 and 5 are found in the literature for in-batch and for given
+    /// negatives.
+    pub hardness_strength: f64,
+}
+
+/// A block of similarities; an anchor is a query, positives and negatives are documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Each anchor with all documents.
+    #[serde(alias = "query-to-doc")]
+    QueryToDoc,
+    /// Each anchor with all other anchors.
+    #[serde(alias = "query-to-query")]
+    QueryToQuery,
+    /// Each positive with all anchors.
+    #[serde(alias = "doc-to-query")]
+    DocToQuery,
+    /// Each positive with the documents of all other anchors.
+    #[serde(alias = "doc-to-doc")]
+    DocToDoc,
+}
+
+/// How several directions are brought together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionMode {
+    /// One softmax over all.
+    #[default]
+    Joint,
+    /// A softmax for each, averaged.
+    #[serde(alias = "per-direction")]
+    PerDirection,
+}
+
+/// Which negatives hardness weighting is applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HardnessMode {
+    /// The documents of other anchors.
+    #[serde(alias = "in-batch-negatives")]
+    InBatchNegatives,
+    /// The anchor's own negatives.
+    #[serde(alias = "hard-negatives")]
+    HardNegatives,
+    /// All documents but the anchor's positive.
+    #[serde(alias = "all-negatives")]
+    AllNegatives,
+}
+
+const NAME: &str = "MultipleNegativesRankingLoss";
+
+impl Default for MultipleNegativesRanking {
+    fn default() -> Self {
+        Self {
+            scale: 20.0,
+            similarity_fct: Similarity::Cosine,
+            directions: vec![Direction::QueryToDoc],
+            partition_mode: PartitionMode::Joint,
+            hardness_mode: None,
+            hardness_strength: 0.0,
+        }
+    }
+}
+
+impl Loss for MultipleNegativesRanking {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        Requirements::new(&[Accepts {
+            min_columns: 2,
+            max_columns: None,
+            labels: LabelKind::None,
+        }])
+    }
+
+    fn validate(&self) -> Result<(), LossError> {
+        positive(NAME, "scale", self.scale)?;
+        non_negative(NAME, "hardness_strength", self.hardness_strength)?;
+        if !self.directions.contains(&Direction::QueryToDoc) {
+            let problem = "directions lack query_to_doc, which holds the positive's score";
+            return Err(LossError::parameter(NAME, problem));
+        }
+        let same_kind = [Direction::QueryToQuery, Direction::DocToDoc];
+        if self.partition_mode == PartitionMode::PerDirection
+            && self
+                .directions
+                .iter()
+                .any(|direction| same_kind.contains(direction))
+        {
+            let problem = "partition_mode per_direction does not go with the directions \
+                query_to_query and doc_to_doc, which never hold the positive: use joint";
+            return Err(LossError::parameter(NAME, problem));
+        }
+        if self.hardness_mode.is_some() && self.hardness_strength == 0.0 {
+            let problem = "hardness_mode has no effect with hardness_strength 0: give a strength";
+            return Err(LossError::parameter(NAME, problem));
+        }
+        Ok(())
+    }
+
+    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let columns = inputs::columns(NAME, embeddings, 2, None)?;
+        let (queries, documents) = (&columns[0], &columns[1..]);
+        Ok(self.from_columns(queries, documents)?)
+    }
+}
+
+impl MultipleNegativesRanking {
+    fn from_columns(&self, queries: &Tensor, documents: &[Tensor]) -> Result<Tensor, TchError> {
+        let (batch, device) = (queries.size()[0], queries.device());
+        let all = Tensor::f_cat(documents, 0)?;
+        let similarities = self.similarity_fct.matrix(queries, &all)?;
+        let mut logits = similarities.f_mul_scalar(self.scale)?;
+        if let Some(mode) = self.hardness_mode {
+            let penalty = similarities
+                .f_detach()?
+                .f_mul_scalar(self.hardness_strength)?;
+            let excluded = mode.excluded(batch, documents.len() as i64, device)?;
+            logits = logits.f_add(&penalty.f_masked_fill(&excluded, 0.0)?)?;
+        }
+        let mut blocks = vec![logits];
+        for direction in [
+            Direction::QueryToQuery,
+            Direction::DocToQuery,
+            Direction::DocToDoc,
+        ]
+        .iter()
+        {
+            if self.directions.contains(direction) {
+                let block = self.block(*direction, queries, &documents[0], &all)?;
+                blocks.push(block.f_mul_scalar(self.scale)?);
+            }
+        }
+
+        if self.partition_mode == PartitionMode::Joint {
+            let logits = if blocks.len() == 1 {
+                blocks.remove(0)
+            } else {
+                Tensor::f_cat(&blocks, 1)?
+            };
+            let target = Tensor::f_arange(batch, (Kind::Int64, device))?;
+            return logits.f_cross_entropy_loss::<Tensor>(
+                &target,
+                None,
+                Reduction::Mean,
+                -100,
+                0.0,
+            );
+        }
+        let scores = blocks[0].f_diagonal(0, 0, 1)?;
+        let mut partition = blocks[0].f_logsumexp([1i64].as_slice(), false)?;
+        for block in &blocks[1..] {
+            partition = partition.f_add(&block.f_logsumexp([1i64].as_slice(), false)?)?;
+        }
+        let partition = partition.f_div_scalar(blocks.len() as f64)?;
+        partition.f_sub(&scores)?.f_mean(None::<Kind>)
+    }
+
+    /// The similarities of a further direction, one row per anchor; an entry that would compare
+    /// a text with itself or with a text of the same anchor is minus infinity.
+    fn block(
+        &self,
+        direction: Direction,
+        queries: &Tensor,
+        positives: &Tensor,
+        all: &Tensor,
+    ) -> Result<Tensor, TchError> {
+        let (batch, device) = (queries.size()[0], queries.device());
+        let similarity = self.similarity_fct;
+        match direction {
+            Direction::QueryToDoc => similarity.matrix(queries, all),
+            Direction::QueryToQuery => similarity
+                .matrix(queries, queries)?
+                .f_masked_fill(&own(batch, 1, device)?, f64::NEG_INFINITY),
+            Direction::DocToQuery => similarity.matrix(queries, positives)?.f_transpose(0, 1),
+            Direction::DocToDoc => similarity
+                .matrix(all, positives)?
+                .f_transpose(0, 1)?
+                .f_masked_fill(
+                    &own(batch, all.size()[0] / batch, device)?,
+                    f64::NEG_INFINITY,
+                ),
+        }
+    }
+}
+
+impl HardnessMode {
+    /// Where `[batch, batch · documents]` gets no penalty.
+    fn excluded(self, batch: i64, documents: i64, device: Device) -> Result<Tensor, TchError> {
+        let own = own(batch, documents, device)?;
+        let positives = own.f_narrow(1, 0, batch)?;
+        let negatives = own.f_narrow(1, batch, batch * (documents - 1))?;
+        match self {
+            Self::InBatchNegatives => Ok(own),
+            Self::HardNegatives => {
+                Tensor::f_cat(&[positives.f_ones_like()?, negatives.f_logical_not()?], 1)
+            }
+            Self::AllNegatives => Tensor::f_cat(&[positives, negatives.f_zeros_like()?], 1),
+        }
+    }
+}
+
+/// True where a column of `[batch, batch · blocks]` belongs to the row's own anchor.
+fn own(batch: i64, blocks: i64, device: Device) -> Result<Tensor, TchError> {
+    Tensor::f_eye(batch, (Kind::Bool, device))?.f_repeat([1, blocks])
+}

@@ -1,0 +1,102 @@
+//! Similarities of embeddings, differentiable: all against all, and row by row.
+//!
+//! Greater is more similar throughout, so distances come with a minus sign, as in
+//! `sentence_transformers/util/similarity.py`.
+
+use serde::{Deserialize, Serialize};
+use tch::{TchError, Tensor};
+
+/// The smallest norm that [`normalize`] divides by, as in `torch.nn.functional.normalize`.
+pub const NORM_EPS: f64 = 1e-12;
+
+/// How alike two embeddings are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Similarity {
+    /// Cosine of the angle.
+    #[default]
+    #[serde(alias = "cos_sim", alias = "cos-sim")]
+    Cosine,
+    /// Dot product.
+    #[serde(alias = "dot_score", alias = "dot-score")]
+    Dot,
+    /// Euclidean distance, negated.
+    #[serde(alias = "euclidean_sim", alias = "euclidean-sim")]
+    Euclidean,
+    /// Manhattan distance, negated.
+    #[serde(alias = "manhattan_sim", alias = "manhattan-sim")]
+    Manhattan,
+}
+
+impl Similarity {
+    /// Similarity of each row of `a` `[n, d]` with each row of `b` `[m, d]`: `[n, m]`.
+    ///
+    /// # Errors
+    /// Where libtorch fails, so where the dimensions differ.
+    pub fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Cosine => normalize(a)?.f_matmul(&normalize(b)?.f_transpose(0, 1)?),
+            Self::Dot => a.f_matmul(&b.f_transpose(0, 1)?),
+            Self::Euclidean => Tensor::f_cdist(a, b, 2.0, None::<i64>)?.f_neg(),
+            Self::Manhattan => Tensor::f_cdist(a, b, 1.0, None::<i64>)?.f_neg(),
+        }
+    }
+
+    /// Similarity of each row of `a` `[n, d]` with the same row of `b` `[n, d]`: `[n]`.
+    ///
+    /// The gradient of the Euclidean distance is not a number where two rows are equal, here as in
+    /// sentence-transformers: the distance has no epsilon under its root.
+    ///
+    /// # Errors
+    /// Where libtorch fails, so where the shapes differ.
+    pub fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Cosine => row_sum(&normalize(a)?.f_mul(&normalize(b)?)?),
+            Self::Dot => row_sum(&a.f_mul(b)?),
+            Self::Euclidean => row_sum(&a.f_sub(b)?.f_square()?)?.f_sqrt()?.f_neg(),
+            Self::Manhattan => row_sum(&a.f_sub(b)?.f_abs()?)?.f_neg(),
+        }
+    }
+}
+
+/// A distance of two embeddings, row by row; what the triplet and contrastive losses are named by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distance {
+    /// One minus the cosine.
+    Cosine,
+    /// Length of the difference.
+    Euclidean,
+    /// Sum of the absolute differences.
+    Manhattan,
+}
+
+impl Distance {
+    /// Distance of each row of `a` `[n, d]` to the same row of `b` `[n, d]`: `[n]`.
+    ///
+    /// # Errors
+    /// Where libtorch fails, so where the shapes differ.
+    pub fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Cosine => Similarity::Cosine.pairwise(a, b)?.f_rsub_scalar(1.0),
+            Self::Euclidean => Similarity::Euclidean.pairwise(a, b)?.f_neg(),
+            Self::Manhattan => Similarity::Manhattan.pairwise(a, b)?.f_neg(),
+        }
+    }
+}
+
+/// Rows of `x` `[n, d]` scaled to length one; a zero row stays zero.
+///
+/// # Errors
+/// Where libtorch fails.
+pub fn normalize(x: &Tensor) -> Result<Tensor, TchError> {
+    let norm = x
+        .f_norm_scalaropt_dim(2, [-1i64].as_slice(), true)?
+        .f_clamp_min(NORM_EPS)?;
+    x.f_div(&norm)
+}
+
+/// Sum over the last dimension.
+pub(crate) fn row_sum(x: &Tensor) -> Result<Tensor, TchError> {
+    x.f_sum_dim_intlist([-1i64].as_slice(), false, None::<tch::Kind>)
+}

@@ -1,0 +1,90 @@
+//! Triplet loss: the positive has to be nearer to the anchor than the negative, by a margin.
+
+use crate::error::non_negative;
+use crate::inputs::{self, Accepts, LabelKind, Requirements};
+use crate::similarity::Distance;
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// Hinge on the difference of two distances.
+///
+/// # Formula
+///
+/// ```text
+/// loss = 1/B Σᵢ max(0, dist(aᵢ, pᵢ) - dist(aᵢ, nᵢ) + margin)
+/// ```
+///
+/// # Inputs
+///
+/// Three columns, each `[batch, dimension]`: anchor, positive, negative. No labels.
+///
+/// # Defaults
+///
+/// `distance_metric` euclidean, `triplet_margin` 5.
+///
+/// # When to use
+///
+/// With triplets whose negatives are hard and trusted, and when the other texts of a batch must not
+/// count as negatives. The margin has to suit the distance: cosine distances lie in [0, 2], so that
+/// a margin of 5 would never be met there.
+///
+/// # Relations
+///
+/// [`MultipleNegativesRanking`](crate::multiple_negatives_ranking::MultipleNegativesRanking) takes
+/// the same triplets, uses all texts of the batch as negatives, and mostly gives better embeddings.
+///
+/// # Paper
+///
+/// Hermans, Beyer and Leibe 2017, <https://arxiv.org/abs/1703.07737>. Upstream file:
+/// `sentence_transformer/losses/triplet.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Triplet {
+    /// The distance of two embeddings.
+    #[serde(alias = "distance")]
+    pub distance_metric: Distance,
+    /// By how much the negative has to be farther away than the positive.
+    #[serde(alias = "margin")]
+    pub triplet_margin: f64,
+}
+
+const NAME: &str = "TripletLoss";
+
+impl Default for Triplet {
+    fn default() -> Self {
+        Self {
+            distance_metric: Distance::Euclidean,
+            triplet_margin: 5.0,
+        }
+    }
+}
+
+impl Loss for Triplet {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        Requirements::new(&[Accepts {
+            min_columns: 3,
+            max_columns: Some(3),
+            labels: LabelKind::None,
+        }])
+    }
+
+    fn validate(&self) -> Result<(), LossError> {
+        non_negative(NAME, "triplet_margin", self.triplet_margin)
+    }
+
+    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let columns = inputs::columns(NAME, embeddings, 3, Some(3))?;
+        let positive = self.distance_metric.pairwise(&columns[0], &columns[1])?;
+        let negative = self.distance_metric.pairwise(&columns[0], &columns[2])?;
+        let hinge = positive
+            .f_sub(&negative)?
+            .f_add_scalar(self.triplet_margin)?
+            .f_relu()?;
+        Ok(hinge.f_mean(None::<Kind>)?)
+    }
+}
