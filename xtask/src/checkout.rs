@@ -1,0 +1,92 @@
+//! The checkout that the chores work on, and cargo run inside it.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use xshell::{Cmd, Shell, cmd};
+
+/// The root of the working tree, with a shell that stands in it.
+pub(crate) struct Checkout {
+    /// The folder that holds the workspace's Cargo.toml.
+    pub(crate) root: PathBuf,
+    /// Runs commands in `root` and shows each before it runs.
+    pub(crate) shell: Shell,
+}
+
+impl Checkout {
+    /// Finds the checkout that cargo ran this program from.
+    pub(crate) fn open() -> Result<Self> {
+        // Cargo's word at run time comes first: with a target folder shared between checkouts, the
+        // path of compile time may be another checkout's.
+        let manifest_dir =
+            env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&manifest_dir)
+            .parent()
+            .context("the folder of xtask's manifest has no parent")?
+            .to_owned();
+        let shell = Shell::new()?;
+        shell.change_dir(&root);
+        Ok(Self { root, shell })
+    }
+
+    /// The link through which cargo finds libtorch, as .cargo/config.toml has it.
+    pub(crate) fn libtorch(&self) -> PathBuf {
+        self.root.join("libtorch")
+    }
+
+    /// The LIBTORCH that whoever runs this set, if any: not the one of .cargo/config.toml.
+    pub(crate) fn own_libtorch(&self) -> Option<PathBuf> {
+        env::var_os("LIBTORCH")
+            .map(PathBuf::from)
+            .filter(|libtorch| *libtorch != self.libtorch())
+    }
+
+    /// Cargo in this checkout, in the environment that it would have if called by hand.
+    ///
+    /// `cargo run` sets variables for the program it starts. Build scripts that look at them (ring's
+    /// does, torch-sys's at LIBTORCH) would run again each time a build by hand and a build from here
+    /// take turns, and their crates would be compiled again.
+    pub(crate) fn cargo(&self) -> Cmd<'_> {
+        let mut cargo = cmd!(self.shell, "cargo");
+        for (name, _) in env::vars_os() {
+            if set_by_cargo_run(&name) {
+                cargo = cargo.env_remove(name);
+            }
+        }
+        if self.own_libtorch().is_none() {
+            cargo = cargo.env_remove("LIBTORCH");
+        }
+        cargo
+    }
+}
+
+/// Whether `cargo run` sets the variable for the program it runs.
+fn set_by_cargo_run(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        name == "CARGO" || name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_cargo_run_sets_is_taken_away() {
+        for name in ["CARGO", "CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(set_by_cargo_run(OsStr::new(name)), "{name}");
+        }
+        for name in [
+            "CARGO_HOME",
+            "CARGO_TARGET_DIR",
+            "CARGO_NET_OFFLINE",
+            "PATH",
+        ] {
+            assert!(!set_by_cargo_run(OsStr::new(name)), "{name}");
+        }
+    }
+}
