@@ -7,6 +7,8 @@
 
 mod checkout;
 mod setup;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,7 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Setup(setup::Args),
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,5 +44,6 @@ fn run(command: &Command) -> anyhow::Result<()> {
     let checkout = Checkout::open()?;
     match command {
         Command::Setup(args) => setup::run(&checkout, args),
+        Command::Test(args) => test::run(&checkout, args),
     }
 }

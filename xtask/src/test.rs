@@ -1,0 +1,174 @@
+//! `cargo xtask test`: everything that has to hold before a change lands. CI runs nothing else.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use xshell::cmd;
+
+use crate::{checkout::Checkout, setup, tidy};
+
+/// Check everything: tidiness, formatting, lints, tests, docs.
+///
+/// The cheap checks come first, and the first that fails ends it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only the stages whose name contains this word
+    #[arg(long, value_name = "WORD")]
+    only: Option<String>,
+}
+
+/// Runs the stages in turn, and says how long each took.
+pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
+    let stages: Vec<&Stage> = STAGES
+        .iter()
+        .filter(|stage| {
+            args.only
+                .as_ref()
+                .is_none_or(|word| stage.name.contains(word))
+        })
+        .collect();
+    if stages.is_empty() {
+        let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
+        bail!(
+            "no stage has that word in its name; the stages are: {}",
+            names.join(", ")
+        );
+    }
+    let mut report = Vec::new();
+    for stage in &stages {
+        eprintln!("\n==> {}", stage.name);
+        let start = Instant::now();
+        let outcome = (stage.run)(checkout);
+        let word = match &outcome {
+            Ok(Outcome::Passed) => "ok",
+            Ok(Outcome::Skipped) => "skipped",
+            Err(_) => "FAILED",
+        };
+        report.push(report_line(stage.name, word, start.elapsed()));
+        if let Err(error) = outcome {
+            eprintln!("\n{}", report.join("\n"));
+            return Err(error.context(format!("{} failed", stage.name)));
+        }
+    }
+    eprintln!("\n{}", report.join("\n"));
+    Ok(())
+}
+
+/// One thing that is checked.
+struct Stage {
+    name: &'static str,
+    run: fn(&Checkout) -> Result<Outcome>,
+}
+
+enum Outcome {
+    Passed,
+    /// What it needs is not on this machine; the stage itself has said so.
+    Skipped,
+}
+
+/// The stages, from cheap to dear.
+const STAGES: [Stage; 8] = [
+    Stage {
+        name: "tidy",
+        run: |checkout| tidy::run(checkout).map(|()| Outcome::Passed),
+    },
+    Stage {
+        name: "format",
+        run: |checkout| cargo(checkout, &["fmt", "--all", "--check"]),
+    },
+    Stage {
+        name: "dependencies",
+        run: dependencies,
+    },
+    Stage {
+        name: "libtorch",
+        run: |checkout| setup::run(checkout, &setup::Args::default()).map(|()| Outcome::Passed),
+    },
+    Stage {
+        name: "lints",
+        run: |checkout| {
+            cargo(
+                checkout,
+                &[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--locked",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
+            )
+        },
+    },
+    Stage {
+        name: "unit and integration tests",
+        run: |checkout| {
+            cargo(
+                checkout,
+                &[
+                    "test",
+                    "--workspace",
+                    "--locked",
+                    "--lib",
+                    "--bins",
+                    "--tests",
+                    "--examples",
+                ],
+            )
+        },
+    },
+    Stage {
+        name: "doc tests",
+        run: |checkout| cargo(checkout, &["test", "--workspace", "--locked", "--doc"]),
+    },
+    Stage {
+        name: "docs",
+        run: docs,
+    },
+];
+
+fn cargo(checkout: &Checkout, args: &[&str]) -> Result<Outcome> {
+    checkout.cargo().args(args).run()?;
+    Ok(Outcome::Passed)
+}
+
+fn docs(checkout: &Checkout) -> Result<Outcome> {
+    checkout
+        .cargo()
+        .args(["doc", "--workspace", "--no-deps", "--locked"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
+    Ok(Outcome::Passed)
+}
+
+/// Licences, sources and advisories of the dependencies, where cargo-deny is there to check them.
+fn dependencies(checkout: &Checkout) -> Result<Outcome> {
+    let installed = cmd!(checkout.shell, "cargo-deny --version")
+        .quiet()
+        .ignore_stderr()
+        .read();
+    if installed.is_err() {
+        eprintln!("skipped: cargo-deny is not installed (`cargo install cargo-deny` brings it)");
+        return Ok(Outcome::Skipped);
+    }
+    cargo(checkout, &["deny", "--locked", "check"])
+}
+
+fn report_line(name: &str, word: &str, elapsed: Duration) -> String {
+    format!("{name:<28}{word:<8}{:>8.1} s", elapsed.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_lines_up() {
+        let line = report_line("tidy", "ok", Duration::from_millis(1250));
+        assert_eq!(line, "tidy                        ok           1.2 s");
+        for stage in &STAGES {
+            assert!(stage.name.len() < 28, "{}", stage.name);
+        }
+    }
+}
