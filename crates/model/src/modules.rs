@@ -1,0 +1,318 @@
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use crate::{
+    error::ModelError,
+    packed::PackedBatch,
+    parameters::{LeafId, Parameters, Scope},
+};
+
+/// How the token embeddings of a sentence become one vector.
+///
+/// `sentence_transformers/sentence_transformer/modules/pooling.py` of sentence-transformers 6.0.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pooling {
+    /// One or more modes; their results are concatenated in this order.
+    pub modes: Vec<PoolingMode>,
+    /// Whether the tokens of a prompt are pooled too.
+    pub include_prompt: bool,
+}
+
+/// One way of pooling; the names are sentence-transformers'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolingMode {
+    /// `cls`: the first token.
+    Cls,
+    /// `max`: the maximum of each dimension.
+    Max,
+    /// `mean`.
+    Mean,
+    /// `mean_sqrt_len_tokens`: the sum over the square root of the length.
+    MeanSqrtLen,
+    /// `weightedmean`: the mean with weights 1, 2, 3 and so on.
+    WeightedMean,
+    /// `lasttoken`.
+    LastToken,
+}
+
+impl PoolingMode {
+    /// Every mode, in the order in which the flags of the classic layout concatenate them.
+    pub const ALL: [Self; 6] = [
+        Self::Cls,
+        Self::Max,
+        Self::Mean,
+        Self::MeanSqrtLen,
+        Self::WeightedMean,
+        Self::LastToken,
+    ];
+
+    /// The mode's name since version 6, and in `pooling_mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Max => "max",
+            Self::Mean => "mean",
+            Self::MeanSqrtLen => "mean_sqrt_len_tokens",
+            Self::WeightedMean => "weightedmean",
+            Self::LastToken => "lasttoken",
+        }
+    }
+
+    /// The mode of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// The mode's flag in the classic layout.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Cls => "pooling_mode_cls_token",
+            Self::Max => "pooling_mode_max_tokens",
+            Self::Mean => "pooling_mode_mean_tokens",
+            Self::MeanSqrtLen => "pooling_mode_mean_sqrt_len_tokens",
+            Self::WeightedMean => "pooling_mode_weightedmean_tokens",
+            Self::LastToken => "pooling_mode_lasttoken",
+        }
+    }
+}
+
+impl Pooling {
+    /// A single mode, with prompts pooled.
+    pub fn new(mode: PoolingMode) -> Self {
+        Self {
+            modes: vec![mode],
+            include_prompt: true,
+        }
+    }
+
+    /// Sentence embeddings, `[sentences, modes * H]`, in the caller's order, from token
+    /// embeddings, `[T, H]`, in packed order.
+    ///
+    /// # Errors
+    ///
+    /// When prompts are left out and nothing else is left of a sentence.
+    pub fn forward(&self, tokens: &Tensor, batch: &PackedBatch) -> Result<Tensor, ModelError> {
+        let (_, hidden_size) = tokens.size2()?;
+        let start = if self.include_prompt {
+            0
+        } else {
+            batch.prompt_length()
+        };
+        let pooled = batch
+            .groups()
+            .iter()
+            .zip(batch.split(tokens)?)
+            .map(|(group, tokens)| {
+                if group.length <= start {
+                    return Err(ModelError::Input(format!(
+                        "a prompt of {start} tokens leaves nothing to pool of a sentence of {} tokens",
+                        group.length
+                    )));
+                }
+                let (n, l, s) = (group.sentences as i64, group.length as i64, start as i64);
+                let tokens = tokens.f_view([n, l, hidden_size])?.f_narrow(1, s, l - s)?;
+                let modes = self.modes.iter().map(|mode| mode.pool(&tokens, s)).collect::<Result<Vec<_>, _>>()?;
+                Ok(Tensor::f_cat(&modes, 1)?)
+            })
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        Ok(Tensor::f_cat(&pooled, 0)?.f_index_select(0, batch.restore())?)
+    }
+
+    /// The object of 1_Pooling/config.json: the classic flags, or version 6's key where they
+    /// cannot say the order of the modes.
+    pub(crate) fn to_json(&self, hidden_size: i64) -> Value {
+        let in_flag_order: Vec<_> = PoolingMode::ALL
+            .into_iter()
+            .filter(|m| self.modes.contains(m))
+            .collect();
+        if in_flag_order != self.modes {
+            let modes: Vec<_> = self.modes.iter().map(|mode| mode.name()).collect();
+            return json!({
+                "embedding_dimension": hidden_size,
+                "pooling_mode": modes,
+                "include_prompt": self.include_prompt,
+            });
+        }
+        let mut json = Map::new();
+        json.insert("word_embedding_dimension".to_owned(), json!(hidden_size));
+        // The order in which version 3 wrote the flags.
+        for mode in [
+            PoolingMode::Cls,
+            PoolingMode::Mean,
+            PoolingMode::Max,
+            PoolingMode::MeanSqrtLen,
+            PoolingMode::WeightedMean,
+            PoolingMode::LastToken,
+        ] {
+            json.insert(mode.flag().to_owned(), json!(self.modes.contains(&mode)));
+        }
+        json.insert("include_prompt".to_owned(), json!(self.include_prompt));
+        Value::Object(json)
+    }
+}
+
+impl PoolingMode {
+    /// `[n, l, H]` to `[n, H]`; the first token's weight is `before` + 1.
+    fn pool(self, tokens: &Tensor, before: i64) -> Result<Tensor, ModelError> {
+        let (_, l, _) = tokens.size3()?;
+        let sum = || tokens.f_sum_dim_intlist([1i64].as_slice(), false, None::<Kind>);
+        Ok(match self {
+            Self::Cls => tokens.f_select(1, 0)?,
+            Self::LastToken => tokens.f_select(1, l - 1)?,
+            Self::Max => tokens.f_max_dim(1, false)?.0,
+            Self::Mean => sum()?.f_div_scalar(l as f64)?,
+            Self::MeanSqrtLen => sum()?.f_div_scalar((l as f64).sqrt())?,
+            Self::WeightedMean => {
+                let weights = Tensor::f_arange_start(
+                    before + 1,
+                    before + l + 1,
+                    (Kind::Float, tokens.device()),
+                )?;
+                let total = (before + 1 + before + l) as f64 * l as f64 / 2.0;
+                let weighted = tokens.f_mul(&weights.f_view([1, l, 1])?)?;
+                weighted
+                    .f_sum_dim_intlist([1i64].as_slice(), false, None::<Kind>)?
+                    .f_div_scalar(total)?
+            }
+        })
+    }
+}
+
+/// The activations that a [`Dense`] module may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// None.
+    Identity,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// Zero for what is negative.
+    Relu,
+    /// The exact GELU.
+    Gelu,
+    /// The logistic function.
+    Sigmoid,
+}
+
+impl Activation {
+    /// Every activation.
+    pub const ALL: [Self; 5] = [
+        Self::Identity,
+        Self::Tanh,
+        Self::Relu,
+        Self::Gelu,
+        Self::Sigmoid,
+    ];
+
+    /// The name that sentence-transformers stores.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "torch.nn.modules.linear.Identity",
+            Self::Tanh => "torch.nn.modules.activation.Tanh",
+            Self::Relu => "torch.nn.modules.activation.ReLU",
+            Self::Gelu => "torch.nn.modules.activation.GELU",
+            Self::Sigmoid => "torch.nn.modules.activation.Sigmoid",
+        }
+    }
+
+    fn forward(self, x: Tensor) -> Result<Tensor, ModelError> {
+        Ok(match self {
+            Self::Identity => x,
+            Self::Tanh => x.f_tanh()?,
+            Self::Relu => x.f_relu()?,
+            Self::Gelu => x.f_gelu("none")?,
+            Self::Sigmoid => x.f_sigmoid()?,
+        })
+    }
+}
+
+/// A linear layer with an activation, on sentence embeddings.
+///
+/// `sentence_transformers/base/modules/dense.py` of sentence-transformers 6.0.1.
+#[derive(Debug, Clone, Copy)]
+pub struct Dense {
+    pub(crate) shape: DenseShape,
+    weight: LeafId,
+    bias: Option<LeafId>,
+    residual: Option<LeafId>,
+}
+
+/// What a Dense module's config.json says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DenseShape {
+    pub(crate) in_features: i64,
+    pub(crate) out_features: i64,
+    pub(crate) bias: bool,
+    pub(crate) activation: Activation,
+    pub(crate) use_residual: bool,
+}
+
+impl DenseShape {
+    /// The object of the module's config.json.
+    pub(crate) fn to_json(self) -> Value {
+        let mut json = json!({
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias,
+            "activation_function": self.activation.name(),
+        });
+        // Versions before 5.7 do not know this key.
+        if self.use_residual {
+            json["use_residual"] = json!(true);
+        }
+        json
+    }
+}
+
+impl Dense {
+    pub(crate) fn new(shape: DenseShape, scope: &mut Scope<'_>) -> Self {
+        let weight_shape = [shape.out_features, shape.in_features];
+        let weight = scope.leaf("linear.weight", &weight_shape);
+        let bias = shape
+            .bias
+            .then(|| scope.leaf("linear.bias", &[shape.out_features]));
+        let projects = shape.use_residual && shape.in_features != shape.out_features;
+        let residual = projects.then(|| scope.leaf("residual.weight", &weight_shape));
+        Self {
+            shape,
+            weight,
+            bias,
+            residual,
+        }
+    }
+
+    /// `[sentences, in_features]` to `[sentences, out_features]`.
+    pub fn forward(
+        &self,
+        parameters: &Parameters,
+        embeddings: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let bias = self.bias.map(|bias| parameters.leaf(bias));
+        let output = self
+            .shape
+            .activation
+            .forward(embeddings.f_linear(parameters.leaf(self.weight), bias)?)?;
+        if !self.shape.use_residual {
+            return Ok(output);
+        }
+        match self.residual {
+            Some(weight) => Ok(
+                output.f_add(&embeddings.f_linear(parameters.leaf(weight), None::<&Tensor>)?)?
+            ),
+            None => Ok(output.f_add(embeddings)?),
+        }
+    }
+}
+
+/// A module after the encoder.
+#[derive(Debug)]
+pub(crate) enum Module {
+    Pooling(Pooling),
+    Dense(Dense),
+    Normalize,
+}
+
+/// Rows scaled to length 1, as torch's `normalize`: a row shorter than 1e-12 is divided by that.
+pub(crate) fn normalize(embeddings: &Tensor) -> Result<Tensor, ModelError> {
+    let norm = embeddings.f_norm_scalaropt_dim(2, [-1i64].as_slice(), true)?;
+    Ok(embeddings.f_div(&norm.f_clamp_min(1e-12)?)?)
+}

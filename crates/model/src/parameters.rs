@@ -1,0 +1,275 @@
+use std::collections::HashSet;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::ModelError;
+
+/// All weights of a model in one flat `f32` tensor.
+///
+/// The modules compute with *leaves*: tensors that are views into `flat` and that autograd
+/// differentiates. A checkpoint names *spans*. A leaf covers one span or several that lie side by
+/// side, such as the query, key and value projections, which are one matrix product.
+///
+/// Decayed weights come first and the others follow, so that an optimizer treats two contiguous
+/// ranges: see [`Parameters::decayed`]. Decay leaves out what transformers' trainer leaves out:
+/// every name with `bias` in it, the relative position bias among them, and layer norms
+/// (`get_decay_parameter_names` in transformers' trainer.py).
+///
+/// An update of `flat` in place, under `no_grad`, is seen by the next forward pass.
+#[derive(Debug)]
+pub struct Parameters {
+    flat: Tensor,
+    leaves: Vec<Leaf>,
+    spans: Vec<Span>,
+    decayed: i64,
+}
+
+/// One parameter of the checkpoint, as a range of the flat tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The checkpoint's name, such as `encoder.layer.0.attention.attn.q.weight`.
+    pub name: String,
+    /// The checkpoint's shape.
+    pub shape: Vec<i64>,
+    /// Where it begins in the flat tensor, in elements.
+    pub offset: i64,
+    /// Whether weight decay applies to it.
+    pub decay: bool,
+}
+
+impl Span {
+    /// The number of elements.
+    pub fn numel(&self) -> i64 {
+        self.shape.iter().product()
+    }
+}
+
+/// Names a leaf of the [`Parameters`] that the module was declared in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeafId(usize);
+
+#[derive(Debug)]
+struct Leaf {
+    tensor: Tensor,
+    shape: Vec<i64>,
+    offset: i64,
+}
+
+impl Parameters {
+    /// The flat tensor, `[n]`. Update it in place under `no_grad`.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// Every parameter of the checkpoint, in the order of the flat tensor.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The number of elements.
+    pub fn numel(&self) -> i64 {
+        self.spans.iter().map(Span::numel).sum()
+    }
+
+    /// How many elements weight decay applies to: the first ones of the flat tensor.
+    pub fn decayed(&self) -> i64 {
+        self.decayed
+    }
+
+    /// The device that the flat tensor lies on.
+    pub fn device(&self) -> Device {
+        self.flat.device()
+    }
+
+    /// The tensor that a module computes with, a view into the flat tensor.
+    pub fn leaf(&self, id: LeafId) -> &Tensor {
+        &self.leaves[id.0].tensor
+    }
+
+    /// Where a leaf begins in the flat tensor, and in a flat gradient, in elements.
+    pub fn leaf_offset(&self, id: LeafId) -> i64 {
+        self.leaves[id.0].offset
+    }
+
+    /// A view of one parameter of the checkpoint, by name, outside of autograd.
+    pub fn view(&self, name: &str) -> Result<Tensor, ModelError> {
+        let span = self
+            .spans
+            .iter()
+            .find(|span| span.name == name)
+            .ok_or_else(|| ModelError::Input(format!("the model has no parameter `{name}`")))?;
+        Ok(self
+            .flat
+            .f_narrow(0, span.offset, span.numel())?
+            .f_view(span.shape.as_slice())?)
+    }
+
+    /// A zeroed gradient for [`Parameters::backward`], `[n]`.
+    pub fn zero_gradient(&self) -> Result<Tensor, ModelError> {
+        Ok(self.flat.f_zeros_like()?)
+    }
+
+    /// Adds the gradient of `loss`, a scalar, to `gradient`, `[n]` in the layout of the flat tensor.
+    ///
+    /// Parameters that the loss does not depend on contribute nothing. The graph of `loss` is freed.
+    pub fn backward(&self, loss: &Tensor, gradient: &Tensor) -> Result<(), ModelError> {
+        if gradient.size() != self.flat.size() {
+            return Err(ModelError::Input(format!(
+                "the gradient has shape {:?}, expected {:?}",
+                gradient.size(),
+                self.flat.size()
+            )));
+        }
+        if !loss.requires_grad() {
+            return Err(ModelError::Input(
+                "the loss does not depend on the parameters: it was computed under no_grad or detached".to_owned(),
+            ));
+        }
+        let leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &leaf.tensor).collect();
+        let gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
+        let _guard = tch::no_grad_guard();
+        for (leaf, gradient_of_leaf) in self.leaves.iter().zip(gradients) {
+            if gradient_of_leaf.defined() {
+                let numel = leaf.shape.iter().product();
+                let mut target = gradient
+                    .f_narrow(0, leaf.offset, numel)?
+                    .f_view(leaf.shape.as_slice())?;
+                let _ = target.f_add_(&gradient_of_leaf)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Collects what the modules declare, then lays it out.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    declared: Vec<Declared>,
+}
+
+#[derive(Debug)]
+struct Declared {
+    names: Vec<String>,
+    shape: Vec<i64>,
+    decay: bool,
+}
+
+impl Layout {
+    /// The root of the names; `prefix` is empty or ends in a dot.
+    pub(crate) fn root(&mut self, prefix: &str) -> Scope<'_> {
+        Scope {
+            layout: self,
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// Allocates the flat tensor, zeroed, and the leaves.
+    pub(crate) fn build(self, device: Device) -> Result<Parameters, ModelError> {
+        let mut names = HashSet::new();
+        if let Some(name) = self
+            .declared
+            .iter()
+            .flat_map(|d| &d.names)
+            .find(|name| !names.insert(*name))
+        {
+            return Err(ModelError::Input(format!(
+                "the parameter `{name}` is declared twice"
+            )));
+        }
+        let numel = |d: &Declared| d.shape.iter().product::<i64>();
+        let decayed = self.declared.iter().filter(|d| d.decay).map(numel).sum();
+        let mut spans = Vec::new();
+        let mut offsets = vec![0; self.declared.len()];
+        let mut offset = 0;
+        for decay in [true, false] {
+            for (i, declared) in self
+                .declared
+                .iter()
+                .enumerate()
+                .filter(|(_, d)| d.decay == decay)
+            {
+                offsets[i] = offset;
+                let mut shape = declared.shape.clone();
+                shape[0] /= declared.names.len() as i64;
+                for name in &declared.names {
+                    let span = Span {
+                        name: name.clone(),
+                        shape: shape.clone(),
+                        offset,
+                        decay,
+                    };
+                    offset += span.numel();
+                    spans.push(span);
+                }
+            }
+        }
+        let flat = Tensor::f_zeros([offset], (Kind::Float, device))?;
+        let leaves = self
+            .declared
+            .into_iter()
+            .zip(offsets)
+            .map(|(declared, offset)| {
+                let view = flat
+                    .f_narrow(0, offset, numel(&declared))?
+                    .f_view(declared.shape.as_slice())?;
+                let tensor = view.f_detach()?.f_requires_grad_(true)?;
+                Ok(Leaf {
+                    tensor,
+                    shape: declared.shape,
+                    offset,
+                })
+            })
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Parameters {
+            flat,
+            leaves,
+            spans,
+            decayed,
+        })
+    }
+}
+
+/// A place in the tree of names, which modules declare their parameters in.
+#[derive(Debug)]
+pub(crate) struct Scope<'a> {
+    layout: &'a mut Layout,
+    prefix: String,
+}
+
+impl Scope<'_> {
+    /// The scope of a child module.
+    pub(crate) fn sub(&mut self, name: impl std::fmt::Display) -> Scope<'_> {
+        let prefix = format!("{}{name}.", self.prefix);
+        Scope {
+            layout: self.layout,
+            prefix,
+        }
+    }
+
+    /// Declares one parameter.
+    pub(crate) fn leaf(&mut self, name: &str, shape: &[i64]) -> LeafId {
+        self.fused_leaf(&[name], shape)
+    }
+
+    /// Declares parameters of one shape that are computed with as one, stacked along the first dimension.
+    pub(crate) fn fused_leaf(&mut self, names: &[&str], shape: &[i64]) -> LeafId {
+        let names: Vec<String> = names
+            .iter()
+            .map(|name| format!("{}{name}", self.prefix))
+            .collect();
+        let decay = names.iter().all(|name| decays(name));
+        let mut shape = shape.to_vec();
+        shape[0] *= names.len() as i64;
+        self.layout.declared.push(Declared {
+            names,
+            shape,
+            decay,
+        });
+        LeafId(self.layout.declared.len() - 1)
+    }
+}
+
+fn decays(name: &str) -> bool {
+    let name = name.to_lowercase();
+    !name.contains("bias") && !name.contains("layernorm")
+}

@@ -1,0 +1,497 @@
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
+
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    error::ModelError,
+    folder::{self, Description, MIN_SEQ_LENGTH, ModuleDescription, Settings},
+    modules::{Dense, Module, Pooling, normalize},
+    mpnet::{self, Dropout, MpNet},
+    packed::PackedBatch,
+    parameters::{Layout, Parameters},
+    tokenizer::Tokenizer,
+    weights::{self, Checkpoint},
+};
+
+/// A sentence encoder: a tokenizer, MPNet, pooling, and what follows it.
+#[derive(Debug)]
+pub struct SentenceTransformer {
+    tokenizer: Tokenizer,
+    encoder: MpNet,
+    modules: Vec<Module>,
+    parameters: Parameters,
+    dropout: Dropout,
+    descriptions: Vec<ModuleDescription>,
+    settings: Settings,
+}
+
+/// Whether a forward pass drops units out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// With dropout, drawn from libtorch's generator of the device: seed it with
+    /// `tch::manual_seed` before the pass to repeat one.
+    Train,
+    /// Without dropout.
+    Eval,
+}
+
+/// How to encode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// The largest number of tokens in a batch; a longer sentence is a batch of its own.
+    pub batch_tokens: usize,
+    /// A text put before every text. It wins over `prompt_name`.
+    pub prompt: Option<String>,
+    /// The name of one of the model's prompts; without it, the model's default prompt.
+    pub prompt_name: Option<String>,
+    /// Whether to scale embeddings to length 1.
+    pub normalize_embeddings: bool,
+    /// Keep only so many leading dimensions, before normalizing; without it, the model's setting.
+    pub truncate_dim: Option<usize>,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self {
+            batch_tokens: 2048,
+            prompt: None,
+            prompt_name: None,
+            normalize_embeddings: false,
+            truncate_dim: None,
+        }
+    }
+}
+
+impl SentenceTransformer {
+    /// Loads a folder: sentence-transformers' layout of version 2 to 6, or a plain Hugging Face
+    /// folder, which gets mean pooling. Weights in F16 and BF16 become F32.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with the folder, by file, key or tensor, found before any forward pass.
+    pub fn load(folder: &Path, device: Device) -> Result<Self, ModelError> {
+        let description = Description::read(folder)?;
+        let tokenizer = description
+            .settings
+            .tokenizer(&description.transformer, description.config.vocab_size)?;
+        // Looked for before the memory of the parameters is asked for.
+        let checkpoint = Checkpoint::find(&description.transformer)?;
+        let model = Self::assemble(
+            &description.config,
+            description.modules,
+            description.settings,
+            tokenizer,
+            device,
+        )?;
+        checkpoint.load(&model.parameters, "")?;
+        for module in &model.descriptions {
+            if let ModuleDescription::Dense { path, .. } = module {
+                Checkpoint::find(&folder.join(path))?.load(&model.parameters, &scope_of(path))?;
+            }
+        }
+        Ok(model)
+    }
+
+    /// A model with random weights: normal with `initializer_range` as the standard deviation,
+    /// zero biases and padding rows, layer norms that change nothing.
+    ///
+    /// * `tokenizer`: a folder with tokenizer.json, or vocab.txt and tokenizer_config.json.
+    /// * `pooling`: how tokens become one vector, followed by normalizing where `normalize` says so.
+    /// * `seed`: the same seed gives the same weights, whatever libtorch's generator and the
+    ///   number of threads.
+    ///
+    /// # Errors
+    ///
+    /// When the configuration or the tokenizer is refused.
+    pub fn random(
+        config: &mpnet::Config,
+        tokenizer: &Path,
+        pooling: Pooling,
+        normalize: bool,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let path = Path::new("config.json");
+        config.validate(path)?;
+        let Value::Object(mut config_json) =
+            serde_json::to_value(config).map_err(|source| ModelError::Json {
+                path: path.to_owned(),
+                source,
+            })?
+        else {
+            return Err(ModelError::Input(
+                "the configuration is not an object".to_owned(),
+            ));
+        };
+        config_json.insert("bos_token_id".to_owned(), json!(0));
+        config_json.insert("eos_token_id".to_owned(), json!(2));
+        let settings = Settings::new(config_json, config, tokenizer)?;
+        let built = settings.tokenizer(tokenizer, config.vocab_size)?;
+        let mut modules = vec![ModuleDescription::Pooling(pooling)];
+        if normalize {
+            modules.push(ModuleDescription::Normalize);
+        }
+        let model = Self::assemble(config, modules, settings, built, device)?;
+        initialize(&model.parameters, config.initializer_range, seed)?;
+        Ok(model)
+    }
+
+    /// Saves the model in the classic layout, into a folder that is made if need be.
+    ///
+    /// Weights are written in F32; the tokenizer's files are the ones that were loaded, byte for
+    /// byte. Every file is whole before it takes its name, and modules.json comes last.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
+        fs_err::create_dir_all(folder)?;
+        self.settings.write_transformer(folder, &self.tokenizer)?;
+        weights::save(&self.parameters, "", &folder.join("model.safetensors"))?;
+        self.settings.write_sentence_transformers_config(folder)?;
+        folder::write_modules(
+            folder,
+            &self.descriptions,
+            self.encoder.config().hidden_size,
+            |target, path| {
+                weights::save(
+                    &self.parameters,
+                    &scope_of(path),
+                    &target.join("model.safetensors"),
+                )
+            },
+        )
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The weights.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &MpNet {
+        &self.encoder
+    }
+
+    /// The number of dimensions of an embedding.
+    pub fn dimension(&self) -> i64 {
+        self.modules.iter().fold(
+            self.encoder.config().hidden_size,
+            |width, module| match module {
+                Module::Pooling(pooling) => width * pooling.modes.len() as i64,
+                Module::Dense(dense) => dense.shape.out_features,
+                Module::Normalize => width,
+            },
+        )
+    }
+
+    /// The largest number of tokens of a text, special tokens included.
+    pub fn max_seq_length(&self) -> usize {
+        self.settings.max_seq_length
+    }
+
+    /// Sets the largest number of tokens of a text.
+    ///
+    /// # Errors
+    ///
+    /// When it is less than 3 or more than the model has positions for.
+    pub fn set_max_seq_length(&mut self, max_seq_length: usize) -> Result<(), ModelError> {
+        let limit = self.encoder.config().max_sentence_length();
+        if !(MIN_SEQ_LENGTH <= max_seq_length && max_seq_length <= limit) {
+            return Err(ModelError::Input(format!(
+                "max_seq_length: found {max_seq_length}, allowed: {MIN_SEQ_LENGTH} to {limit}"
+            )));
+        }
+        self.tokenizer.set_max_length(max_seq_length)?;
+        self.settings.max_seq_length = max_seq_length;
+        Ok(())
+    }
+
+    /// The model's prompts, by name.
+    pub fn prompts(&self) -> &BTreeMap<String, String> {
+        &self.settings.prompts
+    }
+
+    /// The name of the prompt that is used where none is asked for.
+    pub fn default_prompt_name(&self) -> Option<&str> {
+        self.settings.default_prompt_name.as_deref()
+    }
+
+    /// The similarity that the model is meant for: `cosine`, `dot`, `euclidean` or `manhattan`.
+    pub fn similarity_fn_name(&self) -> &str {
+        &self.settings.similarity_fn_name
+    }
+
+    /// Sets both dropout probabilities, for this model in memory: config.json keeps its own.
+    ///
+    /// # Errors
+    ///
+    /// When it is not 0 or more and less than 1.
+    pub fn set_dropout(&mut self, probability: f64) -> Result<(), ModelError> {
+        if !(0.0..1.0).contains(&probability) {
+            return Err(ModelError::Input(format!(
+                "dropout: found {probability}, allowed: 0 or more and less than 1"
+            )));
+        }
+        self.dropout = Dropout {
+            hidden: probability,
+            attention: probability,
+        };
+        Ok(())
+    }
+
+    /// Sentence embeddings, `[sentences, dimension]`, in the caller's order, with autograd.
+    ///
+    /// # Errors
+    ///
+    /// When a token id or a sentence is beyond the model's tables, or libtorch refuses a call.
+    pub fn forward(&self, batch: &PackedBatch, mode: Mode) -> Result<Tensor, ModelError> {
+        let dropout = match mode {
+            Mode::Train => self.dropout,
+            Mode::Eval => Dropout::NONE,
+        };
+        let mut embeddings = self.encoder.forward(&self.parameters, batch, dropout)?;
+        for module in &self.modules {
+            embeddings = match module {
+                Module::Pooling(pooling) => pooling.forward(&embeddings, batch)?,
+                Module::Dense(dense) => dense.forward(&self.parameters, &embeddings)?,
+                Module::Normalize => normalize(&embeddings)?,
+            };
+        }
+        Ok(embeddings)
+    }
+
+    /// Embeddings of texts, `[texts, dimension]`, `f32` on the CPU, in order.
+    ///
+    /// `on_progress` is called after every batch with the number of texts done so far.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Stopped`] when `on_progress` breaks; an unknown prompt name; what
+    /// [`Self::forward`] fails with.
+    pub fn encode(
+        &self,
+        texts: &[&str],
+        options: &EncodeOptions,
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Tensor, ModelError> {
+        let prompt = self.prompt(options)?;
+        let (ids, prompt_length) = if prompt.is_empty() {
+            (self.tokenizer.encode_batch(texts)?, 0)
+        } else {
+            let prompted: Vec<String> =
+                texts.iter().map(|text| format!("{prompt}{text}")).collect();
+            let prompted: Vec<&str> = prompted.iter().map(String::as_str).collect();
+            // A prompt by itself ends in a special token, which the prompted text does not have there.
+            let prompt_length = self
+                .tokenizer
+                .encode_batch(&[prompt])?
+                .concat()
+                .len()
+                .saturating_sub(1);
+            (self.tokenizer.encode_batch(&prompted)?, prompt_length)
+        };
+        let sentences: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        self.encode_packed(&sentences, prompt_length, options, on_progress)
+    }
+
+    /// Embeddings of texts that are token ids already, as [`Self::encode`]; prompts are not used.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::encode`], and for a text without tokens.
+    pub fn encode_ids(
+        &self,
+        sentences: &[&[u32]],
+        options: &EncodeOptions,
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Tensor, ModelError> {
+        self.encode_packed(sentences, 0, options, on_progress)
+    }
+
+    fn encode_packed(
+        &self,
+        sentences: &[&[u32]],
+        prompt_length: usize,
+        options: &EncodeOptions,
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Tensor, ModelError> {
+        let dimension = match options.truncate_dim.or(self.settings.truncate_dim) {
+            Some(0) => {
+                return Err(ModelError::Input(
+                    "truncate_dim: found 0, allowed: 1 or more".to_owned(),
+                ));
+            }
+            Some(dim) => self.dimension().min(i64::try_from(dim).unwrap_or(i64::MAX)),
+            None => self.dimension(),
+        };
+        // The longest come first, so that a batch which is too big for the memory fails at once.
+        let mut order: Vec<usize> = (0..sentences.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(sentences[i].len()));
+
+        let _guard = tch::no_grad_guard();
+        let mut embeddings = Tensor::f_empty(
+            [sentences.len() as i64, dimension],
+            (Kind::Float, Device::Cpu),
+        )?;
+        let mut done = 0;
+        while done < order.len() {
+            let mut n_tokens = 0;
+            let n_fitting = order[done..]
+                .iter()
+                .take_while(|&&i| {
+                    n_tokens += sentences[i].len();
+                    n_tokens <= options.batch_tokens
+                })
+                .count();
+            let rows = &order[done..done + n_fitting.max(1)];
+            let batch: Vec<&[u32]> = rows.iter().map(|&i| sentences[i]).collect();
+            let batch = PackedBatch::new(&batch, self.parameters.device())?
+                .with_prompt_length(prompt_length);
+            let mut pooled = self
+                .forward(&batch, Mode::Eval)?
+                .f_narrow(1, 0, dimension)?;
+            if options.normalize_embeddings {
+                pooled = normalize(&pooled)?;
+            }
+            let rows: Vec<i64> = rows.iter().map(|&i| i as i64).collect();
+            let _ = embeddings.f_index_copy_(
+                0,
+                &Tensor::f_from_slice(&rows)?,
+                &pooled.f_to_device(Device::Cpu)?,
+            )?;
+            done += rows.len();
+            if on_progress(done).is_break() {
+                return Err(ModelError::Stopped);
+            }
+        }
+        Ok(embeddings)
+    }
+
+    fn prompt<'a>(&'a self, options: &'a EncodeOptions) -> Result<&'a str, ModelError> {
+        if let Some(prompt) = &options.prompt {
+            return Ok(prompt);
+        }
+        let Some(name) = options
+            .prompt_name
+            .as_ref()
+            .or(self.settings.default_prompt_name.as_ref())
+        else {
+            return Ok("");
+        };
+        self.settings
+            .prompts
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| {
+                let names: Vec<_> = self.settings.prompts.keys().collect();
+                ModelError::Input(format!("prompt_name: found {name:?}, allowed: {names:?}"))
+            })
+    }
+
+    fn assemble(
+        config: &mpnet::Config,
+        descriptions: Vec<ModuleDescription>,
+        settings: Settings,
+        tokenizer: Tokenizer,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let mut layout = Layout::default();
+        let encoder = MpNet::new(config, &mut layout.root(""));
+        let modules = descriptions
+            .iter()
+            .map(|description| match description {
+                ModuleDescription::Pooling(pooling) => Module::Pooling(pooling.clone()),
+                ModuleDescription::Dense { path, shape } => {
+                    Module::Dense(Dense::new(*shape, &mut layout.root(&scope_of(path))))
+                }
+                ModuleDescription::Normalize => Module::Normalize,
+            })
+            .collect();
+        let parameters = layout.build(device)?;
+        let dropout = Dropout {
+            hidden: config.hidden_dropout_prob,
+            attention: config.attention_probs_dropout_prob,
+        };
+        Ok(Self {
+            tokenizer,
+            encoder,
+            modules,
+            parameters,
+            dropout,
+            descriptions,
+            settings,
+        })
+    }
+}
+
+/// What the names of a module's parameters begin with.
+fn scope_of(path: &Path) -> String {
+    format!("{}.", path.display())
+}
+
+/// Fills the parameters as BERT's are: each value depends on the seed, its parameter's name and
+/// its place there, and on nothing else.
+fn initialize(
+    parameters: &Parameters,
+    standard_deviation: f64,
+    seed: u64,
+) -> Result<(), ModelError> {
+    let _guard = tch::no_grad_guard();
+    for span in parameters.spans() {
+        let numel = span.numel() as usize;
+        let values = if span.name.ends_with("LayerNorm.weight") {
+            vec![1.0; numel]
+        } else if span.name.ends_with(".bias") {
+            vec![0.0; numel]
+        } else {
+            let stream = span
+                .name
+                .bytes()
+                .fold(seed, |state, byte| mix(state ^ u64::from(byte)));
+            let mut values = vec![0.0; numel];
+            values
+                .par_iter_mut()
+                .with_min_len(1 << 14)
+                .enumerate()
+                .for_each(|(i, value)| {
+                    *value =
+                        (normal(mix(stream.wrapping_add(i as u64))) * standard_deviation) as f32;
+                });
+            if span.name.ends_with("word_embeddings.weight")
+                || span.name.ends_with("position_embeddings.weight")
+            {
+                let width = span.shape[1] as usize;
+                let padding = mpnet::PADDING_ID as usize * width;
+                values[padding..padding + width].fill(0.0);
+            }
+            values
+        };
+        let mut target = parameters.flat().f_narrow(0, span.offset, span.numel())?;
+        target.f_copy_(&Tensor::f_from_slice(&values)?)?;
+    }
+    Ok(())
+}
+
+/// A standard normal value from 64 random bits (Box and Muller 1958).
+fn normal(bits: u64) -> f64 {
+    const STEPS: f64 = 4_294_967_296.0;
+    let radius = ((bits >> 32) as f64 + 1.0) / STEPS;
+    let angle = (bits & 0xffff_ffff) as f64 / STEPS;
+    (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
+}
+
+/// One step of SplitMix64 (Steele, Lea and Flood 2014).
+fn mix(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,245 @@
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+use tokenizers::{
+    AddedToken, NormalizerWrapper, TruncationParams,
+    decoders::wordpiece::WordPiece as WordPieceDecoder, models::wordpiece::WordPiece,
+    normalizers::BertNormalizer, normalizers::Lowercase, normalizers::Sequence,
+    pre_tokenizers::bert::BertPreTokenizer, processors::roberta::RobertaProcessing,
+};
+
+use crate::error::ModelError;
+
+/// Texts to token ids, special tokens included and cut at a maximal length.
+///
+/// Wraps the tokenizers crate, which Python's sentence-transformers runs too. A hostile
+/// tokenizer.json may make that crate panic; the panic is caught and becomes an error.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    max_length: usize,
+}
+
+impl Tokenizer {
+    /// Token ids of each text, in order, computed on all cores of rayon's pool.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizers crate fails on a text.
+    pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
+        guarded(&self.path, || {
+            texts
+                .par_iter()
+                .with_min_len(16)
+                .map(|text| Ok(self.inner.encode_fast(*text, true)?.get_ids().to_vec()))
+                .collect::<tokenizers::Result<Vec<_>>>()
+        })
+    }
+
+    /// The largest number of tokens of a text, special tokens included.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The bytes of a tokenizer.json, `path` being for the messages.
+    pub(crate) fn from_tokenizer_json(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+        let inner = guarded(path, || tokenizers::Tokenizer::from_bytes(bytes))?;
+        Self::new(inner, path)
+    }
+
+    /// MPNet's tokenizer from a vocab.txt, one token a line, as transformers builds it.
+    ///
+    /// `settings` is tokenizer_config.json, or empty.
+    pub(crate) fn from_vocab(
+        path: &Path,
+        vocab: &[u8],
+        settings: &Map<String, Value>,
+    ) -> Result<Self, ModelError> {
+        let vocabulary = guarded(path, || WordPiece::read_bytes(vocab))?;
+        let special = |key: &str, default: &str| -> Result<(String, u32), ModelError> {
+            let token = match settings.get(key) {
+                Some(Value::String(token)) => token,
+                Some(Value::Object(token)) => token
+                    .get("content")
+                    .and_then(Value::as_str)
+                    .unwrap_or(default),
+                _ => default,
+            };
+            let id = vocabulary
+                .get(token)
+                .copied()
+                .ok_or_else(|| ModelError::Tokenizer {
+                    path: path.to_owned(),
+                    message: format!("no line holds the {key} {token:?}"),
+                })?;
+            Ok((token.to_owned(), id))
+        };
+        let cls = special("cls_token", "<s>")?;
+        let sep = special("sep_token", "</s>")?;
+        let unk = special("unk_token", "[UNK]")?;
+        let pad = special("pad_token", "<pad>")?;
+        let mask = special("mask_token", "<mask>")?;
+        let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
+        let normalizer = BertNormalizer::new(
+            true,
+            flag("tokenize_chinese_chars").unwrap_or(true),
+            flag("strip_accents"),
+            flag("do_lower_case").unwrap_or(true),
+        );
+        let inner = guarded(path, || {
+            let model = WordPiece::builder()
+                .vocab(vocabulary.clone())
+                .unk_token(unk.0.clone())
+                .build()?;
+            let mut tokenizer = tokenizers::Tokenizer::new(model);
+            tokenizer.with_normalizer(Some(normalizer))?;
+            tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+            tokenizer.with_post_processor(Some(
+                RobertaProcessing::new(sep.clone(), cls.clone()).add_prefix_space(false),
+            ));
+            tokenizer.with_decoder(Some(WordPieceDecoder::default()));
+            let plain =
+                [&cls.0, &sep.0, &unk.0, &pad.0].map(|token| AddedToken::from(token.clone(), true));
+            tokenizer.add_special_tokens(plain)?;
+            tokenizer.add_special_tokens([AddedToken::from(mask.0.clone(), true).lstrip(true)])?;
+            Ok(tokenizer)
+        })?;
+        Self::new(inner, path)
+    }
+
+    /// Lower-cases before anything else, unless the tokenizer has a step that does.
+    ///
+    /// `do_lower_case` of sentence_bert_config.json; `Transformer.__init__` of
+    /// `sentence_transformers/base/modules/transformer.py`.
+    pub(crate) fn lower_case(&mut self) -> Result<(), ModelError> {
+        let present = match self.inner.get_normalizer().cloned() {
+            None => Vec::new(),
+            Some(NormalizerWrapper::Lowercase(_)) => return Ok(()),
+            Some(NormalizerWrapper::Sequence(sequence)) => sequence.as_ref().to_vec(),
+            Some(other) => vec![other],
+        };
+        if present
+            .iter()
+            .any(|step| matches!(step, NormalizerWrapper::Lowercase(_)))
+        {
+            return Ok(());
+        }
+        let steps = std::iter::once(NormalizerWrapper::Lowercase(Lowercase))
+            .chain(present)
+            .collect();
+        self.inner
+            .with_normalizer(Some(Sequence::new(steps)))
+            .map_err(|e| tokenizer_error(&self.path, &e.to_string()))?;
+        Ok(())
+    }
+
+    /// Cuts texts at this number of tokens, special tokens included.
+    pub(crate) fn set_max_length(&mut self, max_length: usize) -> Result<(), ModelError> {
+        let truncation = TruncationParams {
+            max_length,
+            ..TruncationParams::default()
+        };
+        let path = &self.path;
+        guarded(
+            path,
+            AssertUnwindSafe(|| self.inner.with_truncation(Some(truncation)).map(|_| ())),
+        )?;
+        self.max_length = max_length;
+        Ok(())
+    }
+
+    /// Refuses a tokenizer that can give an id which the embedding table does not have.
+    pub(crate) fn check_vocabulary(&self, vocab_size: i64) -> Result<(), ModelError> {
+        let vocabulary = guarded(&self.path, || Ok(self.inner.get_vocab(true)))?;
+        let (token, largest) = vocabulary
+            .iter()
+            .max_by_key(|(_, id)| **id)
+            .ok_or_else(|| tokenizer_error(&self.path, "the vocabulary is empty"))?;
+        // The post-processor may carry ids of its own, which an empty text shows.
+        let special = self.encode_batch(&[""])?.concat();
+        if special.is_empty() {
+            return Err(tokenizer_error(
+                &self.path,
+                "it puts no special tokens around a text",
+            ));
+        }
+        for (token, id) in special
+            .iter()
+            .map(|id| ("a special token", id))
+            .chain([(token.as_str(), largest)])
+        {
+            if i64::from(*id) >= vocab_size {
+                return Err(tokenizer_error(
+                    &self.path,
+                    &format!(
+                        "{token} has id {id}, beyond the model's vocab_size {vocab_size} in config.json"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The content of a tokenizer.json, without truncation and padding.
+    pub(crate) fn to_json(&self) -> Result<String, ModelError> {
+        guarded(&self.path, || {
+            let mut plain = self.inner.clone();
+            plain.with_truncation(None)?;
+            plain.to_string(true)
+        })
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer, path: &Path) -> Result<Self, ModelError> {
+        inner.with_padding(None);
+        let mut tokenizer = Self {
+            inner,
+            path: path.to_owned(),
+            max_length: 0,
+        };
+        tokenizer.set_max_length(TruncationParams::default().max_length)?;
+        Ok(tokenizer)
+    }
+}
+
+/// Runs a call into the tokenizers crate; a panic there becomes an error.
+fn guarded<T>(path: &Path, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, ModelError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(tokenizer_error(path, &error.to_string())),
+        Err(panic) => Err(tokenizer_error(
+            path,
+            &format!("the tokenizer panics: {}", panic_message(&*panic)),
+        )),
+    }
+}
+
+fn tokenizer_error(path: &Path, message: &str) -> ModelError {
+    ModelError::Tokenizer {
+        path: path.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(message), _) => message,
+        (None, Some(message)) => message,
+        (None, None) => "no message",
+    }
+}

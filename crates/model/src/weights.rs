@@ -1,0 +1,328 @@
+//! Reading and writing safetensors files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use tch::Tensor;
+
+use crate::{
+    error::ModelError,
+    folder::{self, read_object},
+    parameters::{Parameters, Span},
+};
+
+/// Where the weights of a module lie.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// What messages about the whole name: the file or the index.
+    path: PathBuf,
+    files: Vec<PathBuf>,
+    /// For shards: the file that the index promises each tensor in.
+    weight_map: BTreeMap<String, PathBuf>,
+}
+
+impl Checkpoint {
+    /// Finds model.safetensors, or the shards of model.safetensors.index.json, in a folder.
+    pub(crate) fn find(folder: &Path) -> Result<Self, ModelError> {
+        let file = folder.join("model.safetensors");
+        if file.is_file() {
+            return Ok(Self {
+                path: file.clone(),
+                files: vec![file],
+                weight_map: BTreeMap::new(),
+            });
+        }
+        let index = folder.join("model.safetensors.index.json");
+        if index.is_file() {
+            return Self::from_index(folder, index);
+        }
+        if folder.join("pytorch_model.bin").is_file()
+            || folder.join("pytorch_model.bin.index.json").is_file()
+        {
+            return Err(ModelError::MissingFile {
+                folder: folder.to_owned(),
+                file: "model.safetensors".to_owned(),
+                hint: "pytorch_model.bin is a pickle, which can run code when read, and is not opened; convert it \
+                       with Python: from transformers import AutoModel; \
+                       AutoModel.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)"
+                    .to_owned(),
+            });
+        }
+        Err(ModelError::MissingFile {
+            folder: folder.to_owned(),
+            file: "model.safetensors or model.safetensors.index.json".to_owned(),
+            hint: "fetch the model again, with its weights".to_owned(),
+        })
+    }
+
+    fn from_index(folder: &Path, path: PathBuf) -> Result<Self, ModelError> {
+        let index = read_object(&path)?;
+        let Some(map) = index
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .filter(|map| !map.is_empty())
+        else {
+            let found = index
+                .get("weight_map")
+                .map_or("nothing".to_owned(), Value::to_string);
+            let (key, allowed) = (
+                "weight_map".to_owned(),
+                "an object from tensor names to files".to_owned(),
+            );
+            return Err(ModelError::Value {
+                path,
+                key,
+                value: found,
+                allowed,
+            });
+        };
+        let mut weight_map = BTreeMap::new();
+        for (name, file) in map {
+            let Some(file) = file.as_str() else {
+                let (key, allowed) = (
+                    format!("weight_map.{name}"),
+                    "the name of a file".to_owned(),
+                );
+                return Err(ModelError::Value {
+                    path,
+                    key,
+                    value: file.to_string(),
+                    allowed,
+                });
+            };
+            weight_map.insert(name.clone(), folder.join(folder::inner_path(&path, file)?));
+        }
+        let files: BTreeSet<_> = weight_map.values().cloned().collect();
+        if let Some(missing) = files.iter().find(|file| !file.is_file()) {
+            return Err(ModelError::ShardIndex {
+                message: format!("the shard {} is not there: fetch it", missing.display()),
+                path,
+            });
+        }
+        Ok(Self {
+            path,
+            files: files.into_iter().collect(),
+            weight_map,
+        })
+    }
+
+    /// Fills the spans whose name begins with `scope` from the checkpoint's tensors, which are
+    /// named without it.
+    pub(crate) fn load(&self, parameters: &Parameters, scope: &str) -> Result<(), ModelError> {
+        let spans: HashMap<&str, &Span> = parameters
+            .spans()
+            .iter()
+            .filter_map(|span| Some((span.name.strip_prefix(scope)?, span)))
+            .filter(|(name, _)| !scope.is_empty() || !is_of_a_module(name))
+            .collect();
+        let mut seen: HashMap<String, &Path> = HashMap::new();
+        let mut ignored = Vec::new();
+        let mut unexpected = Vec::new();
+        for file in &self.files {
+            let bytes = fs_err::read(file)?;
+            let tensors =
+                SafeTensors::deserialize(&bytes).map_err(|source| ModelError::Safetensors {
+                    path: file.clone(),
+                    source,
+                })?;
+            if let Some(name) = duplicate_name(&bytes) {
+                return Err(ModelError::DuplicateTensor {
+                    path: file.clone(),
+                    name,
+                    first: file.clone(),
+                });
+            }
+            self.check_promises(file, &tensors)?;
+            for (full_name, tensor) in tensors.iter() {
+                let name = full_name.strip_prefix("mpnet.").unwrap_or(full_name);
+                if let Some(first) = seen.insert(name.to_owned(), file) {
+                    let (path, name, first) = (file.clone(), name.to_owned(), first.to_owned());
+                    return Err(ModelError::DuplicateTensor { path, name, first });
+                }
+                match spans.get(name) {
+                    Some(span) => fill(parameters, span, name, &tensor, file)?,
+                    None if name == "embeddings.position_ids" => (),
+                    None if name.starts_with("lm_head.") || name.starts_with("pooler.") => {
+                        ignored.push(full_name.to_owned());
+                    }
+                    None => unexpected.push(format!("`{full_name}` {:?}", tensor.shape())),
+                }
+            }
+        }
+        let mut missing: Vec<_> = spans
+            .iter()
+            .filter(|(name, _)| !seen.contains_key(**name))
+            .map(|(name, span)| format!("`{name}` {:?}", span.shape))
+            .collect();
+        if !missing.is_empty() {
+            missing.sort();
+            return Err(ModelError::MissingTensors {
+                path: self.path.clone(),
+                names: missing,
+            });
+        }
+        if !unexpected.is_empty() {
+            unexpected.sort();
+            return Err(ModelError::UnexpectedTensors {
+                path: self.path.clone(),
+                names: unexpected,
+            });
+        }
+        if !ignored.is_empty() {
+            ignored.sort();
+            let names = ignored.join(", ");
+            tracing::info!(
+                "{}: not part of the encoder, ignored: {names}",
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn check_promises(&self, file: &Path, tensors: &SafeTensors<'_>) -> Result<(), ModelError> {
+        let names: BTreeSet<&str> = tensors.iter().map(|(name, _)| name).collect();
+        for (name, _) in self
+            .weight_map
+            .iter()
+            .filter(|(_, promised)| *promised == file)
+        {
+            if !names.contains(name.as_str()) {
+                return Err(ModelError::ShardIndex {
+                    path: self.path.clone(),
+                    message: format!("tensor `{name}` is not in the shard {}", file.display()),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the spans whose name begins with `scope` as a safetensors file, F32, named without it.
+pub(crate) fn save(parameters: &Parameters, scope: &str, path: &Path) -> Result<(), ModelError> {
+    let flat = parameters
+        .flat()
+        .f_detach()?
+        .f_to_device(tch::Device::Cpu)?
+        .f_contiguous()?;
+    let spans = parameters
+        .spans()
+        .iter()
+        .filter_map(|span| Some((span.name.strip_prefix(scope)?, span)));
+    let mut tensors = Vec::new();
+    for (name, span) in spans.filter(|(name, _)| !scope.is_empty() || !is_of_a_module(name)) {
+        let numel = span.numel() as usize;
+        // Native order is the format's little endian on every machine that libtorch runs on.
+        let mut bytes = vec![0; numel * size_of::<f32>()];
+        flat.f_narrow(0, span.offset, span.numel())?
+            .f_copy_data_u8(&mut bytes, numel)?;
+        tensors.push((
+            name,
+            span.shape.iter().map(|&n| n as usize).collect::<Vec<_>>(),
+            bytes,
+        ));
+    }
+    let in_file = |source| ModelError::Safetensors {
+        path: path.to_owned(),
+        source,
+    };
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(in_file)?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(in_file)?;
+    folder::write(path, &bytes)
+}
+
+/// Parameters of modules after the encoder begin with the module's folder, such as `2_Dense.`.
+fn is_of_a_module(name: &str) -> bool {
+    !name.starts_with("embeddings.") && !name.starts_with("encoder.")
+}
+
+fn fill(
+    parameters: &Parameters,
+    span: &Span,
+    name: &str,
+    tensor: &TensorView<'_>,
+    file: &Path,
+) -> Result<(), ModelError> {
+    let found: Vec<i64> = tensor.shape().iter().map(|&n| n as i64).collect();
+    if found != span.shape {
+        let (path, name, expected) = (file.to_owned(), name.to_owned(), span.shape.clone());
+        return Err(ModelError::Shape {
+            path,
+            name,
+            found,
+            expected,
+        });
+    }
+    let data = tensor.data();
+    let values: Vec<f32> = match tensor.dtype() {
+        Dtype::F32 => data
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        Dtype::F16 => data
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        Dtype::BF16 => data
+            .chunks_exact(2)
+            .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        other => {
+            let (path, name, found) = (file.to_owned(), name.to_owned(), format!("{other:?}"));
+            return Err(ModelError::Dtype { path, name, found });
+        }
+    };
+    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        let (path, name) = (file.to_owned(), name.to_owned());
+        return Err(ModelError::NotFinite {
+            path,
+            name,
+            value: values[index],
+            index,
+        });
+    }
+    let _guard = tch::no_grad_guard();
+    let mut target = parameters.flat().f_narrow(0, span.offset, span.numel())?;
+    target.f_copy_(&Tensor::f_from_slice(&values)?)?;
+    Ok(())
+}
+
+/// The first name that a file's header holds twice; the safetensors crate keeps the last silently.
+fn duplicate_name(bytes: &[u8]) -> Option<String> {
+    struct FirstDuplicate;
+
+    impl<'de> Visitor<'de> for FirstDuplicate {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut names, mut duplicate) = (BTreeSet::new(), None);
+            while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                if !names.insert(name.clone()) && duplicate.is_none() {
+                    duplicate = Some(name);
+                }
+            }
+            Ok(duplicate)
+        }
+    }
+
+    let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+    let header = bytes.get(8..)?.get(..usize::try_from(length).ok()?)?;
+    serde_json::Deserializer::from_slice(header)
+        .deserialize_map(FirstDuplicate)
+        .ok()?
+}
