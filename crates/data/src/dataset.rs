@@ -27,6 +27,12 @@ impl Texts {
         self.offsets.push(self.buffer.len());
     }
 
+    /// Makes room for more texts.
+    pub(crate) fn reserve(&mut self, n_texts: usize, n_bytes: usize) {
+        self.offsets.reserve(n_texts);
+        self.buffer.reserve(n_bytes);
+    }
+
     /// Text `i`, or `None` past the end.
     pub fn get(&self, i: usize) -> Option<&str> {
         let end = *self.offsets.get(i.checked_add(1)?)?;
@@ -128,10 +134,10 @@ impl Labels {
     }
 
     /// The labels as scores: whole numbers become the nearest `f32`.
-    pub fn to_f32(&self) -> Vec<f32> {
+    pub fn into_f32(self) -> Vec<f32> {
         match self {
-            Self::Integer(labels) => labels.iter().map(|&label| label as f32).collect(),
-            Self::Float(labels) => labels.clone(),
+            Self::Integer(labels) => labels.into_iter().map(|label| label as f32).collect(),
+            Self::Float(labels) => labels,
         }
     }
 

@@ -293,7 +293,9 @@ impl fmt::Display for Defect {
             Self::DuplicateKey => write!(f, "the key comes twice"),
             Self::NotText(found) => write!(f, "the value is {found}, not text"),
             Self::NotNumber(found) => write!(f, "the label is {found}, not a number"),
-            Self::OutOfRange(found) => write!(f, "the label {found} is not a finite number in range"),
+            Self::OutOfRange(found) => {
+                write!(f, "the label {found} is not a finite number in range")
+            }
         }
     }
 }
@@ -323,7 +325,10 @@ fn bad_rows(rows: &[BadRow], n_rows: usize, n_bad: usize) -> String {
         && n_bad > 1
     {
         let numbers: Vec<_> = others.iter().map(|bad| bad.row.to_string()).collect();
-        message += &format!("; {n_bad} of {n_rows} rows are bad (also row {}", numbers.join(", "));
+        message += &format!(
+            "; {n_bad} of {n_rows} rows are bad (also row {}",
+            numbers.join(", ")
+        );
         if n_bad > rows.len() {
             message += &format!(" and {} more", n_bad - rows.len());
         }

@@ -54,7 +54,7 @@ pub(crate) fn find(source: &str) -> Result<(Vec<PathBuf>, Kind), DataError> {
                 message: error.to_string(),
             })?
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| DataError::Io(error.into_error()))?
+            .map_err(|error| DataError::Io(error.into()))?
     };
     let mut files: Vec<(PathBuf, Kind)> = candidates
         .into_iter()
@@ -108,9 +108,19 @@ pub(crate) fn check_content(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if kind != Kind::Parquet => {
             wrong("UTF-16 text", "save the file as UTF-8")
         }
-        [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', b'h', b't', ..]
-            if bytes.starts_with(b"version https://git-lfs") =>
-        {
+        [
+            b'v',
+            b'e',
+            b'r',
+            b's',
+            b'i',
+            b'o',
+            b'n',
+            b' ',
+            b'h',
+            b't',
+            ..,
+        ] if bytes.starts_with(b"version https://git-lfs") => {
             wrong("a Git LFS pointer", "fetch the file itself (git lfs pull)")
         }
         _ if kind == Kind::Parquet => wrong(

@@ -1,0 +1,497 @@
+//! What every format's reader hands over, and the checks that they share.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use polars::prelude::{Column, DataType, PolarsError, PolarsResult};
+use rayon::prelude::*;
+
+use crate::{
+    dataset::{LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
+    error::{BadRow, DataError, Defect},
+    load::{LoadOptions, OnBadRow},
+};
+
+/// One file's chosen columns as polars has them; nulls and empty texts not yet looked for.
+pub(crate) struct Table {
+    /// Columns of strings, in the chosen order.
+    pub(crate) texts: Vec<Column>,
+    /// Numbers or truth values, or strings that are to be read as numbers.
+    pub(crate) label: Option<Column>,
+    /// Where each row was in the file.
+    pub(crate) rows: RowNumbers,
+    /// Whether the format tells numbers from texts.
+    pub(crate) is_typed: bool,
+    /// Rows of the file that were looked at, the bad ones too.
+    pub(crate) n_read: usize,
+    /// Rows already dropped because of their shape.
+    pub(crate) skipped: BadRows,
+}
+
+/// A file's rows as the data set takes them in.
+pub(crate) struct Content {
+    pub(crate) columns: Vec<TextColumn>,
+    pub(crate) labels: Option<Labels>,
+    pub(crate) label_name: Option<String>,
+    pub(crate) n_read: usize,
+    pub(crate) n_skipped: usize,
+    pub(crate) first_skipped: Option<BadRow>,
+}
+
+/// Where the rows of a [`Table`] were in their file.
+pub(crate) enum RowNumbers {
+    /// Row `i` is row `i + 1`, and the file has no lines.
+    Sequential,
+    /// For each row its number and its line, both from 1.
+    Lines(Vec<(u32, u32)>),
+}
+
+impl RowNumbers {
+    fn bad_row(&self, i: usize, column: &str, defect: Defect) -> BadRow {
+        let (row, line) = match self {
+            Self::Sequential => (i + 1, None),
+            Self::Lines(lines) => (lines[i].0 as usize, Some(lines[i].1 as usize)),
+        };
+        BadRow {
+            row,
+            line,
+            column: Some(column.to_owned()),
+            defect,
+        }
+    }
+}
+
+/// The first few bad rows, and how many there are.
+#[derive(Default)]
+pub(crate) struct BadRows {
+    first: Vec<BadRow>,
+    n_bad: usize,
+}
+
+impl BadRows {
+    const N_SHOWN: usize = 5;
+
+    /// Counts a row; call it once for each and in the order of rows.
+    pub(crate) fn push(&mut self, bad: BadRow) {
+        self.n_bad += 1;
+        if self.first.len() < Self::N_SHOWN {
+            self.first.push(bad);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n_bad == 0
+    }
+
+    /// The error for them, unless there are none or they are to be skipped.
+    pub(crate) fn check(
+        self,
+        path: &Path,
+        n_rows: usize,
+        options: &LoadOptions,
+    ) -> Result<Self, DataError> {
+        if self.is_empty() || options.on_bad_row == OnBadRow::Skip {
+            return Ok(self);
+        }
+        Err(DataError::BadRows {
+            path: path.to_path_buf(),
+            rows: self.first,
+            n_rows,
+            n_bad: self.n_bad,
+        })
+    }
+}
+
+/// What a column of a file holds, as far as the format tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holds {
+    Text,
+    Numbers(String),
+    /// Text, or numbers written as text.
+    Either,
+    Other(String),
+}
+
+/// The columns to read.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) texts: Vec<String>,
+    pub(crate) label: Option<String>,
+}
+
+impl Chosen {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.texts.iter().chain(&self.label)
+    }
+}
+
+/// Chooses among a file's columns: those asked for, or all, with the label apart.
+pub(crate) fn choose(
+    path: &Path,
+    columns: &[(String, Holds)],
+    options: &LoadOptions,
+) -> Result<Chosen, DataError> {
+    let path_buf = || path.to_path_buf();
+    let available: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
+    if let Some(twice) = first_repeated(&available) {
+        return Err(DataError::Header {
+            path: path_buf(),
+            message: format!("two columns are called `{twice}`: rename one of them"),
+        });
+    }
+    let wanted = options.columns.as_ref().unwrap_or(&available);
+    if let Some(twice) = first_repeated(wanted) {
+        return Err(DataError::Header {
+            path: path_buf(),
+            message: format!("column `{twice}` is chosen twice: name each column once"),
+        });
+    }
+    let mut chosen = Chosen {
+        texts: Vec::new(),
+        label: None,
+    };
+    for name in wanted {
+        let Some((_, holds)) = columns.iter().find(|(column, _)| column == name) else {
+            return Err(DataError::MissingColumn {
+                path: path_buf(),
+                column: name.clone(),
+                available,
+            });
+        };
+        if RESERVED_COLUMNS.contains(&name.as_str()) {
+            return Err(DataError::Header {
+                path: path_buf(),
+                message: format!(
+                    "the column name `{name}` is reserved: rename the column, or choose the \
+                     columns to use without it"
+                ),
+            });
+        }
+        if LABEL_COLUMNS.contains(&name.as_str()) {
+            if let Holds::Text | Holds::Other(_) = holds {
+                return Err(DataError::NotLabels {
+                    path: path_buf(),
+                    column: name.clone(),
+                    found: holds.to_string(),
+                });
+            }
+            if let Some(first) = chosen.label.replace(name.clone()) {
+                return Err(DataError::TwoLabels {
+                    path: path_buf(),
+                    first,
+                    second: name.clone(),
+                });
+            }
+            continue;
+        }
+        if let Holds::Numbers(_) | Holds::Other(_) = holds {
+            return Err(DataError::NotText {
+                path: path_buf(),
+                column: name.clone(),
+                found: holds.to_string(),
+                available,
+            });
+        }
+        chosen.texts.push(name.clone());
+    }
+    if chosen.texts.is_empty() {
+        return Err(DataError::NoTextColumns {
+            path: path_buf(),
+            available: wanted.clone(),
+        });
+    }
+    Ok(chosen)
+}
+
+impl std::fmt::Display for Holds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text | Self::Either => f.write_str("text"),
+            Self::Numbers(kind) => write!(f, "numbers ({kind})"),
+            Self::Other(kind) => f.write_str(kind),
+        }
+    }
+}
+
+/// Runs polars on a file from outside. Its readers are made for files that are what they say they
+/// are; on damaged ones some of its indexing and `assert!`s panic (in the tests of this crate: parquet
+/// with flipped bits, which sums up to a panic in one of about every hundred files). Such a panic is
+/// the file's fault and becomes an error; nothing of the reader outlives it.
+pub(crate) fn guarded<T>(
+    path: &Path,
+    format: &'static str,
+    read: impl FnOnce() -> PolarsResult<T>,
+) -> Result<T, DataError> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(DataError::Read {
+            path: path.to_path_buf(),
+            format,
+            source,
+        }),
+        Err(payload) => {
+            let message = payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            Err(DataError::Damaged {
+                path: path.to_path_buf(),
+                format,
+                message: message.to_owned(),
+            })
+        }
+    }
+}
+
+impl Table {
+    /// Copies texts and labels out of polars and looks at each of them.
+    pub(crate) fn into_content(
+        self,
+        path: &Path,
+        options: &LoadOptions,
+    ) -> Result<Content, DataError> {
+        let unreadable = |source| DataError::Read {
+            path: path.to_path_buf(),
+            format: "text",
+            source,
+        };
+        let texts: Vec<(Texts, Defects)> = self
+            .texts
+            .par_iter()
+            .map(check_texts)
+            .collect::<Result<_, _>>()
+            .map_err(unreadable)?;
+        let labels = self.label.as_ref().map(check_labels).transpose();
+        let labels = labels.map_err(unreadable)?;
+
+        let mut defects: Vec<(usize, &str, &Defect)> = Vec::new();
+        for (column, (_, found)) in self.texts.iter().zip(&texts) {
+            defects.extend(
+                found
+                    .iter()
+                    .map(|(i, what)| (*i, column.name().as_str(), what)),
+            );
+        }
+        if let (Some(column), Some((_, found))) = (&self.label, &labels) {
+            defects.extend(
+                found
+                    .iter()
+                    .map(|(i, what)| (*i, column.name().as_str(), what)),
+            );
+        }
+        // Stable: a row with several defects is known by its first column's.
+        defects.sort_by_key(|(i, ..)| *i);
+        defects.dedup_by_key(|(i, ..)| *i);
+        let mut bad_rows = BadRows::default();
+        for (i, column, defect) in &defects {
+            bad_rows.push(self.rows.bad_row(*i, column, (*defect).clone()));
+        }
+        let bad_rows = bad_rows.check(path, self.n_read, options)?;
+        let bad: Vec<usize> = defects.iter().map(|(i, ..)| *i).collect();
+
+        let n_skipped = self.skipped.n_bad + bad_rows.n_bad;
+        let first_skipped = [self.skipped.first.first(), bad_rows.first.first()]
+            .into_iter()
+            .flatten()
+            .min_by_key(|bad| bad.row)
+            .cloned();
+        let label_name = self.label.as_ref().map(|column| column.name().to_string());
+        let mut columns: Vec<TextColumn> = self
+            .texts
+            .iter()
+            .zip(texts)
+            .map(|(column, (texts, _))| TextColumn {
+                name: column.name().to_string(),
+                texts,
+            })
+            .collect();
+        let mut labels = labels.map(|(labels, _)| labels);
+        if !bad.is_empty() {
+            let n_rows = columns.first().map_or(0, |column| column.texts.len());
+            let good = all_but(n_rows, &bad);
+            for column in &mut columns {
+                column.texts = column.texts.select(&good);
+            }
+            labels = labels.map(|labels| labels.select(&good));
+        }
+        if !self.is_typed && options.columns.is_none() {
+            check_not_numbers(path, &columns)?;
+        }
+        Ok(Content {
+            columns,
+            labels,
+            label_name,
+            n_read: self.n_read,
+            n_skipped,
+            first_skipped,
+        })
+    }
+}
+
+/// Indices of rows with what is wrong there, in order.
+type Defects = Vec<(usize, Defect)>;
+
+fn check_texts(column: &Column) -> PolarsResult<(Texts, Defects)> {
+    let column = column.str()?;
+    let n_bytes = column
+        .downcast_iter()
+        .map(|chunk| chunk.total_bytes_len())
+        .sum();
+    let mut texts = Texts::with_capacity(column.len(), n_bytes);
+    let mut defects = Vec::new();
+    for (i, text) in column.iter().enumerate() {
+        let defect = match text {
+            None => Some(Defect::Null),
+            Some("") => Some(Defect::Empty),
+            Some(text) if text.trim_start().is_empty() => Some(Defect::Blank),
+            Some(_) => None,
+        };
+        defects.extend(defect.map(|defect| (i, defect)));
+        texts.push(text.unwrap_or_default());
+    }
+    Ok((texts, defects))
+}
+
+fn check_labels(column: &Column) -> PolarsResult<(Labels, Defects)> {
+    let mut defects = Vec::new();
+    let labels = match column.dtype() {
+        DataType::String => return Ok(parse_labels(column.str()?.iter())),
+        DataType::Float32 | DataType::Float64 => {
+            let column = column.cast(&DataType::Float64)?;
+            let labels = column.f64()?.iter().enumerate().map(|(i, label)| {
+                let defect = match label {
+                    None => Some(Defect::Null),
+                    Some(label) => out_of_range(label),
+                };
+                defects.extend(defect.map(|defect| (i, defect)));
+                label.unwrap_or_default() as f32
+            });
+            Labels::Float(labels.collect())
+        }
+        _ => {
+            // A strict cast would stop at a u64 past i64::MAX without saying where; this one
+            // leaves a null there.
+            let integers = column.cast(&DataType::Int64)?;
+            let nulls = column.is_null();
+            let labels = integers.i64()?.iter().enumerate().map(|(i, label)| {
+                if label.is_none() {
+                    let defect = match nulls.get(i) {
+                        Some(false) => Defect::OutOfRange("past 64 bits".to_owned()),
+                        _ => Defect::Null,
+                    };
+                    defects.push((i, defect));
+                }
+                label.unwrap_or_default()
+            });
+            Labels::Integer(labels.collect())
+        }
+    };
+    Ok((labels, defects))
+}
+
+/// Reads labels written as text, as CSV has them.
+fn parse_labels<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> (Labels, Defects) {
+    let mut defects = Vec::new();
+    let mut integers = Vec::new();
+    let mut floats = Vec::new();
+    let mut all_integers = true;
+    for (i, text) in texts.enumerate() {
+        let text = text.unwrap_or_default().trim();
+        let (integer, float) = match (text.parse::<i64>(), text.parse::<f64>()) {
+            (Ok(integer), _) => (integer, integer as f32),
+            (Err(_), Ok(float)) => {
+                defects.extend(out_of_range(float).map(|defect| (i, defect)));
+                all_integers = false;
+                (0, float as f32)
+            }
+            (Err(_), Err(_)) => {
+                let found = match text {
+                    "" => "empty".to_owned(),
+                    text => format!("`{}`", shortened(text)),
+                };
+                defects.push((i, Defect::NotNumber(found)));
+                (0, 0.0)
+            }
+        };
+        integers.push(integer);
+        floats.push(float);
+    }
+    let labels = if all_integers {
+        Labels::Integer(integers)
+    } else {
+        Labels::Float(floats)
+    };
+    (labels, defects)
+}
+
+/// Looks at the label as the `f32` it becomes: 1e300 is a finite number, but no finite label.
+fn out_of_range(label: f64) -> Option<Defect> {
+    (!(label as f32).is_finite()).then(|| Defect::OutOfRange(label.to_string()))
+}
+
+/// CSV does not tell an index from a text; a column of nothing but numbers is no text.
+fn check_not_numbers(path: &Path, columns: &[TextColumn]) -> Result<(), DataError> {
+    let numbers = columns.iter().find(|column| {
+        !column.texts.is_empty()
+            && column
+                .texts
+                .iter()
+                .all(|text| text.trim().parse::<f64>().is_ok())
+    });
+    match numbers {
+        None => Ok(()),
+        Some(column) => Err(DataError::NotText {
+            path: path.to_path_buf(),
+            column: column.name.clone(),
+            found: "only numbers".to_owned(),
+            available: columns.iter().map(|column| column.name.clone()).collect(),
+        }),
+    }
+}
+
+/// Enough of a text to recognise it in a message.
+pub(crate) fn shortened(text: &str) -> String {
+    const N_CHARS: usize = 40;
+    match text.char_indices().nth(N_CHARS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
+
+/// An error of polars' for a file whose rows don't add up.
+pub(crate) fn check_height(
+    path: &Path,
+    format: &'static str,
+    found: usize,
+    expected: usize,
+) -> Result<(), DataError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(DataError::Read {
+        path: path.to_path_buf(),
+        format,
+        source: PolarsError::ComputeError(
+            format!("{found} rows were read where the file has {expected}").into(),
+        ),
+    })
+}
+
+fn first_repeated(names: &[String]) -> Option<&String> {
+    names
+        .iter()
+        .enumerate()
+        .find_map(|(i, name)| names[..i].contains(name).then_some(name))
+}
+
+/// The numbers below `n` that are not in `bad`, which is sorted.
+fn all_but(n: usize, bad: &[usize]) -> Vec<u32> {
+    let mut bad = bad.iter().copied().peekable();
+    (0..n)
+        .filter(|i| bad.next_if_eq(i).is_none())
+        .map(|i| i as u32)
+        .collect()
+}
