@@ -64,6 +64,25 @@ impl Checkout {
     }
 }
 
+/// Leads the link `place` to `target`, in one step, whatever it led to before.
+#[cfg(unix)]
+pub(crate) fn link(target: &Path, place: &Path) -> Result<()> {
+    let mut new = place.as_os_str().to_owned();
+    new.push(format!(".{}.new", std::process::id()));
+    fs_err::os::unix::fs::symlink(target, &new)?;
+    Ok(fs_err::rename(&new, place)?)
+}
+
+/// Fails: where links take a privilege that not every user has, none are made.
+#[cfg(not(unix))]
+pub(crate) fn link(target: &Path, place: &Path) -> Result<()> {
+    anyhow::bail!(
+        "{} cannot be linked to {}: links are made on Unix only",
+        place.display(),
+        target.display()
+    )
+}
+
 /// Whether `cargo run` sets the variable for the program it runs.
 fn set_by_cargo_run(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {

@@ -5,7 +5,9 @@
     reason = "a program talks to whoever runs it"
 )]
 
+mod benchmark;
 mod checkout;
+mod fetch_data;
 mod setup;
 mod test;
 mod tidy;
@@ -27,7 +29,9 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Setup(setup::Args),
+    FetchData(fetch_data::Args),
     Test(test::Args),
+    Benchmark(benchmark::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,8 @@ fn run(command: &Command) -> anyhow::Result<()> {
     let checkout = Checkout::open()?;
     match command {
         Command::Setup(args) => setup::run(&checkout, args),
+        Command::FetchData(args) => fetch_data::run(&checkout, args),
         Command::Test(args) => test::run(&checkout, args),
+        Command::Benchmark(args) => benchmark::run(&checkout, args),
     }
 }

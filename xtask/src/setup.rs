@@ -23,7 +23,7 @@ use self::{
     tools::{Compiler, Python},
     version::{VERSION, Version},
 };
-use crate::checkout::Checkout;
+use crate::checkout::{self, Checkout};
 
 /// Put libtorch in place, so that everything else can be built.
 ///
@@ -271,9 +271,7 @@ fn relink(link: &Path, folder: &Path) -> Result<()> {
         return Ok(());
     }
     let replaces = link.is_symlink();
-    let new = link.with_file_name(format!("libtorch.{}.new", std::process::id()));
-    symlink(folder, &new)?;
-    fs::rename(&new, link)?;
+    checkout::link(folder, link)?;
     if replaces {
         // The run path of what was built before leads to the old place: see libtorch::link_run_path.
         let version = folder.join("build-version");
@@ -288,16 +286,6 @@ fn relink(link: &Path, folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(unix)]
-fn symlink(folder: &Path, link: &Path) -> Result<()> {
-    Ok(fs::os::unix::fs::symlink(folder, link)?)
-}
-
-#[cfg(not(unix))]
-fn symlink(_: &Path, _: &Path) -> Result<()> {
-    bail!("links are made on Unix only: set LIBTORCH to a folder that holds libtorch {VERSION}")
 }
 
 /// Where a link leads, for people to read.
