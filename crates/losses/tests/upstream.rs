@@ -1,0 +1,98 @@
+//! Values and gradients against sentence-transformers 6.0.1; `fixtures/make_fixtures.py` made the
+//! figures.
+
+use losses::{BuildContext, LossConfig};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+/// Greatest difference of a value or of an entry of a gradient; relative where figures exceed one.
+const TOLERANCE: f64 = 1e-5;
+
+#[test]
+fn multiple_negatives_ranking() {
+    agree(include_str!("fixtures/multiple_negatives_ranking.json"));
+}
+
+#[test]
+fn triplet() {
+    agree(include_str!("fixtures/triplet.json"));
+}
+
+/// Every case of a file: the loss is built from its configuration, computed and differentiated.
+fn agree(cases: &str) {
+    let cases: Vec<Value> = serde_json::from_str(cases).unwrap();
+    assert!(cases.len() >= 3);
+    for case in &cases {
+        let title = format!("{} {}", case["loss"], case["title"]);
+        let columns = leaves(&case["columns"]);
+        let config: LossConfig = serde_json::from_value(case["loss"].clone()).unwrap();
+        let context = BuildContext { dimension: columns[0].size()[1], device: Device::Cpu };
+        let loss = config.build(&context).unwrap();
+        for (name, parameter) in loss.parameters() {
+            let stored = tensor(&case["owned"][&name]);
+            tch::no_grad(|| parameter.shallow_clone().copy_(&stored));
+        }
+        let labels = case.get("labels").map(tensor);
+        let mut embeddings: Vec<Tensor> = columns.iter().map(Tensor::shallow_clone).collect();
+        if let Some(guide) = case.get("guide") {
+            embeddings.extend(guide.as_array().unwrap().iter().map(tensor));
+        }
+        let value = loss.compute(&embeddings, labels.as_ref()).expect(&title);
+        assert_eq!(value.size(), [0i64; 0], "{title}: a loss is a scalar");
+        value.backward();
+        close(&value.detach(), &case["value"], &title);
+        for (column, gradient) in columns.iter().zip(case["gradients"].as_array().unwrap()) {
+            close(&column.grad(), gradient, &title);
+        }
+        for (name, parameter) in loss.parameters() {
+            close(&parameter.grad(), &case["owned_gradients"][&name], &format!("{title} {name}"));
+        }
+    }
+}
+
+/// The embeddings of each column, as tensors that gather a gradient.
+fn leaves(columns: &Value) -> Vec<Tensor> {
+    let columns = columns.as_array().unwrap().iter();
+    columns.map(|column| tensor(column).set_requires_grad(true)).collect()
+}
+
+/// Nested lists of numbers to a tensor, integers to i64 and all else to f32; `null` is not a number.
+fn tensor(value: &Value) -> Tensor {
+    let mut shape = Vec::new();
+    let mut level = value;
+    while let Some(list) = level.as_array() {
+        shape.push(list.len() as i64);
+        level = &list[0];
+    }
+    let integer = level.is_i64();
+    let mut flat = Vec::new();
+    flatten(value, &mut flat);
+    let kind = if integer { Kind::Int64 } else { Kind::Float };
+    Tensor::from_slice(&flat).to_kind(kind).reshape(shape)
+}
+
+fn flatten(value: &Value, flat: &mut Vec<f64>) {
+    match value {
+        Value::Array(list) => list.iter().for_each(|item| flatten(item, flat)),
+        item => flat.push(item.as_f64().unwrap_or(f64::NAN)),
+    }
+}
+
+fn close(actual: &Tensor, expected: &Value, title: &str) {
+    let mut flat = Vec::new();
+    flatten(expected, &mut flat);
+    if !actual.defined() {
+        assert!(flat.iter().all(|value| *value == 0.0), "{title}: there is no gradient");
+        return;
+    }
+    let actual = Vec::<f64>::try_from(actual.to_kind(Kind::Double).reshape([-1])).unwrap();
+    assert_eq!(actual.len(), flat.len(), "{title}");
+    for (actual, expected) in actual.iter().zip(&flat) {
+        let both_undefined = actual.is_nan() && expected.is_nan();
+        let difference = (actual - expected).abs();
+        assert!(
+            both_undefined || difference <= TOLERANCE * expected.abs().max(1.0),
+            "{title}: {actual} instead of {expected}"
+        );
+    }
+}
