@@ -44,7 +44,7 @@ const FORBIDDEN_MARKS: [&str; 3] = [
 ];
 
 /// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("libtorch", &[]),
     ("grammar", &[]),
     ("hub", &[]),
@@ -63,7 +63,8 @@ const LAYERS: [(&str, &[&str]); 12] = [
             "libtorch", "kernels", "model", "data", "losses", "eval", "train", "hub", "grammar",
         ],
     ),
-    ("xtask", &["hub", "grammar"]),
+    ("fetch-data", &["hub"]),
+    ("xtask", &["grammar"]),
     (
         "bench",
         &[
