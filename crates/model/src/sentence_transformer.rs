@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
+use std::{collections::BTreeMap, fmt, ops::ControlFlow, path::Path};
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -16,7 +16,6 @@ use crate::{
 };
 
 /// A sentence encoder: a tokenizer, MPNet, pooling, and what follows it.
-#[derive(Debug)]
 pub struct SentenceTransformer {
     tokenizer: Tokenizer,
     encoder: MpNet,
@@ -40,6 +39,8 @@ pub enum Mode {
 /// How to encode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodeOptions {
+    /// The largest number of sentences in a batch.
+    pub batch_size: usize,
     /// The largest number of tokens in a batch; a longer sentence is a batch of its own.
     pub batch_tokens: usize,
     /// A text put before every text. It wins over `prompt_name`.
@@ -55,6 +56,7 @@ pub struct EncodeOptions {
 impl Default for EncodeOptions {
     fn default() -> Self {
         Self {
+            batch_size: 256,
             batch_tokens: 2048,
             prompt: None,
             prompt_name: None,
@@ -346,6 +348,7 @@ impl SentenceTransformer {
             let mut n_tokens = 0;
             let n_fitting = order[done..]
                 .iter()
+                .take(options.batch_size)
                 .take_while(|&&i| {
                     n_tokens += sentences[i].len();
                     n_tokens <= options.batch_tokens
@@ -429,6 +432,17 @@ impl SentenceTransformer {
             descriptions,
             settings,
         })
+    }
+}
+
+// The weights, the vocabulary and the files kept for saving are too long to print.
+impl fmt::Debug for SentenceTransformer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SentenceTransformer")
+            .field("config", self.encoder.config())
+            .field("modules", &self.descriptions)
+            .field("max_seq_length", &self.settings.max_seq_length)
+            .finish_non_exhaustive()
     }
 }
 

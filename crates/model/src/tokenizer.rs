@@ -171,8 +171,9 @@ impl Tokenizer {
             .iter()
             .max_by_key(|(_, id)| **id)
             .ok_or_else(|| tokenizer_error(&self.path, "the vocabulary is empty"))?;
-        // The post-processor may carry ids of its own, which an empty text shows.
-        let special = self.encode_batch(&[""])?.concat();
+        // The post-processor may carry ids of its own, which an empty text shows. The other text
+        // is for what fails or panics on any text: better now than in the first batch.
+        let special = self.encode_batch(&["", "a text"])?.swap_remove(0);
         if special.is_empty() {
             return Err(tokenizer_error(
                 &self.path,

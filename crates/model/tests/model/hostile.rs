@@ -1,0 +1,537 @@
+//! Folders that are broken, by accident or on purpose: each is refused by a message that names
+//! what and where.
+
+use std::{fs, path::Path};
+
+use model::SentenceTransformer;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+use tch::Device;
+
+use crate::{
+    copy, fixture,
+    folders::{read_weights, write_weights},
+};
+
+/// Breaks a copy of the tiny model, loads it, and looks for every part in the message.
+#[track_caller]
+fn check(break_it: impl FnOnce(&Path), parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&fixture("tiny-mpnet"), folder.path());
+    break_it(folder.path());
+    let error = SentenceTransformer::load(folder.path(), Device::Cpu)
+        .err()
+        .expect("this folder is broken");
+    let message = error.to_string();
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+    assert!(!message.contains('\n'), "{message:?}");
+}
+
+#[track_caller]
+fn check_json(file: &str, edit: impl FnOnce(&mut Value), parts: &[&str]) {
+    let edit = |folder: &Path| {
+        let path = folder.join(file);
+        let mut json =
+            fs::read(&path).map_or(json!({}), |bytes| serde_json::from_slice(&bytes).unwrap());
+        edit(&mut json);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, json.to_string()).unwrap();
+    };
+    check(edit, &[&[file], parts].concat());
+}
+
+#[track_caller]
+fn check_weights(
+    edit: impl FnOnce(&mut std::collections::BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>),
+    parts: &[&str],
+) {
+    let edit = |folder: &Path| {
+        let path = folder.join("model.safetensors");
+        let mut tensors = read_weights(&path);
+        edit(&mut tensors);
+        write_weights(&path, &tensors);
+    };
+    check(edit, &[&["model.safetensors"], parts].concat());
+}
+
+fn remove(name: &'static str) -> impl FnOnce(&Path) {
+    move |folder| fs::remove_file(folder.join(name)).unwrap()
+}
+
+fn replace(name: &'static str, content: &'static [u8]) -> impl FnOnce(&Path) {
+    move |folder| fs::write(folder.join(name), content).unwrap()
+}
+
+#[test]
+fn missing_files() {
+    check(
+        |folder| fs::remove_dir_all(folder).unwrap(),
+        &["no such folder", "config.json and model.safetensors"],
+    );
+    check(
+        remove("config.json"),
+        &["no config.json", "fetched in part"],
+    );
+    check(
+        remove("model.safetensors"),
+        &[
+            "no model.safetensors or model.safetensors.index.json",
+            "fetch",
+        ],
+    );
+    check(remove("1_Pooling/config.json"), &["1_Pooling/config.json"]);
+    let pickle = |folder: &Path| {
+        fs::rename(
+            folder.join("model.safetensors"),
+            folder.join("pytorch_model.bin"),
+        )
+        .unwrap();
+    };
+    check(
+        pickle,
+        &[
+            "no model.safetensors",
+            "pickle",
+            "save_pretrained(DIR, safe_serialization=True)",
+        ],
+    );
+    let no_tokenizer = |folder: &Path| {
+        remove("tokenizer.json")(folder);
+        remove("vocab.txt")(folder);
+    };
+    check(no_tokenizer, &["no tokenizer.json or vocab.txt"]);
+}
+
+#[test]
+fn broken_json() {
+    check(
+        replace("config.json", b"{\"model_type\": "),
+        &["config.json", "line 1"],
+    );
+    check(
+        replace("config.json", b"[1, 2]"),
+        &["config.json", "expected a map"],
+    );
+    check(
+        replace("config.json", b"\xff\xfe{}"),
+        &["config.json", "line 1"],
+    );
+    check(
+        replace("modules.json", b"{}"),
+        &["modules.json", "expected a sequence"],
+    );
+    check(
+        replace("sentence_bert_config.json", b""),
+        &["sentence_bert_config.json", "EOF"],
+    );
+    check(
+        replace("tokenizer_config.json", b"nothing"),
+        &["tokenizer_config.json", "line 1"],
+    );
+}
+
+#[test]
+fn config_values() {
+    let set = |key: &'static str, value: Value| move |json: &mut Value| json[key] = value;
+    let f = "config.json";
+    check_json(
+        f,
+        set("model_type", json!("bert")),
+        &["`model_type`: found \"bert\", allowed: \"mpnet\""],
+    );
+    check_json(
+        f,
+        |json| drop(json.as_object_mut().unwrap().remove("model_type")),
+        &["`model_type`: found nothing"],
+    );
+    check_json(
+        f,
+        |json| drop(json.as_object_mut().unwrap().remove("hidden_size")),
+        &["`hidden_size`: found nothing"],
+    );
+    check_json(
+        f,
+        set("hidden_act", json!("relu")),
+        &["`hidden_act`: found \"relu\", allowed: \"gelu\""],
+    );
+    check_json(
+        f,
+        set("num_attention_heads", json!(5)),
+        &["`num_attention_heads`: found 5, allowed: a divisor of hidden_size, 32"],
+    );
+    check_json(
+        f,
+        set("num_attention_heads", json!(0)),
+        &["`num_attention_heads`: found 0, allowed: 1 to 1024"],
+    );
+    check_json(
+        f,
+        set("hidden_size", json!("32")),
+        &["`hidden_size`: found \"32\", allowed: an integer"],
+    );
+    check_json(
+        f,
+        set("hidden_size", json!(1u64 << 62)),
+        &["`hidden_size`: found 4611686018427387904, allowed: 1 to 32768"],
+    );
+    check_json(
+        f,
+        set("num_hidden_layers", json!(-1)),
+        &["`num_hidden_layers`: found -1, allowed: 1 to 512"],
+    );
+    check_json(
+        f,
+        set("vocab_size", json!(u64::MAX)),
+        &["`vocab_size`: found 18446744073709551615, allowed: an integer"],
+    );
+    check_json(
+        f,
+        set("layer_norm_eps", json!(0)),
+        &["`layer_norm_eps`: found 0"],
+    );
+    check_json(
+        f,
+        set("hidden_dropout_prob", json!(1)),
+        &["`hidden_dropout_prob`: found 1, allowed: 0 or more and less than 1"],
+    );
+    check_json(
+        f,
+        set("relative_attention_num_buckets", json!(64)),
+        &["found 64, allowed: 32"],
+    );
+    check_json(
+        f,
+        set("pad_token_id", json!(0)),
+        &["`pad_token_id`: found 0, allowed: 1"],
+    );
+    let f = "sentence_bert_config.json";
+    check_json(
+        f,
+        set("max_seq_length", json!(2)),
+        &["`max_seq_length`: found 2, allowed: an integer, 3 or more"],
+    );
+    check_json(
+        f,
+        set("do_lower_case", json!("no")),
+        &["`do_lower_case`: found \"no\", allowed: true or false"],
+    );
+    let f = "tokenizer_config.json";
+    check_json(
+        f,
+        set("model_max_length", json!(-7)),
+        &["`model_max_length`: found -7, allowed: 3 or more"],
+    );
+    let f = "config_sentence_transformers.json";
+    check_json(
+        f,
+        set("prompts", json!({"a": 1})),
+        &["`prompts`: found {\"a\":1}"],
+    );
+    check_json(
+        f,
+        set("default_prompt_name", json!("b")),
+        &["`default_prompt_name`: found \"b\"", "[\"query\"]"],
+    );
+    check_json(
+        f,
+        set("similarity_fn_name", json!("angle")),
+        &["found \"angle\", allowed: cosine, dot"],
+    );
+    check_json(
+        f,
+        set("model_type", json!("SparseEncoder")),
+        &["`model_type`: found \"SparseEncoder\""],
+    );
+    check_json(
+        f,
+        set("truncate_dim", json!(0)),
+        &["`truncate_dim`: found 0"],
+    );
+}
+
+#[test]
+fn modules() {
+    let f = "modules.json";
+    check_json(
+        f,
+        |json| json[1]["type"] = json!("os.system"),
+        &["`[1].type`: found \"os.system\", allowed: sentence-transformers'"],
+    );
+    check_json(
+        f,
+        |json| json[1]["type"] = json!("sentence_transformers.models.CLIPModel"),
+        &["CLIPModel"],
+    );
+    for path in ["../elsewhere", "/etc", "a/../../b", "C:\\models"] {
+        check_json(
+            f,
+            |json| json[1]["path"] = json!(path),
+            &["the path", "leaves the model's folder"],
+        );
+    }
+    check_json(
+        f,
+        |json| json[1]["path"] = json!(7),
+        &["`[1].path`: found 7, allowed: a string"],
+    );
+    check_json(
+        f,
+        |json| json.as_array_mut().unwrap().reverse(),
+        &["module 0 is a Pooling"],
+    );
+    check_json(
+        f,
+        |json| drop(json.as_array_mut().unwrap().pop()),
+        &["1 modules, allowed: a Transformer and a Pooling"],
+    );
+    check_json(f, |json| *json = json!([]), &["0 modules"]);
+    let f = "1_Pooling/config.json";
+    check_json(
+        f,
+        |json| json["pooling_mode"] = json!("median"),
+        &["`pooling_mode`: found \"median\", allowed: cls, max, mean"],
+    );
+    check_json(
+        f,
+        |json| json["pooling_mode"] = json!([]),
+        &["`pooling_mode`: found []"],
+    );
+    check_json(
+        f,
+        |json| json["pooling_mode_mean_tokens"] = json!("yes"),
+        &["found \"yes\", allowed: true or false"],
+    );
+}
+
+#[test]
+fn dense_modules() {
+    let with_dense = |config: Value| {
+        move |folder: &Path| {
+            let path = folder.join("modules.json");
+            let mut modules: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            let dense = json!({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"});
+            modules.as_array_mut().unwrap().push(dense);
+            fs::write(path, modules.to_string()).unwrap();
+            fs::create_dir(folder.join("2_Dense")).unwrap();
+            fs::write(folder.join("2_Dense/config.json"), config.to_string()).unwrap();
+        }
+    };
+    check(
+        with_dense(json!({"in_features": 32, "out_features": 8})),
+        &["2_Dense", "no model.safetensors"],
+    );
+    check(
+        with_dense(json!({"in_features": 31, "out_features": 8})),
+        &["2_Dense takes 31 features", "gives 32"],
+    );
+    check(
+        with_dense(json!({"in_features": 32, "out_features": 0})),
+        &["`out_features`: found 0"],
+    );
+    let evil = json!({"in_features": 32, "out_features": 8, "activation_function": "os.system"});
+    check(
+        with_dense(evil),
+        &["`activation_function`: found \"os.system\", allowed: torch.nn"],
+    );
+    let tokens =
+        json!({"in_features": 32, "out_features": 8, "module_input_name": "token_embeddings"});
+    check(
+        with_dense(tokens),
+        &["`module_input_name`: found \"token_embeddings\""],
+    );
+}
+
+#[test]
+fn weights() {
+    const NAME: &str = "encoder.layer.1.output.dense.weight";
+    check_weights(
+        |t| drop(t.remove(NAME)),
+        &["missing tensor `encoder.layer.1.output.dense.weight` [32, 64]"],
+    );
+    check_weights(
+        |t| t.retain(|name, _| name.starts_with("embeddings")),
+        &["missing tensor `encoder.", "more"],
+    );
+    check_weights(
+        |t| {
+            t.insert(
+                "classifier.weight".to_owned(),
+                (Dtype::F32, vec![1], vec![0; 4]),
+            );
+        },
+        &["unexpected tensor `classifier.weight` [1]"],
+    );
+    check_weights(
+        |t| t.get_mut(NAME).unwrap().1 = vec![64, 32],
+        &["`encoder.layer.1.output.dense.weight` has shape [64, 32], expected [32, 64]"],
+    );
+    check_weights(
+        |t| t.get_mut(NAME).unwrap().0 = Dtype::I32,
+        &["`encoder.layer.1.output.dense.weight` is I32, allowed: F32, F16, BF16"],
+    );
+    for (value, text) in [
+        (f32::NAN, "NaN"),
+        (f32::INFINITY, "inf"),
+        (f32::NEG_INFINITY, "-inf"),
+    ] {
+        check_weights(
+            |t| t.get_mut(NAME).unwrap().2[40..44].copy_from_slice(&value.to_le_bytes()),
+            &[
+                "`encoder.layer.1.output.dense.weight` holds",
+                text,
+                "at element 10",
+            ],
+        );
+    }
+    check_weights(
+        |t| {
+            let copy = t[NAME].clone();
+            t.insert(format!("mpnet.{NAME}"), copy);
+        },
+        &["tensor `encoder.layer.1.output.dense.weight` appears twice"],
+    );
+    // The config, not the weights, is wrong.
+    let vocab_size = |folder: &Path| {
+        let path = folder.join("config.json");
+        let config = fs::read_to_string(&path)
+            .unwrap()
+            .replace("\"vocab_size\": 336", "\"vocab_size\": 340");
+        fs::write(path, config).unwrap();
+    };
+    check(
+        vocab_size,
+        &["`embeddings.word_embeddings.weight` has shape [336, 32], expected [340, 32]"],
+    );
+}
+
+#[test]
+fn weights_files() {
+    let f = "model.safetensors";
+    let whole = fs::read(fixture("tiny-mpnet").join(f)).unwrap();
+    for length in [0, 7, 8, 100, whole.len() - 1] {
+        let part = whole[..length].to_vec();
+        check(
+            move |folder| fs::write(folder.join(f), part).unwrap(),
+            &[f, "not a whole safetensors file"],
+        );
+    }
+    check(
+        replace(f, b"version https://git-lfs.github.com/spec/v1\n"),
+        &[f, "not a whole safetensors file"],
+    );
+    check(
+        replace(f, &[0xff; 4096]),
+        &[f, "not a whole safetensors file"],
+    );
+    let twice = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let mut bytes = (twice.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(twice);
+    bytes.extend([0; 4]);
+    check(
+        move |folder| fs::write(folder.join(f), bytes).unwrap(),
+        &[f, "tensor `a` appears twice"],
+    );
+}
+
+#[test]
+fn shards() {
+    let f = "model.safetensors.index.json";
+    let sharded = |weight_map: Value| {
+        move |folder: &Path| {
+            fs::rename(
+                folder.join("model.safetensors"),
+                folder.join("a.safetensors"),
+            )
+            .unwrap();
+            fs::write(
+                folder.join(f),
+                json!({"weight_map": weight_map}).to_string(),
+            )
+            .unwrap();
+        }
+    };
+    check(
+        sharded(json!({"x": "../a.safetensors"})),
+        &[f, "\"../a.safetensors\" leaves the model's folder"],
+    );
+    check(
+        sharded(json!({"x": "/a.safetensors"})),
+        &[f, "leaves the model's folder"],
+    );
+    check(
+        sharded(json!({"x": "b.safetensors"})),
+        &[f, "the shard", "b.safetensors is not there"],
+    );
+    check(
+        sharded(json!({"x": "a.safetensors"})),
+        &[f, "tensor `x` is not in the shard"],
+    );
+    check(sharded(json!({"x": 1})), &[f, "`weight_map.x`: found 1"]);
+    check(sharded(json!([])), &[f, "`weight_map`: found []"]);
+    let both = |folder: &Path| {
+        sharded(json!({
+            "encoder.relative_attention_bias.weight": "a.safetensors",
+            "embeddings.LayerNorm.bias": "b.safetensors",
+        }))(folder);
+        fs::copy(folder.join("a.safetensors"), folder.join("b.safetensors")).unwrap();
+    };
+    check(
+        both,
+        &["b.safetensors", "appears twice (also in", "a.safetensors"],
+    );
+}
+
+#[test]
+fn tokenizers() {
+    let f = "tokenizer.json";
+    check(replace(f, b"{}"), &[f]);
+    check(replace(f, b""), &[f]);
+    check_json(f, |json| json["model"]["type"] = json!("Nothing"), &[]);
+    check_json(
+        f,
+        |json| json["model"]["vocab"]["extra"] = json!(336),
+        &["extra has id 336", "vocab_size 336"],
+    );
+    check_json(
+        f,
+        |json| json["model"]["vocab"]["extra"] = json!(u32::MAX),
+        &["extra has id 4294967295"],
+    );
+    check_json(
+        f,
+        |json| json["post_processor"]["cls"] = json!(["<s>", 5000]),
+        &["a special token has id 5000"],
+    );
+    check_json(
+        f,
+        |json| json["post_processor"] = Value::Null,
+        &["no special tokens"],
+    );
+    // This one makes the tokenizers crate panic, on the first text that is not empty.
+    check_json(
+        f,
+        |json| json["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0}),
+        &["the tokenizer panics", "chunk size"],
+    );
+    let words = |content: &'static [u8]| {
+        move |folder: &Path| {
+            remove(f)(folder);
+            replace("vocab.txt", content)(folder);
+        }
+    };
+    check(
+        words(b"<s>\n<pad>\n</s>\nword\n"),
+        &["vocab.txt", "no line holds the unk_token \"[UNK]\""],
+    );
+    check(words(b"\xff\xff"), &["vocab.txt"]);
+    let small = |folder: &Path| {
+        let path = folder.join("config.json");
+        let config = fs::read_to_string(&path)
+            .unwrap()
+            .replace("\"vocab_size\": 336", "\"vocab_size\": 200");
+        fs::write(path, config).unwrap();
+    };
+    check(small, &[f, "beyond the model's vocab_size 200"]);
+}
