@@ -1,3 +1,5 @@
+//! What can be wrong with a model, its files or its input.
+
 use std::path::PathBuf;
 
 /// What can go wrong with a model folder, a batch, or libtorch.

@@ -1,3 +1,5 @@
+//! What follows the transformer: pooling, dense layers, normalising.
+
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 

@@ -1,3 +1,5 @@
+//! Batches without padding: all tokens of a batch in one row, grouped by sentence length.
+
 use tch::{Device, Tensor};
 
 use crate::{error::ModelError, mpnet};

@@ -1,3 +1,5 @@
+//! All parameters of a model as views of one flat tensor.
+
 use std::collections::HashSet;
 
 use tch::{Device, Kind, Tensor};

@@ -1,3 +1,5 @@
+//! The whole model, from texts to embeddings, and its folder on disk.
+
 use std::{collections::BTreeMap, fmt, ops::ControlFlow, path::Path};
 
 use rayon::prelude::*;

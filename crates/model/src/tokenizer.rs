@@ -1,3 +1,5 @@
+//! The tokenizer of a model folder, built from tokenizer.json or from vocab.txt.
+
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
