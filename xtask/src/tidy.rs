@@ -281,7 +281,7 @@ mod tests {
         check_layers("data", &["polars", "tch"], &["without libtorch"]);
         check_layers(
             "xtask",
-            &["hub", "torch-sys", "libtorch"],
+            &["grammar", "torch-sys", "libtorch"],
             &["libtorch", "torch-sys"],
         );
         check_layers("newcomer", &[], &["newcomer"]);
