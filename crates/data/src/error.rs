@@ -66,6 +66,9 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A file could not be written.
+    #[error("parquet: {0}")]
+    Write(String),
     /// The file has columns but no rows, or all its rows were skipped.
     #[error("{pattern}: no rows{}", skipped(*n_skipped))]
     NoRows {

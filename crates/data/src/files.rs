@@ -62,19 +62,32 @@ pub(crate) fn find(source: &str) -> Result<(Vec<PathBuf>, Kind), DataError> {
         .filter_map(|path| Kind::of(&path).map(|kind| (path, kind)))
         .collect();
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let Some((first, kind)) = files.first().cloned() else {
+    let files: Vec<PathBuf> = files.into_iter().map(|(path, _)| path).collect();
+    let kind = common_kind(source, &files)?;
+    Ok((files, kind))
+}
+
+/// The kind of all these files; `source` is what messages call them together.
+pub(crate) fn common_kind(source: &str, paths: &[PathBuf]) -> Result<Kind, DataError> {
+    let kind_of = |path: &PathBuf| {
+        Kind::of(path).ok_or_else(|| DataError::UnknownKind { path: path.clone() })
+    };
+    let Some(first) = paths.first() else {
         return Err(DataError::NoFiles {
             pattern: source.to_owned(),
         });
     };
-    if let Some((second, _)) = files.iter().find(|(_, other)| *other != kind) {
-        return Err(DataError::MixedKinds {
-            pattern: source.to_owned(),
-            first,
-            second: second.clone(),
-        });
+    let kind = kind_of(first)?;
+    for second in paths {
+        if kind_of(second)? != kind {
+            return Err(DataError::MixedKinds {
+                pattern: source.to_owned(),
+                first: first.clone(),
+                second: second.clone(),
+            });
+        }
     }
-    Ok((files.into_iter().map(|(path, _)| path).collect(), kind))
+    Ok(kind)
 }
 
 /// Refuses content that is plainly of another kind than the file's name says, by its first bytes.

@@ -8,6 +8,7 @@
 
 mod csv;
 mod dataset;
+mod embeddings;
 mod error;
 mod files;
 mod jsonl;
@@ -19,7 +20,8 @@ mod tokens;
 
 pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
+    embeddings::write_embeddings,
     error::{BadRow, DataError, Defect},
-    load::{LoadOptions, OnBadRow, load},
+    load::{LoadOptions, OnBadRow, load, load_files},
     tokens::{TokenColumn, TokenizedDataset},
 };

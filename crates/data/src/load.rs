@@ -50,6 +50,29 @@ pub enum OnBadRow {
 /// See [`DataError`]; a message names the file, and for a bad row its number and column.
 pub fn load(source: &str, options: &LoadOptions) -> Result<Dataset, DataError> {
     let (paths, kind) = files::find(source)?;
+    load_all(source, paths, kind, options)
+}
+
+/// Loads these files, one after the other, as one data set; otherwise as [`load`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_files(paths: &[PathBuf], options: &LoadOptions) -> Result<Dataset, DataError> {
+    let source = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let kind = files::common_kind(&source, paths)?;
+    load_all(&source, paths.to_vec(), kind, options)
+}
+
+fn load_all(
+    source: &str,
+    paths: Vec<PathBuf>,
+    kind: Kind,
+    options: &LoadOptions,
+) -> Result<Dataset, DataError> {
     let mut all: Option<(PathBuf, Content)> = None;
     let mut n_read = 0;
     let mut first_skipped: Option<(PathBuf, BadRow)> = None;
