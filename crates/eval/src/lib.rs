@@ -20,16 +20,30 @@
 
 pub mod bootstrap;
 pub mod csv;
+pub mod paraphrase_mining;
 
+mod binary_classification;
 mod embedding_similarity;
 mod error;
+mod information_retrieval;
+mod label_accuracy;
 mod metrics;
+mod mse;
 mod rank;
+mod reranking;
 mod similarity;
+mod translation;
 mod triplet;
 
+pub use binary_classification::BinaryClassificationEvaluator;
 pub use embedding_similarity::EmbeddingSimilarityEvaluator;
 pub use error::EvalError;
+pub use information_retrieval::InformationRetrievalEvaluator;
+pub use label_accuracy::LabelAccuracyEvaluator;
 pub use metrics::Metrics;
+pub use mse::MseEvaluator;
+pub use paraphrase_mining::ParaphraseMiningEvaluator;
+pub use reranking::RerankingEvaluator;
 pub use similarity::SimilarityFunction;
+pub use translation::TranslationEvaluator;
 pub use triplet::{Margin, TripletEvaluator};

@@ -61,13 +61,29 @@ impl Metrics {
         Self::new(prefix, &self.primary, self.entries.clone())
     }
 
-    /// Adds the figures of `other` after these, replacing those with the same key.
-    pub(crate) fn extend(&mut self, other: &Self) {
-        for (key, value) in &other.entries {
-            match self.entries.iter_mut().find(|(own, _)| own == key) {
-                Some((_, own)) => *own = *value,
-                None => self.entries.push((key.clone(), *value)),
+    /// Several evaluations as one, in order: all figures, of equal keys the last, and then the
+    /// primary one, `sequential_score`, which `main` makes of the primary figures. Without an
+    /// evaluation it is zero.
+    ///
+    /// As `SequentialEvaluator` in `base/evaluation/sequential.py`, where `main` takes the last.
+    pub fn sequential(evaluations: &[Self], main: impl Fn(&[f64]) -> f64) -> Self {
+        let mut entries: Vec<(String, f64)> = Vec::new();
+        let scores: Vec<f64> = evaluations.iter().map(Self::primary).collect();
+        let score = if scores.is_empty() {
+            0.0
+        } else {
+            main(&scores)
+        };
+        let figures = evaluations.iter().flat_map(Self::iter);
+        for (key, value) in figures.chain([("sequential_score", score)]) {
+            match entries.iter_mut().find(|(own, _)| own == key) {
+                Some((_, own)) => *own = value,
+                None => entries.push((key.to_owned(), value)),
             }
+        }
+        Self {
+            entries,
+            primary: "sequential_score".to_owned(),
         }
     }
 }

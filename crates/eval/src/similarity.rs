@@ -1,4 +1,4 @@
-//! Similarities of embeddings, row by row.
+//! Similarities of embeddings: row by row, and all against all.
 //!
 //! They are computed in f32 with the operations of sentence-transformers, so that equal texts give
 //! equal scores and ties fall as they do there.
@@ -44,6 +44,21 @@ impl SimilarityFunction {
             vec![Self::Cosine]
         } else {
             functions.to_vec()
+        }
+    }
+
+    /// Similarity of each row of `a` `[n, d]` with each row of `b` `[m, d]`: `[n, m]`, in f32, or f64
+    /// where `a` and `b` are.
+    ///
+    /// # Errors
+    /// Where libtorch fails, so where the dimensions differ.
+    pub fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+        let (a, b) = (raise(a)?, raise(b)?);
+        match self {
+            Self::Cosine => normalize(&a)?.f_matmul(&normalize(&b)?.f_transpose(0, 1)?),
+            Self::Dot => a.f_matmul(&b.f_transpose(0, 1)?),
+            Self::Euclidean => Tensor::f_cdist(&a, &b, 2.0, None::<i64>)?.f_neg(),
+            Self::Manhattan => Tensor::f_cdist(&a, &b, 1.0, None::<i64>)?.f_neg(),
         }
     }
 

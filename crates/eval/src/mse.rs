@@ -1,0 +1,62 @@
+//! Mean squared error: how near a student's embeddings are to its teacher's.
+
+use crate::similarity::{raise, same_shape, to_vec};
+use crate::{EvalError, Metrics, csv};
+use tch::{Kind, Tensor};
+
+/// Mean squared difference of two sets of embeddings, times 100, negated so that greater is better.
+///
+/// Its one key and primary metric is `{name}_negative_mse`. CSV:
+/// `mse_evaluation_{name}_results.csv`, where the figure is not negated. Upstream file:
+/// `sentence_transformer/evaluation/mse.py`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MseEvaluator {
+    /// Prefix of the key and part of the CSV's name; may be empty.
+    pub name: String,
+}
+
+const NAME: &str = "MSEEvaluator";
+
+impl MseEvaluator {
+    /// An evaluator.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+        }
+    }
+
+    /// The error of the student's embeddings `[n, dimension]` against the teacher's.
+    ///
+    /// # Errors
+    /// Where the shapes differ or there are no rows.
+    pub fn evaluate(&self, teacher: &Tensor, student: &Tensor) -> Result<Metrics, EvalError> {
+        let columns = same_shape(
+            NAME,
+            &[("teacher's embeddings", teacher), ("student's", student)],
+        )?;
+        let difference = raise(&columns[0])?.f_sub(&raise(&columns[1])?)?;
+        let mse = to_vec(&difference.f_square()?.f_mean(Kind::Double)?)?;
+        let negative = -100.0 * mse.first().copied().unwrap_or(f64::NAN);
+        Ok(Metrics::new(
+            &self.name,
+            "negative_mse",
+            vec![("negative_mse".to_owned(), negative)],
+        ))
+    }
+
+    /// The name of the CSV file; the underscore before the name is there without a name too.
+    pub fn csv_file(&self) -> String {
+        format!("mse_evaluation_{}_results.csv", self.name)
+    }
+
+    /// The CSV's columns: `epoch`, `steps`, `MSE`.
+    pub fn csv_header(&self) -> Vec<String> {
+        csv::header(std::iter::once("MSE".to_owned()))
+    }
+
+    /// A row of the CSV.
+    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
+        let positive = Metrics::new("", "mse", vec![("mse".to_owned(), -metrics.primary())]);
+        csv::row(at, "", &positive, std::iter::once("mse".to_owned()))
+    }
+}

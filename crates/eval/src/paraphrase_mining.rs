@@ -1,0 +1,275 @@
+//! Paraphrase mining: how well the most similar pairs of a set are its known duplicates.
+
+use crate::similarity::to_vec;
+use crate::{EvalError, Metrics, SimilarityFunction, csv};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use tch::Tensor;
+
+/// Average precision and best F1 of the mined pairs, by falling cosine.
+///
+/// # Keys
+///
+/// The primary one `{name}_average_precision`, then `{name}_f1`, `{name}_precision`,
+/// `{name}_recall` and `{name}_threshold`, the last three at the best F1. CSV:
+/// `paraphrase_mining_evaluation_{name}_results.csv`.
+///
+/// Upstream file: `sentence_transformer/evaluation/paraphrase_mining.py`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParaphraseMiningEvaluator {
+    /// Prefix of the keys and part of the CSV's name; may be empty.
+    pub name: String,
+    /// How pairs are mined.
+    pub mining: Mining,
+    rows: usize,
+    duplicates: HashSet<(usize, usize)>,
+}
+
+/// How many pairs are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mining {
+    /// For each text, the most similar others that are taken.
+    pub top_k: usize,
+    /// The most pairs in all, each counted from both sides.
+    pub max_pairs: usize,
+    /// Texts whose neighbours are sought at once.
+    pub query_chunk_size: usize,
+    /// Texts that they are compared with at once.
+    pub corpus_chunk_size: usize,
+}
+
+/// Two texts and their cosine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pair {
+    /// Cosine of the two embeddings.
+    pub score: f64,
+    /// Row of the first text.
+    pub first: usize,
+    /// Row of the second, greater than the first.
+    pub second: usize,
+}
+
+const NAME: &str = "ParaphraseMiningEvaluator";
+const METRICS: [&str; 5] = [
+    "average_precision",
+    "f1",
+    "precision",
+    "recall",
+    "threshold",
+];
+const CSV_METRICS: [&str; 5] = [
+    "precision",
+    "recall",
+    "f1",
+    "threshold",
+    "average_precision",
+];
+
+impl Default for Mining {
+    /// 100 neighbours, 500,000 pairs, in chunks of 5,000 and 100,000.
+    fn default() -> Self {
+        Self {
+            top_k: 100,
+            max_pairs: 500_000,
+            query_chunk_size: 5_000,
+            corpus_chunk_size: 100_000,
+        }
+    }
+}
+
+impl ParaphraseMiningEvaluator {
+    /// An evaluator for texts with these ids and pairs of ids that are known duplicates; pairs with
+    /// other ids are left out. With `transitive`, duplicates of duplicates count too.
+    pub fn new(
+        name: &str,
+        ids: &[String],
+        duplicates: &[(String, String)],
+        transitive: bool,
+    ) -> Self {
+        let rows: HashMap<&str, usize> = ids
+            .iter()
+            .enumerate()
+            .map(|(row, id)| (id.as_str(), row))
+            .collect();
+        let row_of = |id: &String| rows.get(id.as_str()).copied();
+        let known = duplicates
+            .iter()
+            .filter_map(|(a, b)| Some((row_of(a)?, row_of(b)?)));
+        let mut pairs: HashSet<(usize, usize)> = known.map(|(a, b)| (a.min(b), a.max(b))).collect();
+        if transitive {
+            pairs = closure(ids.len(), &pairs);
+        }
+        Self {
+            name: name.to_owned(),
+            mining: Mining::default(),
+            rows: ids.len(),
+            duplicates: pairs,
+        }
+    }
+
+    /// The figures, from the embeddings `[texts, dimension]` in the order of the ids.
+    ///
+    /// # Errors
+    /// Where the number of rows is not that of ids.
+    pub fn evaluate(&self, embeddings: &Tensor) -> Result<Metrics, EvalError> {
+        let shape = embeddings.size();
+        if shape.len() != 2 || shape[0] != self.rows as i64 {
+            let rows = self.rows;
+            let problem =
+                format!("embeddings have shape {shape:?}, but [{rows}, dimension] is needed");
+            return Err(EvalError::inputs(NAME, problem));
+        }
+        let pairs = mine(embeddings, &self.mining)?;
+        let total = self.duplicates.len() as f64;
+        let (mut correct, mut precisions) = (0.0, 0.0);
+        let [mut f1, mut precision, mut recall, mut threshold] = [0.0; 4];
+        for (index, pair) in pairs.iter().enumerate() {
+            if !self.duplicates.contains(&(pair.first, pair.second)) {
+                continue;
+            }
+            correct += 1.0;
+            let precision_here = correct / (index + 1) as f64;
+            let recall_here = correct / total;
+            let f1_here = 2.0 * precision_here * recall_here / (precision_here + recall_here);
+            precisions += precision_here;
+            if f1_here > f1 {
+                let next = pairs.get(index + 1).unwrap_or(pair);
+                (f1, precision, recall) = (f1_here, precision_here, recall_here);
+                threshold = (pair.score + next.score) / 2.0;
+            }
+        }
+        let average = if total > 0.0 { precisions / total } else { 0.0 };
+        let figures = [average, f1, precision, recall, threshold];
+        let entries = METRICS
+            .map(str::to_owned)
+            .into_iter()
+            .zip(figures)
+            .collect();
+        Ok(Metrics::new(&self.name, METRICS[0], entries))
+    }
+
+    /// The name of the CSV file.
+    pub fn csv_file(&self) -> String {
+        csv::file_name("paraphrase_mining_evaluation", &self.name)
+    }
+
+    /// The CSV's columns: `epoch`, `steps`, `precision`, `recall`, `f1`, `threshold`,
+    /// `average_precision`.
+    pub fn csv_header(&self) -> Vec<String> {
+        csv::header(CSV_METRICS.map(str::to_owned).into_iter())
+    }
+
+    /// A row of the CSV.
+    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
+        csv::row(
+            at,
+            &self.name,
+            metrics,
+            CSV_METRICS.map(str::to_owned).into_iter(),
+        )
+    }
+}
+
+/// The most similar pairs of rows of `[n, dimension]` by cosine, best first, each pair once.
+///
+/// As `paraphrase_mining_embeddings` in `sentence_transformers/util/retrieval.py`.
+///
+/// # Errors
+/// Where libtorch fails.
+pub fn mine(embeddings: &Tensor, how: &Mining) -> Result<Vec<Pair>, EvalError> {
+    let embeddings = embeddings.f_detach()?;
+    let rows = embeddings.size().first().copied().unwrap_or(0);
+    let (queries, corpus) = (
+        how.query_chunk_size.max(1) as i64,
+        how.corpus_chunk_size.max(1) as i64,
+    );
+    let mut heap: BinaryHeap<Reverse<Candidate>> = BinaryHeap::new();
+    let (mut lowest, mut added) = (-1.0, 0);
+    for first_other in (0..rows).step_by(corpus as usize) {
+        let others = embeddings.f_narrow(0, first_other, corpus.min(rows - first_other))?;
+        for first_row in (0..rows).step_by(queries as usize) {
+            let part = embeddings.f_narrow(0, first_row, queries.min(rows - first_row))?;
+            let scores = SimilarityFunction::Cosine.matrix(&part, &others)?;
+            // A text is nearest to itself, so one more than asked for.
+            let k = (how.top_k as i64 + 1).min(others.size()[0]);
+            let (values, places) = scores.f_topk(k, 1, true, false)?;
+            let (values, places) = (to_vec(&values)?, to_vec(&places)?);
+            for (cell, (score, place)) in values.into_iter().zip(places).enumerate() {
+                let i = first_row as usize + cell / k as usize;
+                let j = first_other as usize + place as usize;
+                if i != j && score > lowest {
+                    heap.push(Reverse(Candidate { score, i, j }));
+                    added += 1;
+                    if added >= how.max_pairs {
+                        lowest = heap.pop().map_or(lowest, |Reverse(worst)| worst.score);
+                    }
+                }
+            }
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut pairs = Vec::new();
+    while let Some(Reverse(Candidate { score, i, j })) = heap.pop() {
+        let (first, second) = (i.min(j), i.max(j));
+        if seen.insert((first, second)) {
+            pairs.push(Pair {
+                score,
+                first,
+                second,
+            });
+        }
+    }
+    pairs.sort_by(|a, b| b.score.total_cmp(&a.score));
+    Ok(pairs)
+}
+
+/// A pair in the queue of candidates, worst first; equal scores go by row.
+#[derive(PartialEq)]
+struct Candidate {
+    score: f64,
+    i: usize,
+    j: usize,
+}
+
+impl Eq for Candidate {}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.score
+            .total_cmp(&other.score)
+            .then((self.i, self.j).cmp(&(other.i, other.j)))
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// All pairs of rows that are connected by pairs.
+fn closure(rows: usize, pairs: &HashSet<(usize, usize)>) -> HashSet<(usize, usize)> {
+    let mut group: Vec<usize> = (0..rows).collect();
+    fn root(group: &mut [usize], mut row: usize) -> usize {
+        while group[row] != row {
+            group[row] = group[group[row]];
+            row = group[row];
+        }
+        row
+    }
+    for (a, b) in pairs {
+        let (a, b) = (root(&mut group, *a), root(&mut group, *b));
+        group[a.max(b)] = a.min(b);
+    }
+    let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
+    for row in 0..rows {
+        members.entry(root(&mut group, row)).or_default().push(row);
+    }
+    let mut connected = pairs.clone();
+    for members in members.values() {
+        for (index, a) in members.iter().enumerate() {
+            connected.extend(members[index + 1..].iter().map(|b| (*a, *b)));
+        }
+    }
+    connected
+}

@@ -1,0 +1,324 @@
+//! Metrics and CSV files against sentence-transformers 6.0.1; `fixtures/make_fixtures.py` made the
+//! figures.
+
+use eval::csv::At;
+use eval::{
+    BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator,
+    Margin, Metrics, MseEvaluator, ParaphraseMiningEvaluator, RerankingEvaluator,
+    SimilarityFunction, TranslationEvaluator, TripletEvaluator, csv,
+};
+use serde_json::Value;
+use std::collections::HashMap;
+use tch::{Kind, Tensor};
+
+/// Greatest difference of a figure; relative where figures exceed one.
+const TOLERANCE: f64 = 1e-6;
+
+#[test]
+fn triplet() {
+    for case in cases(include_str!("fixtures/triplet.json")) {
+        let mut evaluator = TripletEvaluator::new(text(&case["name"]), &functions(&case));
+        evaluator.main_similarity = case["main"].as_str().map(|name| name.parse().unwrap());
+        evaluator.margin = match &case["margin"] {
+            Value::Object(margins) => Margin::Each(
+                margins
+                    .iter()
+                    .map(|(key, m)| (key.parse().unwrap(), m.as_f64().unwrap()))
+                    .collect(),
+            ),
+            margin => Margin::Same(margin.as_f64().unwrap_or(0.0)),
+        };
+        let [a, p, n] = ["anchors", "positives", "negatives"].map(|key| tensor(&case[key]));
+        let metrics = evaluator.evaluate(&a, &p, &n).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+#[test]
+fn embedding_similarity() {
+    for case in cases(include_str!("fixtures/embedding_similarity.json")) {
+        let name = text(&case["name"]);
+        let mut evaluator = EmbeddingSimilarityEvaluator::new(name, &functions(&case));
+        evaluator.main_similarity = case["main"].as_str().map(|name| name.parse().unwrap());
+        let [a, b] = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
+        let metrics = evaluator
+            .evaluate(&a, &b, &numbers(&case["scores"]))
+            .unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+#[test]
+fn binary_classification() {
+    for case in cases(include_str!("fixtures/binary_classification.json")) {
+        let name = text(&case["name"]);
+        let evaluator = BinaryClassificationEvaluator::new(name, &functions(&case));
+        let [a, b] = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
+        let labels: Vec<bool> = numbers(&case["labels"])
+            .iter()
+            .map(|label| *label == 1.0)
+            .collect();
+        let metrics = evaluator.evaluate(&a, &b, &labels).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+#[test]
+fn information_retrieval() {
+    for case in cases(include_str!("fixtures/information_retrieval.json")) {
+        let relevant = case["relevant"].as_object().unwrap().iter();
+        let relevant: HashMap<_, _> = relevant
+            .map(|(id, ids)| (id.clone(), texts(ids).into_iter().collect()))
+            .collect();
+        let mut evaluator = InformationRetrievalEvaluator::new(
+            text(&case["name"]),
+            &functions(&case),
+            &texts(&case["query_ids"]),
+            &texts(&case["corpus_ids"]),
+            &relevant,
+        )
+        .unwrap();
+        evaluator.main_similarity = case["main"].as_str().map(|name| name.parse().unwrap());
+        for (key, ks) in [
+            ("accuracy_at_k", &mut evaluator.accuracy_at_k),
+            (
+                "precision_recall_at_k",
+                &mut evaluator.precision_recall_at_k,
+            ),
+            ("mrr_at_k", &mut evaluator.mrr_at_k),
+            ("ndcg_at_k", &mut evaluator.ndcg_at_k),
+            ("map_at_k", &mut evaluator.map_at_k),
+        ] {
+            if let Some(given) = case["ks"].get(key) {
+                *ks = numbers(given).into_iter().map(|k| k as usize).collect();
+            }
+        }
+        let kept: Vec<i64> = evaluator
+            .queries()
+            .iter()
+            .map(|query| *query as i64)
+            .collect();
+        assert!(
+            kept.len() < texts(&case["query_ids"]).len(),
+            "one query has no document"
+        );
+        let queries = tensor(&case["queries"]).index_select(0, &Tensor::from_slice(&kept));
+        let corpus = tensor(&case["corpus"]);
+        evaluator.corpus_chunk_size = case["chunk"].as_u64().unwrap() as usize;
+        let metrics = evaluator.evaluate(&queries, &corpus).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+#[test]
+fn reranking() {
+    for case in cases(include_str!("fixtures/reranking.json")) {
+        let mut evaluator = RerankingEvaluator::new(text(&case["name"]));
+        evaluator.at_k = case["at_k"].as_u64().unwrap() as usize;
+        evaluator.similarity_fn_name = text(&case["function"]).parse().unwrap();
+        let sizes = case["sizes"].as_array().unwrap().iter().map(numbers);
+        let sizes: Vec<_> = sizes
+            .map(|size| (size[0] as usize, size[1] as usize))
+            .collect();
+        let [queries, documents] = ["queries", "documents"].map(|key| tensor(&case[key]));
+        let metrics = evaluator.evaluate(&queries, &documents, &sizes).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+#[test]
+fn paraphrase_mining() {
+    for case in cases(include_str!("fixtures/paraphrase_mining.json")) {
+        let pairs = case["duplicates"].as_array().unwrap().iter().map(texts);
+        let pairs: Vec<_> = pairs
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
+            .collect();
+        let closure = case["closure"].as_bool().unwrap();
+        let name = text(&case["name"]);
+        let mut evaluator =
+            ParaphraseMiningEvaluator::new(name, &texts(&case["ids"]), &pairs, closure);
+        let mining = &mut evaluator.mining;
+        for (key, value) in [
+            ("top_k", &mut mining.top_k),
+            ("max_pairs", &mut mining.max_pairs),
+            ("query_chunk_size", &mut mining.query_chunk_size),
+            ("corpus_chunk_size", &mut mining.corpus_chunk_size),
+        ] {
+            if let Some(given) = case["options"].get(key) {
+                *value = given.as_u64().unwrap() as usize;
+            }
+        }
+        let metrics = evaluator.evaluate(&tensor(&case["embeddings"])).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+#[test]
+fn mse() {
+    for case in cases(include_str!("fixtures/mse.json")) {
+        let evaluator = MseEvaluator::new(text(&case["name"]));
+        let [source, target] = ["source", "target"].map(|key| tensor(&case[key]));
+        let metrics = evaluator.evaluate(&source, &target).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+#[test]
+fn translation() {
+    for case in cases(include_str!("fixtures/translation.json")) {
+        let evaluator = TranslationEvaluator::new(text(&case["name"]));
+        let [source, target] = ["source", "target"].map(|key| tensor(&case[key]));
+        let metrics = evaluator.evaluate(&source, &target).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+    }
+}
+
+fn cases(file: &str) -> Vec<Value> {
+    let cases: Vec<Value> = serde_json::from_str(file).unwrap();
+    assert!(cases.len() >= 3);
+    cases
+}
+
+/// Keys in order, figures, primary key, and the CSV file with a row outside and one in training.
+fn agree(
+    case: &Value,
+    metrics: &Metrics,
+    file: String,
+    header: Vec<String>,
+    row: impl Fn(At) -> Vec<String>,
+) {
+    let title = &case["title"];
+    let expected = case["metrics"].as_object().unwrap();
+    let keys: Vec<&str> = metrics.iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, expected.keys().collect::<Vec<_>>(), "{title}");
+    for (key, actual) in metrics.iter() {
+        close(
+            actual,
+            expected[key].as_f64().unwrap_or(f64::NAN),
+            &format!("{title}: {key}"),
+        );
+    }
+    assert_eq!(metrics.primary_key(), case["primary"], "{title}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("eval").join(&file);
+    for at in [
+        At::Outside,
+        At::Step {
+            epoch: 0.5,
+            steps: 20,
+        },
+    ] {
+        csv::append(&path, &header, &row(at)).unwrap();
+    }
+    let expected = &case["csv"][0];
+    assert_eq!(file, expected["file"], "{title}");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let expected: Vec<&str> = expected["text"].as_str().unwrap().lines().collect();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{title}");
+    assert_eq!(lines[0], expected[0], "{title}");
+    for (line, expected) in lines.iter().zip(expected).skip(1) {
+        let (fields, expected) = (line.split(','), expected.split(','));
+        assert_eq!(fields.clone().count(), expected.clone().count(), "{title}");
+        for (field, expected) in fields.zip(expected) {
+            close(
+                field.parse().unwrap(),
+                expected.parse().unwrap(),
+                &format!("{title}: {line}"),
+            );
+        }
+    }
+}
+
+fn close(actual: f64, expected: f64, title: &str) {
+    let both_undefined = actual.is_nan() && expected.is_nan();
+    let difference = (actual - expected).abs();
+    assert!(
+        both_undefined || difference <= TOLERANCE * expected.abs().max(1.0),
+        "{title}: {actual} instead of {expected}"
+    );
+}
+
+fn functions(case: &Value) -> Vec<SimilarityFunction> {
+    texts(&case["functions"])
+        .iter()
+        .map(|name| name.parse().unwrap())
+        .collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| text(item).to_owned())
+        .collect()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item.as_f64().unwrap())
+        .collect()
+}
+
+/// Rows of numbers to `[rows, dimension]` in f32.
+fn tensor(value: &Value) -> Tensor {
+    let rows: Vec<Vec<f64>> = value.as_array().unwrap().iter().map(numbers).collect();
+    Tensor::from_slice2(&rows).to_kind(Kind::Float)
+}
