@@ -1,6 +1,23 @@
 //! A loss by its name and parameters, as a command line or a configuration file gives it.
 
+use crate::angle::Angle;
+use crate::batch_all_triplet::BatchAllTriplet;
+use crate::batch_hard_soft_margin_triplet::BatchHardSoftMarginTriplet;
+use crate::batch_hard_triplet::BatchHardTriplet;
+use crate::batch_semi_hard_triplet::BatchSemiHardTriplet;
+use crate::contrastive::Contrastive;
+use crate::cosent::CoSent;
+use crate::cosine_similarity::CosineSimilarity;
+use crate::distill_kl_div::DistillKlDiv;
+use crate::embed_distill::{EmbedDistill, Mse};
+use crate::gist_embed::GistEmbed;
+use crate::global_orthogonal_regularization::GlobalOrthogonalRegularization;
+use crate::margin_mse::MarginMse;
+use crate::matryoshka::Matryoshka;
+use crate::mega_batch_margin::MegaBatchMargin;
 use crate::multiple_negatives_ranking::MultipleNegativesRanking;
+use crate::online_contrastive::OnlineContrastive;
+use crate::softmax::Softmax;
 use crate::triplet::Triplet;
 use crate::{Loss, LossError};
 use serde::de::DeserializeOwned;
@@ -13,8 +30,8 @@ use tch::Device;
 /// The name of a loss and the parameters that differ from its defaults.
 ///
 /// As text it is `name` or `name:key=value,key=value`, with `+` between the elements of a list:
-/// `triplet:distance=cosine,margin=0.5` or `mnrl:directions=query-to-doc+doc-to-query`. Names may
-/// be those of the classes in sentence-transformers, the same in kebab case with or without
+/// `triplet:distance=cosine,margin=0.5` or `mnrl:directions=query-to-doc+doc-to-query`. A loss that
+/// wraps another has that after a slash: `matryoshka:dims=768+256/mnrl:scale=30`. Names may be those of the classes in sentence-transformers, the same in kebab case with or without
 /// `-loss`, or a common short form. In a configuration file it is such a text, or a table with the
 /// key `name` beside the parameters.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -83,6 +100,10 @@ impl FromStr for LossConfig {
     type Err = LossError;
 
     fn from_str(text: &str) -> Result<Self, LossError> {
+        let (text, inner) = match text.split_once('/') {
+            Some((text, inner)) => (text, Some(inner)),
+            None => (text, None),
+        };
         let (name, parameters) = text.split_once(':').unwrap_or((text, ""));
         let mut config = Self::new(name)?;
         for parameter in parameters
@@ -95,6 +116,12 @@ impl FromStr for LossConfig {
             };
             config.set(key.trim(), value.trim());
         }
+        if let Some(inner) = inner {
+            let inner: Self = inner.parse()?;
+            config
+                .parameters
+                .insert("loss".to_owned(), inner.to_string().into());
+        }
         Ok(config)
     }
 }
@@ -102,11 +129,15 @@ impl FromStr for LossConfig {
 impl fmt::Display for LossConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
-        for (index, (key, value)) in self.parameters.iter().enumerate() {
+        let own = self.parameters.iter().filter(|(key, _)| *key != "loss");
+        for (index, (key, value)) in own.enumerate() {
             let separator = if index == 0 { ':' } else { ',' };
             write!(f, "{separator}{key}={}", text(value))?;
         }
-        Ok(())
+        match self.parameters.get("loss").map(Self::deserialize) {
+            Some(Ok(inner)) => write!(f, "/{inner}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -157,6 +188,96 @@ const REGISTRY: &[Entry] = &[
         aliases: &[],
         build: plain::<Triplet>,
     },
+    Entry {
+        name: "cosine-similarity",
+        aliases: &["cosine"],
+        build: plain::<CosineSimilarity>,
+    },
+    Entry {
+        name: "cosent",
+        aliases: &[],
+        build: plain::<CoSent>,
+    },
+    Entry {
+        name: "angle",
+        aliases: &[],
+        build: plain::<Angle>,
+    },
+    Entry {
+        name: "contrastive",
+        aliases: &[],
+        build: plain::<Contrastive>,
+    },
+    Entry {
+        name: "online-contrastive",
+        aliases: &[],
+        build: plain::<OnlineContrastive>,
+    },
+    Entry {
+        name: "softmax",
+        aliases: &[],
+        build: softmax,
+    },
+    Entry {
+        name: "mse",
+        aliases: &[],
+        build: plain::<Mse>,
+    },
+    Entry {
+        name: "embed-distill",
+        aliases: &[],
+        build: plain::<EmbedDistill>,
+    },
+    Entry {
+        name: "margin-mse",
+        aliases: &[],
+        build: plain::<MarginMse>,
+    },
+    Entry {
+        name: "distill-kl-div",
+        aliases: &["kldiv"],
+        build: plain::<DistillKlDiv>,
+    },
+    Entry {
+        name: "gist-embed",
+        aliases: &["gist"],
+        build: plain::<GistEmbed>,
+    },
+    Entry {
+        name: "batch-all-triplet",
+        aliases: &[],
+        build: plain::<BatchAllTriplet>,
+    },
+    Entry {
+        name: "batch-hard-triplet",
+        aliases: &[],
+        build: plain::<BatchHardTriplet>,
+    },
+    Entry {
+        name: "batch-semi-hard-triplet",
+        aliases: &[],
+        build: plain::<BatchSemiHardTriplet>,
+    },
+    Entry {
+        name: "batch-hard-soft-margin-triplet",
+        aliases: &[],
+        build: plain::<BatchHardSoftMarginTriplet>,
+    },
+    Entry {
+        name: "mega-batch-margin",
+        aliases: &[],
+        build: plain::<MegaBatchMargin>,
+    },
+    Entry {
+        name: "global-orthogonal-regularization",
+        aliases: &["gor"],
+        build: plain::<GlobalOrthogonalRegularization>,
+    },
+    Entry {
+        name: "matryoshka",
+        aliases: &["mrl"],
+        build: matryoshka,
+    },
 ];
 
 /// A loss that is nothing but its parameters.
@@ -165,6 +286,32 @@ fn plain<L: Loss + DeserializeOwned + 'static>(
     _: &BuildContext,
 ) -> Result<Box<dyn Loss>, LossError> {
     Ok(Box::new(parameters::<L>(config)?))
+}
+
+fn softmax(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
+    Ok(Box::new(Softmax::new(parameters(config)?, context)?))
+}
+
+fn matryoshka(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
+    Ok(Box::new(Matryoshka::new(parameters(config)?, context)?))
+}
+
+/// A list, or one element alone, which a text without `+` gives.
+pub(crate) fn one_or_many<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form<T> {
+        One(T),
+        Many(Vec<T>),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::One(one) => vec![one],
+        Form::Many(many) => many,
+    })
 }
 
 /// The parameters as their type, with defaults for those not given.

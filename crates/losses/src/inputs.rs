@@ -170,6 +170,24 @@ pub(crate) fn labels(
     Ok(labels.f_view([batch])?)
 }
 
+/// The labels of a batch with one number or more per row, whose shape the loss checks.
+pub(crate) fn label_vectors(
+    loss: &'static str,
+    labels: Option<&Tensor>,
+) -> Result<Tensor, LossError> {
+    match labels {
+        Some(labels) => Ok(labels.f_detach()?),
+        None => {
+            let needs = "a teacher's figures as labels".to_owned();
+            Err(LossError::Inputs {
+                loss,
+                needs,
+                has: "none".to_owned(),
+            })
+        }
+    }
+}
+
 /// Half precision to f32: sums over a batch lose too much in 16 bits.
 pub(crate) fn raise(tensor: &Tensor) -> Result<Tensor, LossError> {
     match tensor.kind() {

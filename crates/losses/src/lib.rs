@@ -20,8 +20,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod angle;
+pub mod batch_all_triplet;
+pub mod batch_hard_soft_margin_triplet;
+pub mod batch_hard_triplet;
+pub mod batch_semi_hard_triplet;
+pub mod batch_triplet;
+pub mod contrastive;
+pub mod cosent;
+pub mod cosine_similarity;
+pub mod distill_kl_div;
+pub mod embed_distill;
+pub mod gist_embed;
+pub mod global_orthogonal_regularization;
+pub mod margin_mse;
+pub mod matryoshka;
+pub mod mega_batch_margin;
 pub mod multiple_negatives_ranking;
+pub mod online_contrastive;
 pub mod similarity;
+pub mod softmax;
 pub mod triplet;
 
 mod config;

@@ -90,10 +90,36 @@ impl Distance {
 /// # Errors
 /// Where libtorch fails.
 pub fn normalize(x: &Tensor) -> Result<Tensor, TchError> {
-    let norm = x
-        .f_norm_scalaropt_dim(2, [-1i64].as_slice(), true)?
-        .f_clamp_min(NORM_EPS)?;
-    x.f_div(&norm)
+    x.f_div(&row_norm(x, true)?.f_clamp_min(NORM_EPS)?)
+}
+
+/// Angle similarity of each row of `a` `[n, d]` with the same row of `b` `[n, d]`: `[n]`.
+///
+/// The halves of a row are the real and imaginary parts of a complex vector, with a zero added to
+/// an odd dimension; the result is |Σ (Re + Im)| of the componentwise product a·b̄, divided by both
+/// lengths. Li and Li 2024, equation 6, <https://arxiv.org/abs/2309.12871>, as
+/// `pairwise_angle_sim` has it. It is not a number where a row is zero.
+///
+/// # Errors
+/// Where libtorch fails, so where the shapes differ.
+pub fn pairwise_angle(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+    let odd = a.size().last().copied().unwrap_or(0) % 2;
+    let pad = |x: &Tensor| x.f_constant_pad_nd([0, odd]);
+    let (x, y) = (pad(a)?, pad(b)?);
+    let half = x.size().last().copied().unwrap_or(0) / 2;
+    let (a, b) = (x.f_narrow(1, 0, half)?, x.f_narrow(1, half, half)?);
+    let (c, d) = (y.f_narrow(1, 0, half)?, y.f_narrow(1, half, half)?);
+    let real = a.f_mul(&c)?.f_add(&b.f_mul(&d)?)?;
+    let imaginary = b.f_mul(&c)?.f_sub(&a.f_mul(&d)?)?;
+    let lengths = row_sum(&x.f_square()?)?
+        .f_sqrt()?
+        .f_mul(&row_sum(&y.f_square()?)?.f_sqrt()?)?;
+    row_sum(&real.f_add(&imaginary)?)?.f_div(&lengths)?.f_abs()
+}
+
+/// Length of each row.
+pub(crate) fn row_norm(x: &Tensor, keep_dimension: bool) -> Result<Tensor, TchError> {
+    x.f_norm_scalaropt_dim(2, [-1i64].as_slice(), keep_dimension)
 }
 
 /// Sum over the last dimension.

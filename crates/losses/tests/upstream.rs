@@ -18,6 +18,98 @@ fn triplet() {
     agree(include_str!("fixtures/triplet.json"));
 }
 
+#[test]
+fn cosine_similarity() {
+    agree(include_str!("fixtures/cosine_similarity.json"));
+}
+
+#[test]
+fn cosent() {
+    agree(include_str!("fixtures/cosent.json"));
+}
+
+#[test]
+fn angle() {
+    agree(include_str!("fixtures/angle.json"));
+}
+
+#[test]
+fn contrastive() {
+    agree(include_str!("fixtures/contrastive.json"));
+}
+
+#[test]
+fn online_contrastive() {
+    agree(include_str!("fixtures/online_contrastive.json"));
+}
+
+#[test]
+fn mse() {
+    agree(include_str!("fixtures/mse.json"));
+}
+
+#[test]
+fn embed_distill() {
+    agree(include_str!("fixtures/embed_distill.json"));
+}
+
+#[test]
+fn margin_mse() {
+    agree(include_str!("fixtures/margin_mse.json"));
+}
+
+#[test]
+fn distill_kl_div() {
+    agree(include_str!("fixtures/distill_kl_div.json"));
+}
+
+#[test]
+fn batch_all_triplet() {
+    agree(include_str!("fixtures/batch_all_triplet.json"));
+}
+
+#[test]
+fn batch_hard_triplet() {
+    agree(include_str!("fixtures/batch_hard_triplet.json"));
+}
+
+#[test]
+fn batch_semi_hard_triplet() {
+    agree(include_str!("fixtures/batch_semi_hard_triplet.json"));
+}
+
+#[test]
+fn batch_hard_soft_margin_triplet() {
+    agree(include_str!("fixtures/batch_hard_soft_margin_triplet.json"));
+}
+
+#[test]
+fn mega_batch_margin() {
+    agree(include_str!("fixtures/mega_batch_margin.json"));
+}
+
+#[test]
+fn global_orthogonal_regularization() {
+    agree(include_str!(
+        "fixtures/global_orthogonal_regularization.json"
+    ));
+}
+
+#[test]
+fn gist_embed() {
+    agree(include_str!("fixtures/gist_embed.json"));
+}
+
+#[test]
+fn softmax() {
+    agree(include_str!("fixtures/softmax.json"));
+}
+
+#[test]
+fn matryoshka() {
+    agree(include_str!("fixtures/matryoshka.json"));
+}
+
 /// Every case of a file: the loss is built from its configuration, computed and differentiated.
 fn agree(cases: &str) {
     let cases: Vec<Value> = serde_json::from_str(cases).unwrap();
@@ -26,7 +118,10 @@ fn agree(cases: &str) {
         let title = format!("{} {}", case["loss"], case["title"]);
         let columns = leaves(&case["columns"]);
         let config: LossConfig = serde_json::from_value(case["loss"].clone()).unwrap();
-        let context = BuildContext { dimension: columns[0].size()[1], device: Device::Cpu };
+        let context = BuildContext {
+            dimension: columns[0].size()[1],
+            device: Device::Cpu,
+        };
         let loss = config.build(&context).unwrap();
         for (name, parameter) in loss.parameters() {
             let stored = tensor(&case["owned"][&name]);
@@ -45,7 +140,11 @@ fn agree(cases: &str) {
             close(&column.grad(), gradient, &title);
         }
         for (name, parameter) in loss.parameters() {
-            close(&parameter.grad(), &case["owned_gradients"][&name], &format!("{title} {name}"));
+            close(
+                &parameter.grad(),
+                &case["owned_gradients"][&name],
+                &format!("{title} {name}"),
+            );
         }
     }
 }
@@ -53,7 +152,9 @@ fn agree(cases: &str) {
 /// The embeddings of each column, as tensors that gather a gradient.
 fn leaves(columns: &Value) -> Vec<Tensor> {
     let columns = columns.as_array().unwrap().iter();
-    columns.map(|column| tensor(column).set_requires_grad(true)).collect()
+    columns
+        .map(|column| tensor(column).set_requires_grad(true))
+        .collect()
 }
 
 /// Nested lists of numbers to a tensor, integers to i64 and all else to f32; `null` is not a number.
@@ -82,7 +183,10 @@ fn close(actual: &Tensor, expected: &Value, title: &str) {
     let mut flat = Vec::new();
     flatten(expected, &mut flat);
     if !actual.defined() {
-        assert!(flat.iter().all(|value| *value == 0.0), "{title}: there is no gradient");
+        assert!(
+            flat.iter().all(|value| *value == 0.0),
+            "{title}: there is no gradient"
+        );
         return;
     }
     let actual = Vec::<f64>::try_from(actual.to_kind(Kind::Double).reshape([-1])).unwrap();

@@ -1,0 +1,125 @@
+//! Batch semi-hard triplet loss: the nearest negative that is still farther away than the positive.
+
+use crate::batch_triplet::{Batch, BatchDistance, REQUIREMENTS};
+use crate::error::non_negative;
+use crate::inputs::Requirements;
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, TchError, Tensor};
+
+/// Mean hinge of each pair of one class with its semi-hard negative.
+///
+/// # Formula
+///
+/// ```text
+/// loss = 1/N Σ max(0, dist(a, p) - dist(a, n*) + margin)
+/// ```
+///
+/// over the N ordered pairs (a, p) of one class, where n* is the nearest to a of the texts of other
+/// classes that are farther away than p; or the farthest of all, where none is.
+///
+/// # Inputs
+///
+/// One column `[batch, dimension]` and a class per text, each class twice or more in a batch. Memory
+/// grows with the cube of the batch.
+///
+/// # Defaults
+///
+/// `distance_metric` euclidean, `margin` 5.
+///
+/// # When to use
+///
+/// As [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet), where the hardest negatives
+/// make all embeddings collapse into one.
+///
+/// # Relations
+///
+/// As there.
+///
+/// # Paper
+///
+/// Schroff, Kalenichenko and Philbin 2015, <https://arxiv.org/abs/1503.03832>. Upstream file:
+/// `sentence_transformer/losses/batch_semi_hard_triplet.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchSemiHardTriplet {
+    /// The distance of two embeddings.
+    #[serde(alias = "distance")]
+    pub distance_metric: BatchDistance,
+    /// By how much the negative has to be farther away than the positive.
+    #[serde(alias = "triplet_margin")]
+    pub margin: f64,
+}
+
+const NAME: &str = "BatchSemiHardTripletLoss";
+
+impl Default for BatchSemiHardTriplet {
+    fn default() -> Self {
+        Self {
+            distance_metric: BatchDistance::Euclidean,
+            margin: 5.0,
+        }
+    }
+}
+
+impl Loss for BatchSemiHardTriplet {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        REQUIREMENTS
+    }
+
+    fn validate(&self) -> Result<(), LossError> {
+        non_negative(NAME, "margin", self.margin)
+    }
+
+    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let batch = Batch::new(NAME, self.distance_metric, embeddings, labels)?;
+        Ok(self.of_batch(&batch)?)
+    }
+}
+
+impl BatchSemiHardTriplet {
+    fn of_batch(&self, batch: &Batch) -> Result<Tensor, TchError> {
+        let distances = &batch.distances;
+        let negative = batch.same.f_logical_not()?;
+        // Indexes of `[batch, batch, batch]` are anchor, positive, negative.
+        let to_negatives = distances.f_unsqueeze(1)?;
+        let farther = to_negatives.f_gt_tensor(&distances.f_unsqueeze(2)?)?;
+        let semi_hard = farther.f_logical_and(&negative.f_unsqueeze(1)?)?;
+        let exists = semi_hard.f_any_dim(2, false)?;
+        let outside = masked_min(&to_negatives, &semi_hard, 2)?;
+        let inside = masked_max(distances, &negative, 1)?.f_unsqueeze(1)?;
+        let chosen = outside.f_where_self(&exists, &inside)?;
+        let positive = batch.positive()?.f_to_kind(distances.kind())?;
+        let hinge = distances
+            .f_sub(&chosen)?
+            .f_add_scalar(self.margin)?
+            .f_mul(&positive)?
+            .f_relu()?;
+        let pairs = positive.f_sum(None::<Kind>)?.f_clamp_min(1e-16)?;
+        hinge.f_sum(None::<Kind>)?.f_div(&pairs)
+    }
+}
+
+/// The smallest of `data` where `mask` holds, along `dim`; the greatest of all where it never does.
+fn masked_min(data: &Tensor, mask: &Tensor, dim: i64) -> Result<Tensor, TchError> {
+    let (greatest, _) = data.f_max_dim(dim, true)?;
+    let below = data
+        .f_sub(&greatest)?
+        .f_mul(&mask.f_to_kind(data.kind())?)?;
+    let (smallest, _) = below.f_min_dim(dim, true)?;
+    smallest.f_add(&greatest)?.f_squeeze_dim(dim)
+}
+
+/// The greatest of `data` where `mask` holds, along `dim`; the smallest of all where it never does.
+fn masked_max(data: &Tensor, mask: &Tensor, dim: i64) -> Result<Tensor, TchError> {
+    let (smallest, _) = data.f_min_dim(dim, true)?;
+    let above = data
+        .f_sub(&smallest)?
+        .f_mul(&mask.f_to_kind(data.kind())?)?;
+    let (greatest, _) = above.f_max_dim(dim, true)?;
+    greatest.f_add(&smallest)?.f_squeeze_dim(dim)
+}

@@ -1,0 +1,154 @@
+//! Embedding distillation: a student's embeddings have to equal its teacher's.
+
+use crate::cosine_similarity::COSINE_EPS;
+use crate::inputs::{self, Accepts, LabelKind, Requirements};
+use crate::similarity::row_norm;
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Reduction, TchError, Tensor};
+
+/// Distance of the student's embeddings to those that a teacher gave beforehand.
+///
+/// # Formula
+///
+/// The mean over rows and columns of 1 - cos(s, t) (`cosine`), of |s - t| (`l2`), or of the squared
+/// difference of each component (`mse`).
+///
+/// # Inputs
+///
+/// One or more columns, each `[batch, dimension]`. The labels are the teacher's embeddings:
+/// `[batch, dimension]`, the same for all columns, or `[batch, columns, dimension]`.
+///
+/// # Defaults
+///
+/// `distance_metric` cosine.
+///
+/// # When to use
+///
+/// To make a small model of a large one, or a multilingual model of a monolingual one: the same
+/// teacher's embedding for a sentence and for its translations.
+///
+/// # Relations
+///
+/// [`Mse`] is this with `distance_metric` mse. [`MarginMse`](crate::margin_mse::MarginMse) and
+/// [`DistillKlDiv`](crate::distill_kl_div::DistillKlDiv) learn a teacher's scores, for which the
+/// dimensions may differ.
+///
+/// # Papers
+///
+/// Kim et al. 2023, equations 7 and 8, <https://arxiv.org/abs/2301.12005>; Reimers and Gurevych 2020,
+/// <https://arxiv.org/abs/2004.09813>. Upstream files: `sentence_transformer/losses/embed_distill.py`
+/// and `mse.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbedDistill {
+    /// How student and teacher are compared.
+    #[serde(alias = "distance")]
+    pub distance_metric: Metric,
+}
+
+/// The mean squared error of [`EmbedDistill`], under the name that it had first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mse {}
+
+/// How two embeddings are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// One minus the cosine.
+    Cosine,
+    /// Length of the difference.
+    L2,
+    /// Mean squared difference of the components.
+    Mse,
+}
+
+const NAME: &str = "EmbedDistillLoss";
+const MSE_NAME: &str = "MSELoss";
+
+const REQUIREMENTS: Requirements = Requirements::new(&[Accepts {
+    min_columns: 1,
+    max_columns: None,
+    labels: LabelKind::FloatVector,
+}]);
+
+impl Default for EmbedDistill {
+    fn default() -> Self {
+        Self {
+            distance_metric: Metric::Cosine,
+        }
+    }
+}
+
+impl Loss for EmbedDistill {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        REQUIREMENTS
+    }
+
+    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        distill(NAME, self.distance_metric, embeddings, labels)
+    }
+}
+
+impl Loss for Mse {
+    fn name(&self) -> &'static str {
+        MSE_NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        REQUIREMENTS
+    }
+
+    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        distill(MSE_NAME, Metric::Mse, embeddings, labels)
+    }
+}
+
+fn distill(
+    loss: &'static str,
+    metric: Metric,
+    embeddings: &[Tensor],
+    labels: Option<&Tensor>,
+) -> Result<Tensor, LossError> {
+    let columns = inputs::columns(loss, embeddings, 1, None)?;
+    let teacher = inputs::label_vectors(loss, labels)?.f_to_kind(columns[0].kind())?;
+    let (own, count) = (columns[0].size(), columns.len() as i64);
+    let shape = teacher.size();
+    let per_column = shape == [own[0], count, own[1]];
+    if shape != own && !per_column {
+        let (batch, dimension) = (own[0], own[1]);
+        let expected = format!("[{batch}, {dimension}] or [{batch}, {count}, {dimension}]");
+        return Err(LossError::Shape {
+            loss,
+            what: "labels".to_owned(),
+            shape,
+            expected,
+        });
+    }
+    let mut losses = Vec::with_capacity(columns.len());
+    for (index, column) in columns.iter().enumerate() {
+        let teacher = match per_column {
+            true => teacher.f_select(1, index as i64)?,
+            false => teacher.shallow_clone(),
+        };
+        losses.push(metric.mean(column, &teacher)?);
+    }
+    Ok(Tensor::f_stack(&losses, 0)?.f_mean(None::<Kind>)?)
+}
+
+impl Metric {
+    fn mean(self, student: &Tensor, teacher: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Cosine => Tensor::f_cosine_similarity(student, teacher, -1, COSINE_EPS)?
+                .f_rsub_scalar(1)?
+                .f_mean(None::<Kind>),
+            Self::L2 => row_norm(&student.f_sub(teacher)?, false)?.f_mean(None::<Kind>),
+            Self::Mse => student.f_mse_loss(teacher, Reduction::Mean),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! GISTEmbed: in-batch negatives, but for those that a guide model takes for positives.
+
+use crate::error::positive;
+use crate::inputs::{self, Accepts, LabelKind, Requirements};
+use crate::similarity::Similarity;
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Reduction, TchError, Tensor};
+
+/// Cross-entropy over a batch's similarities, with false negatives left out.
+///
+/// # Formula
+///
+/// With τ = `temperature`, g the guide's cosine and m the margin:
+///
+/// ```text
+/// loss = -1/B Σᵢ log ( exp(cos(aᵢ, pᵢ)/τ) / Σ exp(cos(x, y)/τ) )
+/// ```
+///
+/// where the sum is over the pairs (aᵢ, pⱼ), (aᵢ, aⱼ), (pᵢ, pⱼ) and (aᵢ, nⱼ) with
+/// g(x, y) ≤ g(aᵢ, pᵢ) - m (`absolute`) or ≤ g(aᵢ, pᵢ) - m·|g(aᵢ, pᵢ)| (`relative`), and over
+/// (aᵢ, pᵢ) itself.
+///
+/// # Inputs
+///
+/// Two or more columns, each `[batch, dimension]`: anchor, positive, negatives; then as many columns
+/// with the guide's embeddings of the same texts, whose dimension may be another. No labels.
+///
+/// # Defaults
+///
+/// `temperature` 0.01, `margin_strategy` absolute, `margin` 0, `contrast_anchors` and
+/// `contrast_positives` true.
+///
+/// # When to use
+///
+/// As [`MultipleNegativesRanking`](crate::multiple_negatives_ranking::MultipleNegativesRanking),
+/// where texts of a batch often mean the same and a good model is at hand.
+///
+/// # Relations
+///
+/// Without a guide and without the two contrasts it is that loss.
+///
+/// # Paper
+///
+/// Solatorio 2024, <https://arxiv.org/abs/2402.16829>; margins: de Souza P. Moreira et al. 2024,
+/// <https://arxiv.org/abs/2407.15831>. Upstream files: `sentence_transformer/losses/gist_embed.py`
+/// and, for more than one negative, `cached_gist_embed.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GistEmbed {
+    /// Divides the similarities.
+    pub temperature: f64,
+    /// What the margin is measured by.
+    pub margin_strategy: MarginStrategy,
+    /// How much less similar than the positive a negative has to be, by the guide.
+    pub margin: f64,
+    /// Whether the other anchors of the batch are negatives too.
+    pub contrast_anchors: bool,
+    /// Whether the positives of a batch are negatives of each other.
+    pub contrast_positives: bool,
+}
+
+/// What a margin is measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarginStrategy {
+    /// The cosine.
+    #[default]
+    Absolute,
+    /// The positive's cosine.
+    Relative,
+}
+
+const NAME: &str = "GISTEmbedLoss";
+
+impl Default for GistEmbed {
+    fn default() -> Self {
+        Self {
+            temperature: 0.01,
+            margin_strategy: MarginStrategy::Absolute,
+            margin: 0.0,
+            contrast_anchors: true,
+            contrast_positives: true,
+        }
+    }
+}
+
+impl Loss for GistEmbed {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        let accepts = &[Accepts {
+            min_columns: 2,
+            max_columns: None,
+            labels: LabelKind::None,
+        }];
+        Requirements {
+            accepts,
+            guide: true,
+        }
+    }
+
+    fn validate(&self) -> Result<(), LossError> {
+        positive(NAME, "temperature", self.temperature)?;
+        if !self.margin.is_finite() {
+            let problem = format!("margin is {}, but must be a finite number", self.margin);
+            return Err(LossError::parameter(NAME, problem));
+        }
+        Ok(())
+    }
+
+    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
+        if embeddings.len() % 2 == 1 {
+            let needs = "a guide's column for each text column".to_owned();
+            let has = format!("{} columns in all", embeddings.len());
+            return Err(LossError::Inputs {
+                loss: NAME,
+                needs,
+                has,
+            });
+        }
+        let (own, guide) = embeddings.split_at(embeddings.len() / 2);
+        let own = inputs::columns(NAME, own, 2, None)?;
+        let guide = inputs::columns(NAME, guide, 2, None)?;
+        if guide[0].size()[0] != own[0].size()[0] {
+            let expected = format!("[{}, guide's dimension]", own[0].size()[0]);
+            let (what, shape) = ("the guide's embeddings".to_owned(), guide[0].size());
+            return Err(LossError::Shape {
+                loss: NAME,
+                what,
+                shape,
+                expected,
+            });
+        }
+        Ok(self.of_columns(&own, &guide)?)
+    }
+}
+
+impl GistEmbed {
+    fn of_columns(&self, own: &[Tensor], guide: &[Tensor]) -> Result<Tensor, TchError> {
+        let (batch, device) = (own[0].size()[0], own[0].device());
+        // Blocks of similarities as indexes of columns; the first holds the positives.
+        let mut blocks = vec![(0, 1)];
+        if self.contrast_anchors {
+            blocks.push((0, 0));
+        }
+        if self.contrast_positives {
+            blocks.push((1, 1));
+        }
+        blocks.extend((2..own.len()).map(|negative| (0, negative)));
+
+        let guided = |a: usize, b: usize| -> Result<Tensor, TchError> {
+            Similarity::Cosine.matrix(&guide[a], &guide[b])?.f_detach()
+        };
+        let positives = guided(0, 1)?.f_diagonal(0, 0, 1)?.f_view([batch, 1])?;
+        let limit = match self.margin_strategy {
+            MarginStrategy::Absolute => positives.f_sub_scalar(self.margin)?,
+            MarginStrategy::Relative => {
+                positives.f_sub(&positives.f_abs()?.f_mul_scalar(self.margin)?)?
+            }
+        };
+        let not_own = Tensor::f_eye(batch, (Kind::Bool, device))?.f_logical_not()?;
+        let mut scores = Vec::with_capacity(blocks.len());
+        for (a, b) in blocks {
+            let mut false_negative = guided(a, b)?.f_gt_tensor(&limit)?;
+            if (a, b) == (0, 1) {
+                false_negative = false_negative.f_logical_and(&not_own)?;
+            }
+            let block = Similarity::Cosine.matrix(&own[a], &own[b])?;
+            scores.push(block.f_masked_fill(&false_negative, f64::NEG_INFINITY)?);
+        }
+        let logits = Tensor::f_cat(&scores, 1)?.f_div_scalar(self.temperature)?;
+        let target = Tensor::f_arange(batch, (Kind::Int64, device))?;
+        logits.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::Mean, -100, 0.0)
+    }
+}

@@ -1,0 +1,184 @@
+//! Matryoshka: any loss, also on the first dimensions of the embeddings.
+
+use crate::config::{BuildContext, LossConfig};
+use crate::inputs::{LabelKind, Requirements};
+use crate::similarity::normalize;
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// Weighted sum of another loss over truncated embeddings.
+///
+/// # Formula
+///
+/// ```text
+/// loss = Σ_d weight_d · inner( normalise(x[..d]) )   over the dimensions d
+/// ```
+///
+/// Embeddings are scaled to length one after being cut, at the full dimension too.
+///
+/// # Inputs
+///
+/// Those of the inner loss. Labels that are embeddings of the full dimension are cut as well.
+///
+/// # Defaults
+///
+/// `matryoshka_weights` 1 each; `matryoshka_dims` and `loss` have to be given, as in
+/// `matryoshka:dims=768+256+64/mnrl:scale=30`.
+///
+/// # When to use
+///
+/// To get one model whose embeddings can be cut for a smaller index. The full dimension belongs
+/// among `matryoshka_dims`, or it is not trained.
+///
+/// # Relations
+///
+/// It wraps any loss. Those with a guide model or weights of their own keep them; a softmax
+/// classifier has one size and cannot be wrapped.
+///
+/// # Paper
+///
+/// Kusupati et al. 2022, <https://arxiv.org/abs/2205.13147>. Upstream file:
+/// `sentence_transformer/losses/matryoshka.py`; its `n_dims_per_step` is left out.
+#[derive(Debug)]
+pub struct Matryoshka {
+    inner: Box<dyn Loss>,
+    /// Dimensions with their weights, the greatest first.
+    dims: Vec<(i64, f64)>,
+    dimension: i64,
+}
+
+/// The parameters of [`Matryoshka`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatryoshkaOptions {
+    /// The loss that is wrapped.
+    pub loss: LossConfig,
+    /// To which dimensions embeddings are cut.
+    #[serde(alias = "dims", deserialize_with = "crate::config::one_or_many")]
+    pub matryoshka_dims: Vec<i64>,
+    /// The weight of each, in the same order.
+    #[serde(
+        default,
+        alias = "weights",
+        deserialize_with = "crate::config::one_or_many",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub matryoshka_weights: Vec<f64>,
+}
+
+const NAME: &str = "MatryoshkaLoss";
+
+impl Matryoshka {
+    /// Wraps a loss.
+    ///
+    /// # Errors
+    /// Where a dimension is not within that of the embeddings, weights don't match, or the inner
+    /// loss cannot be made or wrapped.
+    pub fn new(options: MatryoshkaOptions, context: &BuildContext) -> Result<Self, LossError> {
+        let MatryoshkaOptions {
+            loss,
+            matryoshka_dims: dims,
+            matryoshka_weights: weights,
+        } = options;
+        let inner = loss.build(context)?;
+        if !inner.parameters().is_empty() {
+            let problem = format!(
+                "{} has weights of one size and cannot be wrapped",
+                inner.name()
+            );
+            return Err(LossError::parameter(NAME, problem));
+        }
+        if dims.is_empty() {
+            return Err(LossError::parameter(
+                NAME,
+                "matryoshka_dims is empty: name a dimension",
+            ));
+        }
+        let full = context.dimension;
+        if let Some(dim) = dims.iter().find(|dim| !(1..=full).contains(*dim)) {
+            let problem = format!(
+                "matryoshka_dims has {dim}, but must be from 1 to the model's dimension, {full}"
+            );
+            return Err(LossError::parameter(NAME, problem));
+        }
+        if !weights.is_empty() && weights.len() != dims.len() {
+            let (dims, weights) = (dims.len(), weights.len());
+            let problem = format!("matryoshka_weights has {weights} entries for {dims} dimensions");
+            return Err(LossError::parameter(NAME, problem));
+        }
+        let weights = if weights.is_empty() {
+            vec![1.0; dims.len()]
+        } else {
+            weights
+        };
+        let mut dims: Vec<(i64, f64)> = dims.into_iter().zip(weights).collect();
+        dims.sort_by_key(|(dim, _)| std::cmp::Reverse(*dim));
+        Ok(Self {
+            inner,
+            dims,
+            dimension: full,
+        })
+    }
+}
+
+impl Loss for Matryoshka {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        self.inner.requirements()
+    }
+
+    fn check(&self, columns: usize, labels: LabelKind) -> Result<(), LossError> {
+        self.inner.check(columns, labels)
+    }
+
+    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        // A guide's embeddings follow the model's own and stay whole.
+        let own = match self.requirements().guide {
+            true => embeddings.len() / 2,
+            false => embeddings.len(),
+        };
+        let mut total: Option<Tensor> = None;
+        for (dim, weight) in &self.dims {
+            let mut cut = Vec::with_capacity(embeddings.len());
+            for (index, column) in embeddings.iter().enumerate() {
+                let shape = column.size();
+                if index >= own {
+                    cut.push(column.shallow_clone());
+                    continue;
+                }
+                if shape.len() != 2 || shape[1] < *dim {
+                    let what = format!("embeddings of column {index}");
+                    let expected = format!("[batch, dimension] with {dim} dimensions or more");
+                    return Err(LossError::Shape {
+                        loss: NAME,
+                        what,
+                        shape,
+                        expected,
+                    });
+                }
+                let column = crate::inputs::raise(column)?;
+                cut.push(normalize(&column.f_narrow(1, 0, *dim)?)?);
+            }
+            let labels = match labels {
+                Some(labels) if labels.dim() == 2 && labels.size()[1] == self.dimension => {
+                    Some(labels.f_narrow(1, 0, *dim)?)
+                }
+                labels => labels.map(Tensor::shallow_clone),
+            };
+            let part = self
+                .inner
+                .compute(&cut, labels.as_ref())?
+                .f_mul_scalar(*weight)?;
+            total = Some(match total {
+                Some(total) => total.f_add(&part)?,
+                None => part,
+            });
+        }
+        total
+            .ok_or_else(|| LossError::parameter(NAME, "matryoshka_dims is empty: name a dimension"))
+    }
+}

@@ -1,0 +1,162 @@
+//! Softmax loss: a classifier on a pair's two embeddings.
+
+use crate::config::BuildContext;
+use crate::inputs::{self, Accepts, LabelKind, Requirements};
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Reduction, TchError, Tensor};
+
+/// Cross-entropy of a linear classifier over the classes of a pair.
+///
+/// # Formula
+///
+/// ```text
+/// loss = CE( W [u; v; |u - v|; u·v] + b, y )
+/// ```
+///
+/// with those parts of the features that are asked for.
+///
+/// # Inputs
+///
+/// Two columns, each `[batch, dimension]`, and a class from 0 to `num_labels` - 1 per pair.
+///
+/// # Defaults
+///
+/// `num_labels` 3, the classes of NLI, `concatenation_sent_rep` true,
+/// `concatenation_sent_difference` true, `concatenation_sent_multiplication` false.
+///
+/// # When to use
+///
+/// To repeat the first SBERT models.
+/// [`MultipleNegativesRanking`](crate::multiple_negatives_ranking::MultipleNegativesRanking) on
+/// triplets of the same data gives better embeddings.
+///
+/// # Relations
+///
+/// Unlike all others it has weights of its own, `classifier.weight` and `classifier.bias`, that
+/// [`Loss::parameters`] hands out to be stepped, clipped and saved. In sentence-transformers 6.0.1
+/// their gradients are neither cleared nor clipped, which is not copied here.
+///
+/// # Paper
+///
+/// Reimers and Gurevych 2019, <https://arxiv.org/abs/1908.10084>. Upstream file:
+/// `sentence_transformer/losses/softmax.py`.
+#[derive(Debug)]
+pub struct Softmax {
+    options: SoftmaxOptions,
+    weight: Tensor,
+    bias: Tensor,
+}
+
+/// The parameters of [`Softmax`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SoftmaxOptions {
+    /// Number of classes.
+    pub num_labels: i64,
+    /// Whether the two embeddings are features.
+    pub concatenation_sent_rep: bool,
+    /// Whether the absolute difference is one.
+    pub concatenation_sent_difference: bool,
+    /// Whether the product is one.
+    pub concatenation_sent_multiplication: bool,
+}
+
+const NAME: &str = "SoftmaxLoss";
+
+impl Default for SoftmaxOptions {
+    fn default() -> Self {
+        Self {
+            num_labels: 3,
+            concatenation_sent_rep: true,
+            concatenation_sent_difference: true,
+            concatenation_sent_multiplication: false,
+        }
+    }
+}
+
+impl Softmax {
+    /// A classifier with random weights, as `torch.nn.Linear` draws them, from libtorch's generator.
+    ///
+    /// # Errors
+    /// Where no part of the features is asked for or there are fewer than two classes.
+    pub fn new(options: SoftmaxOptions, context: &BuildContext) -> Result<Self, LossError> {
+        let parts = 2 * i64::from(options.concatenation_sent_rep)
+            + i64::from(options.concatenation_sent_difference)
+            + i64::from(options.concatenation_sent_multiplication);
+        if parts == 0 {
+            let problem = "concatenation_sent_rep, concatenation_sent_difference and \
+                concatenation_sent_multiplication are all false: one has to be true";
+            return Err(LossError::parameter(NAME, problem));
+        }
+        if options.num_labels < 2 {
+            let problem = format!(
+                "num_labels is {}, but must be at least 2",
+                options.num_labels
+            );
+            return Err(LossError::parameter(NAME, problem));
+        }
+        let features = parts * context.dimension;
+        let bound = 1.0 / (features as f64).sqrt();
+        let uniform = |shape: &[i64]| -> Result<Tensor, TchError> {
+            let mut values = Tensor::f_empty(shape, (Kind::Float, context.device))?;
+            values.f_uniform_(-bound, bound)?.f_set_requires_grad(true)
+        };
+        let weight = uniform(&[options.num_labels, features])?;
+        let bias = uniform(&[options.num_labels])?;
+        Ok(Self {
+            options,
+            weight,
+            bias,
+        })
+    }
+
+    /// The classifier's logits `[batch, num_labels]` for two columns `[batch, dimension]`, as the
+    /// label-accuracy evaluator takes them.
+    ///
+    /// # Errors
+    /// Where the columns don't fit.
+    pub fn logits(&self, embeddings: &[Tensor]) -> Result<Tensor, LossError> {
+        let columns = inputs::columns(NAME, embeddings, 2, Some(2))?;
+        let (u, v) = (&columns[0], &columns[1]);
+        let mut features = Vec::new();
+        if self.options.concatenation_sent_rep {
+            features.extend([u.shallow_clone(), v.shallow_clone()]);
+        }
+        if self.options.concatenation_sent_difference {
+            features.push(u.f_sub(v)?.f_abs()?);
+        }
+        if self.options.concatenation_sent_multiplication {
+            features.push(u.f_mul(v)?);
+        }
+        Ok(Tensor::f_cat(&features, 1)?.f_linear(&self.weight, Some(&self.bias))?)
+    }
+}
+
+impl Loss for Softmax {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        Requirements::new(&[Accepts {
+            min_columns: 2,
+            max_columns: Some(2),
+            labels: LabelKind::Integer,
+        }])
+    }
+
+    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let logits = self.logits(embeddings)?;
+        let labels = inputs::labels(NAME, labels, logits.size()[0])?.f_to_kind(Kind::Int64)?;
+        let mean = Reduction::Mean;
+        Ok(logits.f_cross_entropy_loss::<Tensor>(&labels, None, mean, -100, 0.0)?)
+    }
+
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        vec![
+            ("classifier.weight".to_owned(), self.weight.shallow_clone()),
+            ("classifier.bias".to_owned(), self.bias.shallow_clone()),
+        ]
+    }
+}
