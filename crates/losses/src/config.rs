@@ -1,10 +1,12 @@
 //! A loss by its name and parameters, as a command line or a configuration file gives it.
 
+use crate::adaptive_layer::AdaptiveLayer;
 use crate::angle::Angle;
 use crate::batch_all_triplet::BatchAllTriplet;
 use crate::batch_hard_soft_margin_triplet::BatchHardSoftMarginTriplet;
 use crate::batch_hard_triplet::BatchHardTriplet;
 use crate::batch_semi_hard_triplet::BatchSemiHardTriplet;
+use crate::cached::Cached;
 use crate::contrastive::Contrastive;
 use crate::cosent::CoSent;
 use crate::cosine_similarity::CosineSimilarity;
@@ -174,14 +176,31 @@ struct Entry {
     name: &'static str,
     /// Short forms, folded.
     aliases: &'static [&'static str],
-    build: fn(&LossConfig, &BuildContext) -> Result<Box<dyn Loss>, LossError>,
+    build: Build,
 }
+
+type Build = fn(&LossConfig, &BuildContext) -> Result<Box<dyn Loss>, LossError>;
 
 const REGISTRY: &[Entry] = &[
     Entry {
         name: "multiple-negatives-ranking",
         aliases: &["mnrl", "mnr", "infonce"],
         build: plain::<MultipleNegativesRanking>,
+    },
+    Entry {
+        name: "cached-multiple-negatives-ranking",
+        aliases: &["cachedmnrl", "cmnrl"],
+        build: cached_multiple_negatives_ranking,
+    },
+    Entry {
+        name: "multiple-negatives-symmetric-ranking",
+        aliases: &["mnsrl"],
+        build: symmetric,
+    },
+    Entry {
+        name: "cached-multiple-negatives-symmetric-ranking",
+        aliases: &["cachedmnsrl", "cmnsrl"],
+        build: cached_symmetric,
     },
     Entry {
         name: "triplet",
@@ -244,6 +263,11 @@ const REGISTRY: &[Entry] = &[
         build: plain::<GistEmbed>,
     },
     Entry {
+        name: "cached-gist-embed",
+        aliases: &["cachedgist"],
+        build: cached_gist_embed,
+    },
+    Entry {
         name: "batch-all-triplet",
         aliases: &[],
         build: plain::<BatchAllTriplet>,
@@ -278,6 +302,11 @@ const REGISTRY: &[Entry] = &[
         aliases: &["mrl"],
         build: matryoshka,
     },
+    Entry {
+        name: "adaptive-layer",
+        aliases: &[],
+        build: adaptive_layer,
+    },
 ];
 
 /// A loss that is nothing but its parameters.
@@ -294,6 +323,62 @@ fn softmax(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>,
 
 fn matryoshka(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
     Ok(Box::new(Matryoshka::new(parameters(config)?, context)?))
+}
+
+fn adaptive_layer(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
+    Ok(Box::new(AdaptiveLayer::new(parameters(config)?, context)?))
+}
+
+/// Multiple Negatives Ranking from anchor to document and back, averaged.
+fn symmetric(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
+    let mut config = config.clone();
+    config.set("directions", "query_to_doc+doc_to_query");
+    config.set("partition_mode", "per_direction");
+    plain::<MultipleNegativesRanking>(&config, context)
+}
+
+fn cached_multiple_negatives_ranking(
+    config: &LossConfig,
+    context: &BuildContext,
+) -> Result<Box<dyn Loss>, LossError> {
+    let build = plain::<MultipleNegativesRanking>;
+    cached("CachedMultipleNegativesRankingLoss", build, config, context)
+}
+
+fn cached_symmetric(
+    config: &LossConfig,
+    context: &BuildContext,
+) -> Result<Box<dyn Loss>, LossError> {
+    cached(
+        "CachedMultipleNegativesSymmetricRankingLoss",
+        symmetric,
+        config,
+        context,
+    )
+}
+
+fn cached_gist_embed(
+    config: &LossConfig,
+    context: &BuildContext,
+) -> Result<Box<dyn Loss>, LossError> {
+    cached("CachedGISTEmbedLoss", plain::<GistEmbed>, config, context)
+}
+
+/// A loss that is embedded in mini-batches: `mini_batch_size` is its own, all else the inner one's.
+fn cached(
+    name: &'static str,
+    build: Build,
+    config: &LossConfig,
+    context: &BuildContext,
+) -> Result<Box<dyn Loss>, LossError> {
+    let mut config = config.clone();
+    let mini_batch_size = match config.parameters.remove("mini_batch_size") {
+        None => 32,
+        Some(size) => serde_json::from_value(size)
+            .map_err(|error| LossError::parameter(name, format!("mini_batch_size: {error}")))?,
+    };
+    let inner = build(&config, context)?;
+    Ok(Box::new(Cached::new(name, inner, mini_batch_size)?))
 }
 
 /// A list, or one element alone, which a text without `+` gives.

@@ -20,12 +20,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod adaptive_layer;
 pub mod angle;
 pub mod batch_all_triplet;
 pub mod batch_hard_soft_margin_triplet;
 pub mod batch_hard_triplet;
 pub mod batch_semi_hard_triplet;
 pub mod batch_triplet;
+pub mod cached;
 pub mod contrastive;
 pub mod cosent;
 pub mod cosine_similarity;
@@ -93,5 +95,35 @@ pub trait Loss: std::fmt::Debug + Send {
     /// may count them and a checkpoint may save and restore them in place.
     fn parameters(&self) -> Vec<(String, Tensor)> {
         Vec::new()
+    }
+
+    /// How many rows are to be embedded at a time, where the batch is too large for one go; see
+    /// [`cached`].
+    fn mini_batch_size(&self) -> Option<usize> {
+        None
+    }
+
+    /// How many of the layers before the last, drawn at random for each step, the loss is to be
+    /// computed on as well, by [`Self::compute_layers`]; -1 is all of them.
+    fn layers_per_step(&self) -> Option<i64> {
+        None
+    }
+
+    /// The loss of one batch from the embeddings of several layers of the model.
+    ///
+    /// `last` is as in [`Self::compute`]. `prior` holds, for each earlier layer drawn, its index (0 is
+    /// the embedding of the words) and its columns, pooled like the last; a guide's columns are in
+    /// `last` only. Losses that look at the last layer alone leave `prior` aside.
+    ///
+    /// # Errors
+    /// As [`Self::compute`].
+    fn compute_layers(
+        &self,
+        last: &[Tensor],
+        prior: &[(usize, Vec<Tensor>)],
+        labels: Option<&Tensor>,
+    ) -> Result<Tensor, LossError> {
+        let _ = prior;
+        self.compute(last, labels)
     }
 }

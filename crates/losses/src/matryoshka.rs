@@ -181,4 +181,8 @@ impl Loss for Matryoshka {
         total
             .ok_or_else(|| LossError::parameter(NAME, "matryoshka_dims is empty: name a dimension"))
     }
+
+    fn mini_batch_size(&self) -> Option<usize> {
+        self.inner.mini_batch_size()
+    }
 }

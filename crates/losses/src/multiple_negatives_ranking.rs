@@ -173,12 +173,12 @@ impl Loss for MultipleNegativesRanking {
     fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
         let columns = inputs::columns(NAME, embeddings, 2, None)?;
         let (queries, documents) = (&columns[0], &columns[1..]);
-        Ok(self.from_columns(queries, documents)?)
+        Ok(self.of_columns(queries, documents)?)
     }
 }
 
 impl MultipleNegativesRanking {
-    fn from_columns(&self, queries: &Tensor, documents: &[Tensor]) -> Result<Tensor, TchError> {
+    fn of_columns(&self, queries: &Tensor, documents: &[Tensor]) -> Result<Tensor, TchError> {
         let (batch, device) = (queries.size()[0], queries.device());
         let all = Tensor::f_cat(documents, 0)?;
         let similarities = self.similarity_fct.matrix(queries, &all)?;

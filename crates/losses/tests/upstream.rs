@@ -1,6 +1,7 @@
 //! Values and gradients against sentence-transformers 6.0.1; `fixtures/make_fixtures.py` made the
 //! figures.
 
+use losses::cached::embedding_gradients;
 use losses::{BuildContext, LossConfig};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -110,6 +111,25 @@ fn matryoshka() {
     agree(include_str!("fixtures/matryoshka.json"));
 }
 
+#[test]
+fn adaptive_layer() {
+    agree(include_str!("fixtures/adaptive_layer.json"));
+}
+
+#[test]
+fn cached_multiple_negatives_ranking() {
+    agree(include_str!(
+        "fixtures/cached_multiple_negatives_ranking.json"
+    ));
+}
+
+#[test]
+fn multiple_negatives_symmetric_ranking() {
+    agree(include_str!(
+        "fixtures/multiple_negatives_symmetric_ranking.json"
+    ));
+}
+
 /// Every case of a file: the loss is built from its configuration, computed and differentiated.
 fn agree(cases: &str) {
     let cases: Vec<Value> = serde_json::from_str(cases).unwrap();
@@ -132,12 +152,42 @@ fn agree(cases: &str) {
         if let Some(guide) = case.get("guide") {
             embeddings.extend(guide.as_array().unwrap().iter().map(tensor));
         }
-        let value = loss.compute(&embeddings, labels.as_ref()).expect(&title);
+        let layers: Vec<Vec<Tensor>> = match case.get("layers") {
+            Some(layers) => layers.as_array().unwrap().iter().map(leaves).collect(),
+            None => Vec::new(),
+        };
+        assert_eq!(
+            loss.layers_per_step().is_some(),
+            !layers.is_empty(),
+            "{title}"
+        );
+        let copies = |layer: &Vec<Tensor>| layer.iter().map(Tensor::shallow_clone).collect();
+        let prior: Vec<_> = layers.iter().map(copies).enumerate().collect();
+        let value = loss.compute_layers(&embeddings, &prior, labels.as_ref());
+        let value = value.expect(&title);
         assert_eq!(value.size(), [0i64; 0], "{title}: a loss is a scalar");
         value.backward();
         close(&value.detach(), &case["value"], &title);
         for (column, gradient) in columns.iter().zip(case["gradients"].as_array().unwrap()) {
             close(&column.grad(), gradient, &title);
+        }
+        for (layer, columns) in layers.iter().enumerate() {
+            for (index, column) in columns.iter().enumerate() {
+                close(
+                    &column.grad(),
+                    &case["layer_gradients"][layer][index],
+                    &title,
+                );
+            }
+        }
+        if loss.parameters().is_empty() && layers.is_empty() {
+            let (cached, gradients) =
+                embedding_gradients(loss.as_ref(), &embeddings, labels.as_ref()).unwrap();
+            close(&cached, &case["value"], &title);
+            for (gradient, expected) in gradients.iter().zip(case["gradients"].as_array().unwrap())
+            {
+                close(gradient, expected, &title);
+            }
         }
         for (name, parameter) in loss.parameters() {
             close(

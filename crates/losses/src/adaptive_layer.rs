@@ -1,0 +1,234 @@
+//! Adaptive layers: any loss, also on the embeddings of a model's earlier layers.
+
+use crate::config::{BuildContext, LossConfig};
+use crate::error::non_negative;
+use crate::inputs::{self, LabelKind, Requirements};
+use crate::{Loss, LossError};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Reduction, Tensor};
+
+/// Another loss on the last layer and on earlier ones, which also learn from the last.
+///
+/// # Formula
+///
+/// With x the last layer's embeddings, xₗ those of the k earlier layers of a step, and T =
+/// `kl_temperature`:
+///
+/// ```text
+/// loss = last_layer_weight · inner(x)
+///      + Σₗ prior_layers_weight · wₗ / k · inner(xₗ)
+///      + Σₗ kl_div_weight · T · KL( softmax(x / T) ‖ softmax(xₗ / T) )
+/// ```
+///
+/// where the divergence is the mean over all rows of all columns, its target without gradient, and
+/// wₗ is 1 (`uniform`), 1 / (1 + log(1 + l)) (`log`) or 1 / (1 + l) (`linear`). Layer 0 is the
+/// embedding of the words.
+///
+/// # Inputs
+///
+/// Those of the inner loss, by [`Loss::compute_layers`] for each layer.
+///
+/// # Defaults
+///
+/// `n_layers_per_step` 1 (-1 is all), `last_layer_weight`, `prior_layers_weight` and `kl_div_weight`
+/// 1, `kl_temperature` 0.3, `layer_weighting` uniform. `loss` has to be given, as in
+/// `adaptive-layer/mnrl`.
+///
+/// # When to use
+///
+/// To get one model whose last layers can be cut off for speed.
+///
+/// # Relations
+///
+/// Around [`Matryoshka`](crate::matryoshka::Matryoshka) it trains for fewer layers and dimensions at
+/// once.
+///
+/// # Paper
+///
+/// Li et al. 2024, <https://arxiv.org/abs/2402.14776>. Upstream file:
+/// `sentence_transformer/losses/adaptive_layer.py`.
+#[derive(Debug)]
+pub struct AdaptiveLayer {
+    inner: Box<dyn Loss>,
+    options: AdaptiveLayerOptions,
+}
+
+/// The parameters of [`AdaptiveLayer`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptiveLayerOptions {
+    /// The loss that is wrapped.
+    pub loss: LossConfig,
+    /// How many earlier layers are drawn per step; -1 is all.
+    #[serde(default = "one_layer")]
+    pub n_layers_per_step: i64,
+    /// Factor on the loss of the last layer.
+    #[serde(default = "one")]
+    pub last_layer_weight: f64,
+    /// Factor on the losses of the earlier layers.
+    #[serde(default = "one")]
+    pub prior_layers_weight: f64,
+    /// Factor on the divergences.
+    #[serde(default = "one")]
+    pub kl_div_weight: f64,
+    /// Divides the embeddings before the softmax; without divergences where 0.
+    #[serde(default = "kl_temperature")]
+    pub kl_temperature: f64,
+    /// Whether earlier layers count for more.
+    #[serde(default)]
+    pub layer_weighting: LayerWeighting,
+}
+
+/// How the losses of earlier layers are weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerWeighting {
+    /// All the same.
+    #[default]
+    Uniform,
+    /// Falling with the logarithm of the layer.
+    Log,
+    /// Falling with the layer.
+    Linear,
+}
+
+const NAME: &str = "AdaptiveLayerLoss";
+
+impl AdaptiveLayer {
+    /// Wraps a loss.
+    ///
+    /// # Errors
+    /// Where the inner loss cannot be made, or embeds in mini-batches.
+    pub fn new(options: AdaptiveLayerOptions, context: &BuildContext) -> Result<Self, LossError> {
+        let inner = options.loss.build(context)?;
+        if inner.mini_batch_size().is_some() {
+            let problem = format!(
+                "{} embeds in mini-batches and cannot be wrapped",
+                inner.name()
+            );
+            return Err(LossError::parameter(NAME, problem));
+        }
+        Ok(Self { inner, options })
+    }
+}
+
+impl Loss for AdaptiveLayer {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        self.inner.requirements()
+    }
+
+    fn check(&self, columns: usize, labels: LabelKind) -> Result<(), LossError> {
+        self.inner.check(columns, labels)
+    }
+
+    fn validate(&self) -> Result<(), LossError> {
+        non_negative(NAME, "last_layer_weight", self.options.last_layer_weight)?;
+        non_negative(
+            NAME,
+            "prior_layers_weight",
+            self.options.prior_layers_weight,
+        )?;
+        non_negative(NAME, "kl_div_weight", self.options.kl_div_weight)?;
+        non_negative(NAME, "kl_temperature", self.options.kl_temperature)?;
+        let layers = self.options.n_layers_per_step;
+        if layers < 1 && layers != -1 {
+            let problem = format!("n_layers_per_step is {layers}, but must be at least 1, or -1");
+            return Err(LossError::parameter(NAME, problem));
+        }
+        Ok(())
+    }
+
+    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let last = self.inner.compute(embeddings, labels)?;
+        Ok(last.f_mul_scalar(self.options.last_layer_weight)?)
+    }
+
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.inner.parameters()
+    }
+
+    fn layers_per_step(&self) -> Option<i64> {
+        Some(self.options.n_layers_per_step)
+    }
+
+    fn compute_layers(
+        &self,
+        last: &[Tensor],
+        prior: &[(usize, Vec<Tensor>)],
+        labels: Option<&Tensor>,
+    ) -> Result<Tensor, LossError> {
+        let options = &self.options;
+        let mut total = self.compute(last, labels)?;
+        // A guide's embeddings have no layers and no part in the divergence.
+        let own = match self.requirements().guide {
+            true => last.len() / 2,
+            false => last.len(),
+        };
+        let temperature = options.kl_temperature;
+        let scaled = |columns: &[Tensor]| -> Result<Tensor, LossError> {
+            let columns = inputs::columns(NAME, columns, 1, None)?;
+            Ok(Tensor::f_cat(&columns, 0)?.f_div_scalar(temperature)?)
+        };
+        let target = match temperature > 0.0 {
+            true => Some(
+                scaled(&last[..own])?
+                    .f_softmax(-1, None::<Kind>)?
+                    .f_detach()?,
+            ),
+            false => None,
+        };
+        for (layer, columns) in prior {
+            if columns.len() != own {
+                let needs = format!("{own} columns for each layer");
+                let has = format!("{} for layer {layer}", columns.len());
+                return Err(LossError::Inputs {
+                    loss: NAME,
+                    needs,
+                    has,
+                });
+            }
+            let with_guide = columns
+                .iter()
+                .chain(&last[own..])
+                .map(Tensor::shallow_clone);
+            let part = self
+                .inner
+                .compute(&with_guide.collect::<Vec<_>>(), labels)?;
+            let weight = options.layer_weighting.of(*layer) / prior.len() as f64;
+            total = total.f_add(&part.f_mul_scalar(weight * options.prior_layers_weight)?)?;
+            if let Some(target) = &target {
+                let student = scaled(columns)?.f_log_softmax(-1, None::<Kind>)?;
+                let divergence = student.f_kl_div(target, Reduction::Sum, false)?;
+                let weight = temperature * options.kl_div_weight / target.size()[0] as f64;
+                total = total.f_add(&divergence.f_mul_scalar(weight)?)?;
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl LayerWeighting {
+    fn of(self, layer: usize) -> f64 {
+        match self {
+            Self::Uniform => 1.0,
+            Self::Log => 1.0 / (1.0 + (layer as f64).ln_1p()),
+            Self::Linear => 1.0 / (1 + layer) as f64,
+        }
+    }
+}
+
+fn one_layer() -> i64 {
+    1
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn kl_temperature() -> f64 {
+    0.3
+}
