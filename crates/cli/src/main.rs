@@ -1,1 +1,81 @@
-fn main() {}
+//! `sentune`: fine-tune sentence transformers.
+//!
+//! stdout is data, stderr is talk. Exit codes: 0 done, 1 failed, 2 used wrongly, 130 and 143 ended by SIGINT
+//! and SIGTERM.
+
+mod commands;
+mod config;
+mod flags;
+mod interrupt;
+mod output;
+mod progress;
+mod source;
+mod table;
+
+use std::{io, process::ExitCode};
+
+use clap::Parser;
+use train::TrainError;
+
+use crate::{
+    commands::{compare, encode, eval, init, train as train_command},
+    flags::{Command, Flags, with_dashes},
+    interrupt::{Interrupt, Interrupted},
+    progress::Talk,
+};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse_from(with_dashes(std::env::args_os()));
+    let talk = Talk::start(flags.verbose, flags.quiet);
+    match run(flags, &talk) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            talk.error(&error);
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
+    set_threads(flags.num_threads)?;
+    let interrupt = Interrupt::listen()?;
+    match flags.command {
+        Command::Train(flags) => train_command::run(*flags, talk, &interrupt),
+        Command::Eval(flags) => eval::run(&flags, talk, &interrupt),
+        Command::Encode(flags) => encode::run(&flags, talk, &interrupt),
+        Command::Compare(flags) => compare::run(&flags, talk, &interrupt),
+        Command::Init(flags) => init::run(&flags, talk),
+    }
+}
+
+/// One number of threads for libtorch and for our own work over rows.
+fn set_threads(n_threads: Option<u16>) -> anyhow::Result<()> {
+    if let Some(n_threads) = n_threads {
+        tch::set_num_threads(i32::from(n_threads));
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(usize::from(n_threads))
+            .build_global()?;
+    }
+    Ok(())
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(Interrupted { signal }) = error.downcast_ref() {
+        return 128 + *signal;
+    }
+    let is_usage = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(TrainError::Arguments(_)))
+            || cause.is::<config::ConfigError>()
+            || cause.is::<losses::LossError>()
+    });
+    if is_usage { 2 } else { 1 }
+}
+
+/// The reader of our output has seen enough, as in `sentune eval ... | head`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,1 +1,28 @@
-//! train
+//! Training: the loop, optimizers, schedules, evaluation during a run, and the folder of a run.
+//!
+//! [`Trainer`] takes a model, a loss, tokenised data and [`TrainingArguments`], and trains as
+//! transformers' `Trainer` does under sentence-transformers 6.0.1: the same batch order, the same order of
+//! operations within a step, the same log entries. Who wants to know what happens is an [`report::Observer`].
+//!
+//! Randomness is derived from seed, step and micro-batch, never carried over from step to step.
+
+mod arguments;
+mod checkpoint;
+mod error;
+mod evaluation;
+mod optimizer;
+pub mod report;
+mod run_folder;
+mod schedule;
+mod state;
+mod tensorboard;
+mod trainer;
+
+pub use arguments::{IntervalStrategy, TrainingArguments};
+pub use error::{NonFinite, TrainError};
+pub use evaluation::{ColumnEmbeddings, Evaluation, Evaluator};
+pub use optimizer::{Optimizer, OptimizerName, OptimizerOptions, clip_gradient_norm};
+pub use run_folder::{CONFIG, FINAL, METRICS, RunFolder, write_folder};
+pub use schedule::{Schedule, SchedulerType, warmup_steps};
+pub use state::TrainerState;
+pub use trainer::{Outcome, Trainer, TrainingData};

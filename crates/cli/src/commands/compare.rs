@@ -1,0 +1,175 @@
+//! `sentune compare`: two models on one data set.
+
+use anyhow::Context;
+use eval::{
+    SimilarityFunction,
+    bootstrap::{Bootstrap, Interval, difference_of_means, difference_of_spearman},
+};
+use serde_json::json;
+use train::{ColumnEmbeddings, Evaluation, Evaluator};
+
+use crate::{
+    commands::{
+        encode_evaluation, encode_options, load_eval_data, load_model, short_name, tokenize,
+    },
+    flags::CompareFlags,
+    interrupt::Interrupt,
+    output::{print, print_json},
+    progress::Talk,
+    table::table,
+};
+
+/// One metric of both models.
+struct Difference {
+    key: String,
+    first: f64,
+    second: f64,
+    /// Of second minus first, where the metric belongs to one similarity.
+    interval: Option<Interval>,
+}
+
+/// Prints each metric of both models and their difference with a 95 % interval.
+pub(crate) fn run(flags: &CompareFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let [first, second] = flags.models.as_slice() else {
+        anyhow::bail!("compare needs two models, got {}", flags.models.len());
+    };
+    let (before, first_embeddings) = evaluate(first, flags, talk, interrupt)?;
+    let (after, second_embeddings) = evaluate(second, flags, talk, interrupt)?;
+    let first_metrics = before.metrics(&first_embeddings)?;
+    let second_metrics = after.metrics(&second_embeddings)?;
+    let how = Bootstrap {
+        resamples: flags.bootstrap as usize,
+        seed: flags.seed,
+        ..Bootstrap::default()
+    };
+    let mut differences = Vec::new();
+    for (key, value) in first_metrics.iter() {
+        let interval = interval_of(
+            key,
+            &before,
+            &first_embeddings,
+            &second_embeddings,
+            flags,
+            &how,
+        )?;
+        let second = second_metrics
+            .get(key)
+            .context("both models give the same metrics")?;
+        differences.push(Difference {
+            key: key.to_owned(),
+            first: value,
+            second,
+            interval,
+        });
+    }
+    if flags.json {
+        for Difference {
+            key,
+            first,
+            second,
+            interval,
+        } in &differences
+        {
+            let bounds = interval
+                .as_ref()
+                .map(|interval| [interval.low, interval.high]);
+            print_json(&json!({
+                "type": "metric", "metric": key, "first": first, "second": second,
+                "difference": second - first, "interval_95": bounds,
+            }))?;
+        }
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = differences
+        .iter()
+        .map(
+            |Difference {
+                 key,
+                 first,
+                 second,
+                 interval,
+             }| {
+                let interval = interval.as_ref().map_or_else(String::new, |interval| {
+                    format!("{:+.4} to {:+.4}", interval.low, interval.high)
+                });
+                let change = format!("{:+.4}", second - first);
+                vec![
+                    key.clone(),
+                    format!("{first:.4}"),
+                    format!("{second:.4}"),
+                    change,
+                    interval,
+                ]
+            },
+        )
+        .collect();
+    let header = [
+        "metric",
+        &short_name(first),
+        &short_name(second),
+        "difference",
+        "95 % interval",
+    ];
+    Ok(print(&table(&header, &rows))?)
+}
+
+fn evaluate(
+    name: &str,
+    flags: &CompareFlags,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<(Evaluation, ColumnEmbeddings)> {
+    let dataset = load_eval_data(&flags.data, talk, interrupt)?;
+    let mut model = load_model(name, talk, interrupt)?;
+    let options = encode_options(&flags.data.encoding, &mut model)?;
+    let data = tokenize(dataset, model.tokenizer(), talk, interrupt)?;
+    let evaluation = Evaluation::new(data, &flags.data.similarity, options)?;
+    let embeddings = encode_evaluation(&evaluation, &model, talk, interrupt)?;
+    Ok((evaluation, embeddings))
+}
+
+/// The interval of a metric's difference, resampling rows; none for a maximum over similarities and for
+/// Pearson's correlation.
+fn interval_of(
+    key: &str,
+    evaluation: &Evaluation,
+    first: &ColumnEmbeddings,
+    second: &ColumnEmbeddings,
+    flags: &CompareFlags,
+    how: &Bootstrap,
+) -> anyhow::Result<Option<Interval>> {
+    let is_of = |function: &&SimilarityFunction, ending: &str| match ending {
+        "accuracy" => key.ends_with(&format!("{function}_accuracy")),
+        _ => key.ends_with(&format!("spearman_{function}")),
+    };
+    let functions = &flags.data.similarity;
+    Ok(match evaluation.evaluator() {
+        Evaluator::Triplet(evaluator) => {
+            let Some(&function) = functions.iter().find(|f| is_of(f, "accuracy")) else {
+                return Ok(None);
+            };
+            let correct = |columns: &ColumnEmbeddings| -> anyhow::Result<Vec<f64>> {
+                let rows = evaluator.correct(function, &columns[0], &columns[1], &columns[2])?;
+                Ok(rows
+                    .into_iter()
+                    .map(|is_correct| f64::from(u8::from(is_correct)))
+                    .collect())
+            };
+            difference_of_means(&correct(first)?, &correct(second)?, how)
+        }
+        Evaluator::EmbeddingSimilarity(evaluator) => {
+            let Some(&function) = functions.iter().find(|f| is_of(f, "spearman")) else {
+                return Ok(None);
+            };
+            let similarities = |columns: &ColumnEmbeddings| {
+                evaluator.similarities(function, &columns[0], &columns[1])
+            };
+            difference_of_spearman(
+                &evaluation.scores(),
+                &similarities(first)?,
+                &similarities(second)?,
+                how,
+            )
+        }
+    })
+}

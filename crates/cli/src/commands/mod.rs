@@ -1,0 +1,135 @@
+//! What each subcommand does, one file a subcommand.
+
+pub(crate) mod compare;
+pub(crate) mod encode;
+pub(crate) mod eval;
+pub(crate) mod init;
+pub(crate) mod train;
+
+use std::{ops::ControlFlow, path::Path};
+
+use data::{Dataset, TokenizedDataset};
+use model::{EncodeOptions, SentenceTransformer, Tokenizer};
+use tch::Device;
+use train_crate::{Evaluation, TrainError, TrainingData};
+
+use crate::{
+    flags::{EncodingFlags, EvalDataFlags},
+    interrupt::Interrupt,
+    progress::Talk,
+    source::{self, DataOptions, Split},
+    table::thousands,
+};
+
+use ::train as train_crate;
+
+/// Loads the model that a folder or a name on the hub stands for.
+fn load_model(
+    name: &str,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<SentenceTransformer> {
+    let folder = source::model(name, talk, interrupt)?;
+    let model = SentenceTransformer::load(&folder, Device::Cpu)?;
+    tracing::info!(
+        "model {name}: {} parameters, {} dimensions, up to {} tokens",
+        thousands(model.parameters().numel() as usize),
+        model.dimension(),
+        model.max_seq_length()
+    );
+    Ok(model)
+}
+
+/// Turns all texts of a data set into ids.
+fn tokenize(
+    dataset: Dataset,
+    tokenizer: &Tokenizer,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<TrainingData> {
+    let n_texts = dataset.n_rows() * dataset.columns.len();
+    let bar = talk.bar("tokenizing", n_texts);
+    let tokens: TokenizedDataset = dataset.tokenize(|texts| {
+        interrupt.check()?;
+        let ids = tokenizer.encode_batch(texts)?;
+        bar.inc(texts.len() as u64);
+        anyhow::Ok(ids)
+    })?;
+    bar.finish_and_clear();
+    tracing::info!(
+        "data {}: {} rows of {} texts, {} tokens",
+        dataset.name,
+        thousands(dataset.n_rows()),
+        dataset.columns.len(),
+        thousands(tokens.n_tokens().iter().sum()),
+    );
+    Ok(TrainingData { dataset, tokens })
+}
+
+/// The data set that evaluation flags name.
+fn load_eval_data(
+    flags: &EvalDataFlags,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Dataset> {
+    let options = DataOptions {
+        name: flags.name.clone(),
+        columns: flags.columns.clone(),
+        max_rows: flags.max_samples,
+        on_bad_row: Some(flags.on_bad_row),
+    };
+    source::dataset(
+        &flags.data,
+        Split::parse(&flags.split)?,
+        &options,
+        talk,
+        interrupt,
+    )
+}
+
+/// What the model is asked for by these flags.
+fn encode_options(
+    flags: &EncodingFlags,
+    model: &mut SentenceTransformer,
+) -> Result<EncodeOptions, TrainError> {
+    if let Some(max_seq_length) = flags.max_seq_length {
+        model.set_max_seq_length(max_seq_length)?;
+    }
+    Ok(EncodeOptions {
+        batch_size: flags.batch_size as usize,
+        prompt: flags.prompt.clone(),
+        prompt_name: flags.prompt_name.clone(),
+        normalize_embeddings: flags.normalize,
+        truncate_dim: flags.truncate_dim,
+        ..EncodeOptions::default()
+    })
+}
+
+/// Encodes the data of an evaluation under a bar.
+fn encode_evaluation(
+    evaluation: &Evaluation,
+    model: &SentenceTransformer,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<train_crate::ColumnEmbeddings> {
+    let bar = talk.bar(evaluation.name(), evaluation.n_sentences());
+    let embeddings = evaluation.encode(model, &mut |n_encoded| {
+        bar.set_position(n_encoded as u64);
+        if interrupt.is_set() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    bar.finish_and_clear();
+    embeddings.ok_or_else(|| interrupt.error())
+}
+
+/// A model's name as tables show it: the last part of its path.
+fn short_name(model: &str) -> String {
+    let name = Path::new(model.trim_end_matches('/')).file_name();
+    name.map_or_else(
+        || model.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}

@@ -1,0 +1,368 @@
+//! `sentune train`: evaluate, fine-tune, evaluate again, and set the two side by side.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use eval::{Metrics, SimilarityFunction};
+use losses::{BuildContext, LossConfig};
+use model::{EncodeOptions, SentenceTransformer};
+use serde_json::{Map, Value, json};
+use tch::Device;
+use train::{
+    CONFIG, Evaluation, METRICS, Outcome, RunFolder, TrainError, Trainer, TrainingData,
+    report::{Event, MetricsFile, Observer, TensorBoard},
+};
+
+use crate::{
+    commands::{encode_evaluation, load_model, tokenize},
+    config::{resolve, to_toml, training_arguments},
+    flags::TrainFlags,
+    interrupt::Interrupt,
+    output::{print, print_json},
+    progress::{Talk, TrainingProgress},
+    source::{self, DataOptions, Split},
+    table::{table, thousands},
+};
+
+/// Trains as the flags and their configuration file say.
+pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let flags = resolve(flags)?;
+    let arguments = training_arguments(&flags);
+    arguments.validate()?;
+    let loss_config = flags
+        .loss
+        .clone()
+        .context("a resolved configuration names its loss")?;
+    let output_dir = flags
+        .output_dir
+        .clone()
+        .context("a resolved configuration names its folder")?;
+    let folder = claim(&output_dir, &flags)?;
+    let checkpoint = resume_from(&folder, &flags)?;
+
+    let model_name = flags
+        .model
+        .as_deref()
+        .context("a resolved configuration names its model")?;
+    let inputs = load_inputs(&flags, talk, interrupt)?;
+    let mut model = load_model(model_name, talk, interrupt)?;
+    if let Some(max_seq_length) = flags.max_seq_length {
+        model
+            .set_max_seq_length(max_seq_length)
+            .map_err(TrainError::from)?;
+    }
+    if let Some(dropout) = flags.dropout {
+        model.set_dropout(dropout).map_err(TrainError::from)?;
+    }
+    let loss = build_loss(&loss_config, &model)?;
+    let training = tokenize(inputs.train, model.tokenizer(), talk, interrupt)?;
+    let own_similarity = [model.similarity_fn_name().parse()?];
+    let dev = evaluation(inputs.eval, &own_similarity, &model, talk, interrupt)?;
+    let test = evaluation(
+        inputs.test,
+        &SimilarityFunction::ALL,
+        &model,
+        talk,
+        interrupt,
+    )?;
+
+    let is_interrupted = || interrupt.is_set();
+    let mut trainer = Trainer::new(
+        &mut model,
+        loss.as_ref(),
+        &training,
+        dev.as_ref(),
+        arguments,
+        folder.clone(),
+        &is_interrupted,
+    )?;
+    fs_err::write(folder.root().join(CONFIG), to_toml(&flags)?)?;
+    let before = test
+        .as_ref()
+        .map(|test| measure(test, trainer.model(), &folder, talk, interrupt))
+        .transpose()?;
+    if let Some(checkpoint) = &checkpoint {
+        trainer.resume(checkpoint)?;
+        tracing::info!("going on from {}", checkpoint.display());
+    }
+    let unit = if training.dataset.columns.len() == 3 {
+        "triplets"
+    } else {
+        "rows"
+    };
+    trainer.observe(MetricsFile::append(&folder.root().join(METRICS))?);
+    trainer.observe(TensorBoard::create(&folder.tensorboard())?);
+    trainer.observe(TrainingProgress::new(talk, unit));
+    if flags.json == Some(true) {
+        trainer.observe(JsonLines);
+    }
+    let summary = match trainer.train()? {
+        Outcome::Finished(summary) => summary,
+        Outcome::Interrupted { step } => {
+            tracing::warn!(
+                "stopped after step {step}, which is saved: the same command with --resume-from-checkpoint goes on"
+            );
+            return Err(interrupt.error());
+        }
+    };
+    let after = test
+        .as_ref()
+        .map(|test| measure(test, trainer.model(), &folder, talk, interrupt))
+        .transpose()?;
+    drop(trainer);
+    let results = Results {
+        before,
+        after,
+        summary,
+    };
+    fs_err::write(folder.root().join(RESULTS), results.to_json()?)?;
+    let card = model_card(&flags, &loss_config, &training, &model, &results)?;
+    fs_err::write(folder.final_model().join("README.md"), card)?;
+    tracing::info!("the trained model is {}", folder.final_model().display());
+    if flags.json == Some(true) {
+        return Ok(print_json(&results.event())?);
+    }
+    match results.table(test.as_ref()) {
+        Some(table) => Ok(print(&table)?),
+        None => Ok(()),
+    }
+}
+
+/// Name of the file with the figures before and after.
+const RESULTS: &str = "results.json";
+
+/// The folder of the run, made and checked for writing, and free of another run.
+fn claim(output_dir: &Path, flags: &TrainFlags) -> anyhow::Result<RunFolder> {
+    let folder = RunFolder::create(output_dir)?;
+    let holds_a_run = folder.root().join(CONFIG).exists()
+        || folder.final_model().exists()
+        || !folder.checkpoints()?.is_empty();
+    if !holds_a_run || flags.resume_from_checkpoint.is_some() {
+        return Ok(folder);
+    }
+    if flags.overwrite_output_dir != Some(true) {
+        return Err(TrainError::Arguments(format!(
+            "--output-dir {} already holds a run: give another folder, or add --resume-from-checkpoint to go on with it or --overwrite-output-dir to start over",
+            output_dir.display()
+        ))
+        .into());
+    }
+    for step in folder.checkpoints()? {
+        fs_err::remove_dir_all(folder.checkpoint(step))?;
+    }
+    for path in [folder.final_model(), folder.tensorboard(), folder.eval()] {
+        if path.exists() {
+            fs_err::remove_dir_all(path)?;
+        }
+    }
+    for name in [CONFIG, METRICS, RESULTS] {
+        let path = folder.root().join(name);
+        if path.exists() {
+            fs_err::remove_file(path)?;
+        }
+    }
+    Ok(folder)
+}
+
+/// The checkpoint to go on from, where the flags ask for one.
+fn resume_from(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Option<PathBuf>> {
+    let Some(wanted) = &flags.resume_from_checkpoint else {
+        return Ok(None);
+    };
+    if wanted != "last" {
+        let path = PathBuf::from(wanted);
+        if !path.is_dir() {
+            bail!("--resume-from-checkpoint {wanted} is not a folder");
+        }
+        return Ok(Some(path));
+    }
+    match folder.checkpoints()?.last() {
+        Some(&step) => Ok(Some(folder.checkpoint(step))),
+        None => bail!(
+            "--resume-from-checkpoint: {} holds no checkpoint; leave the flag out to start",
+            folder.root().display()
+        ),
+    }
+}
+
+/// The data of a run, read and checked.
+struct Inputs {
+    train: data::Dataset,
+    eval: Option<data::Dataset>,
+    test: Option<data::Dataset>,
+}
+
+fn load_inputs(flags: &TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<Inputs> {
+    let load = |source: &String, split, max_rows| {
+        let options = DataOptions {
+            name: None,
+            columns: flags.columns.clone(),
+            max_rows,
+            on_bad_row: flags.on_bad_row,
+        };
+        source::dataset(source, split, &options, talk, interrupt)
+    };
+    let train = flags
+        .train_data
+        .as_ref()
+        .context("a resolved configuration names its data")?;
+    Ok(Inputs {
+        train: load(train, Split::Train, flags.max_train_samples).context("--train-data")?,
+        eval: flags
+            .eval_data
+            .as_ref()
+            .map(|source| load(source, Split::Dev, flags.max_eval_samples).context("--eval-data"))
+            .transpose()?,
+        test: flags
+            .test_data
+            .as_ref()
+            .map(|source| load(source, Split::Test, flags.max_eval_samples).context("--test-data"))
+            .transpose()?,
+    })
+}
+
+fn build_loss(
+    config: &LossConfig,
+    model: &SentenceTransformer,
+) -> Result<Box<dyn losses::Loss>, TrainError> {
+    Ok(config.build(&BuildContext {
+        dimension: model.dimension(),
+        device: Device::Cpu,
+    })?)
+}
+
+fn evaluation(
+    dataset: Option<data::Dataset>,
+    similarities: &[SimilarityFunction],
+    model: &SentenceTransformer,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Option<Evaluation>> {
+    let Some(dataset) = dataset else {
+        return Ok(None);
+    };
+    let data = tokenize(dataset, model.tokenizer(), talk, interrupt)?;
+    Ok(Some(Evaluation::new(
+        data,
+        similarities,
+        EncodeOptions::default(),
+    )?))
+}
+
+/// The test data's metrics with the weights as they are now; also appended to the run's CSV file.
+fn measure(
+    test: &Evaluation,
+    model: &SentenceTransformer,
+    folder: &RunFolder,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Metrics> {
+    let embeddings = encode_evaluation(test, model, talk, interrupt)?;
+    let metrics = test.metrics(&embeddings)?;
+    test.append_csv(&folder.eval(), &metrics, eval::csv::At::Outside)?;
+    Ok(metrics)
+}
+
+/// What a run came to.
+struct Results {
+    before: Option<Metrics>,
+    after: Option<Metrics>,
+    summary: Map<String, Value>,
+}
+
+impl Results {
+    fn event(&self) -> Value {
+        json!({"type": "results", "before": self.before, "after": self.after, "train": self.summary})
+    }
+
+    fn to_json(&self) -> anyhow::Result<String> {
+        let results = json!({"before": self.before, "after": self.after, "train": self.summary});
+        Ok(serde_json::to_string_pretty(&results)? + "\n")
+    }
+
+    /// Metric, before, after and change, or nothing where nothing was measured.
+    fn table(&self, test: Option<&Evaluation>) -> Option<String> {
+        let (Some(before), Some(after), Some(test)) = (&self.before, &self.after, test) else {
+            return None;
+        };
+        let rows: Vec<Vec<String>> = before
+            .iter()
+            .filter_map(|(key, before)| {
+                let after = after.get(key)?;
+                let change = format!("{:+.4}", after - before);
+                Some(vec![
+                    key.to_owned(),
+                    format!("{before:.4}"),
+                    format!("{after:.4}"),
+                    change,
+                ])
+            })
+            .collect();
+        let what = format!("{} rows", thousands(test.data().dataset.n_rows()));
+        Some(table(&[&what, "before", "after", "change"], &rows))
+    }
+}
+
+/// Prints every log entry as a JSON line.
+struct JsonLines;
+
+impl Observer for JsonLines {
+    fn on(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        if let Event::Log(entry) = event {
+            let mut line = Map::new();
+            line.insert("type".to_owned(), json!("log"));
+            line.extend((*entry).clone());
+            print_json(&line)?;
+        }
+        Ok(())
+    }
+}
+
+/// README.md of the trained model: the header that the hub reads, then how it was made and what it gained.
+fn model_card(
+    flags: &TrainFlags,
+    loss: &LossConfig,
+    training: &TrainingData,
+    model: &SentenceTransformer,
+    results: &Results,
+) -> anyhow::Result<String> {
+    let base = flags.model.as_deref().unwrap_or_default();
+    let name = |path: &str| {
+        path.trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or(path)
+            .to_owned()
+    };
+    let base_line = if Path::new(base).exists() {
+        String::new()
+    } else {
+        format!("base_model: {base}\n")
+    };
+    let mut card = format!(
+        "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n{base_line}tags:\n- sentence-transformers\n- sentence-similarity\n- feature-extraction\n- dataset_size:{n_rows}\n- loss:{loss_name}\n---\n\n\
+         # {base} fine-tuned on {data}\n\n\
+         A sentence-transformers model that maps a text of up to {max_length} tokens to {dimension} dimensions, fine-tuned with sentune {version} from {base} on {n_rows} rows of {data} ({columns}) with {loss}.\n\n\
+         ```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(\"path/to/this/folder\")\nembeddings = model.encode([\"The weather is lovely today.\", \"It is sunny outside.\"])\nprint(model.similarity(embeddings, embeddings))\n```\n",
+        base = name(base),
+        data = training.dataset.name,
+        n_rows = training.dataset.n_rows(),
+        columns = training.dataset.column_names().join(", "),
+        loss_name = loss.name(),
+        max_length = model.max_seq_length(),
+        dimension = model.dimension(),
+        version = env!("CARGO_PKG_VERSION"),
+    );
+    if let (Some(before), Some(after)) = (&results.before, &results.after) {
+        card += "\n## Evaluation\n\n| metric | before | after |\n|---|--:|--:|\n";
+        for (key, before) in before.iter() {
+            let after = after.get(key).unwrap_or(f64::NAN);
+            card += &format!("| {key} | {before:.4} | {after:.4} |\n");
+        }
+    }
+    card += &format!(
+        "\n## Training\n\nThe configuration of the run:\n\n```toml\n{}```\n",
+        to_toml(flags)?
+    );
+    Ok(card)
+}

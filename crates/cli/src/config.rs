@@ -1,0 +1,300 @@
+//! The configuration of a training run: defaults, then the file, then flags.
+
+use std::path::{Path, PathBuf};
+
+use train::TrainingArguments;
+
+use crate::flags::{OnBadRow, TrainFlags};
+
+/// The article's base model.
+const DEFAULT_MODEL: &str = "microsoft/mpnet-base";
+/// The article's data.
+const DEFAULT_DATA: &str = "sentence-transformers/all-nli:triplet";
+/// The article's number of training rows.
+const DEFAULT_MAX_TRAIN_SAMPLES: usize = 100_000;
+const DEFAULT_LOSS: &str = "multiple-negatives-ranking";
+
+/// A configuration file that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub(crate) struct ConfigError {
+    problem: String,
+}
+
+/// Lays `flags` over the file they name and fills in the defaults.
+///
+/// What comes out names every value that shapes the run, so that saved as TOML it re-runs it.
+pub(crate) fn resolve(flags: TrainFlags) -> anyhow::Result<TrainFlags> {
+    let file = match &flags.config {
+        Some(path) => read(path)?,
+        None => TrainFlags::default(),
+    };
+    Ok(with_defaults(overlay(flags, file))?)
+}
+
+/// The configuration as TOML, keys named as the flags.
+pub(crate) fn to_toml(flags: &TrainFlags) -> anyhow::Result<String> {
+    Ok(format!(
+        "# The resolved configuration of a run; `sentune train --config THIS_FILE --output-dir ANOTHER` repeats it.\n{}",
+        toml::to_string(flags)?
+    ))
+}
+
+/// The arguments of the trainer.
+pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
+    let default = TrainingArguments::default();
+    macro_rules! arguments {
+        ($($field:ident),*; $($optional:ident),*) => {
+            TrainingArguments {
+                $($field: flags.$field.unwrap_or(default.$field),)*
+                $($optional: flags.$optional.clone(),)*
+            }
+        };
+    }
+    arguments!(
+        num_train_epochs, max_steps, per_device_train_batch_size, per_device_eval_batch_size,
+        gradient_accumulation_steps, learning_rate, lr_scheduler_type, warmup_steps, optim,
+        weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, seed,
+        batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
+        eval_steps, save_strategy, save_steps, load_best_model_at_end, early_stopping_threshold;
+        data_seed, save_total_limit, metric_for_best_model, greater_is_better,
+        early_stopping_patience
+    )
+}
+
+fn read(path: &Path) -> Result<TrainFlags, ConfigError> {
+    let text = fs_err::read_to_string(path).map_err(|error| ConfigError {
+        problem: format!("configuration file: {error}"),
+    })?;
+    parse(&text).map_err(|error| ConfigError {
+        problem: format!("{}: {error}", path.display()),
+    })
+}
+
+fn parse(text: &str) -> Result<TrainFlags, toml::de::Error> {
+    toml::from_str(text)
+}
+
+/// Every value that `flags` leaves open is taken from `file`.
+fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
+    macro_rules! overlay {
+        ($($field:ident),* $(,)?) => {
+            TrainFlags {
+                config: flags.config,
+                overwrite_output_dir: flags.overwrite_output_dir,
+                resume_from_checkpoint: flags.resume_from_checkpoint,
+                json: flags.json,
+                $($field: flags.$field.or(file.$field),)*
+            }
+        };
+    }
+    overlay!(
+        model,
+        train_data,
+        eval_data,
+        test_data,
+        columns,
+        max_train_samples,
+        max_eval_samples,
+        on_bad_row,
+        output_dir,
+        max_seq_length,
+        dropout,
+        loss,
+        num_train_epochs,
+        max_steps,
+        per_device_train_batch_size,
+        per_device_eval_batch_size,
+        gradient_accumulation_steps,
+        learning_rate,
+        lr_scheduler_type,
+        warmup_steps,
+        optim,
+        weight_decay,
+        adam_beta1,
+        adam_beta2,
+        adam_epsilon,
+        momentum,
+        max_grad_norm,
+        seed,
+        data_seed,
+        batch_sampler,
+        dataloader_drop_last,
+        logging_steps,
+        logging_first_step,
+        eval_strategy,
+        eval_steps,
+        save_strategy,
+        save_steps,
+        save_total_limit,
+        load_best_model_at_end,
+        metric_for_best_model,
+        greater_is_better,
+        early_stopping_patience,
+        early_stopping_threshold,
+    )
+}
+
+fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError> {
+    if flags.train_data.is_none() {
+        flags.train_data = Some(DEFAULT_DATA.to_owned());
+        flags
+            .test_data
+            .get_or_insert_with(|| DEFAULT_DATA.to_owned());
+        flags
+            .max_train_samples
+            .get_or_insert(DEFAULT_MAX_TRAIN_SAMPLES);
+    }
+    let model = flags.model.get_or_insert_with(|| DEFAULT_MODEL.to_owned());
+    if flags.output_dir.is_none() {
+        let data = flags.train_data.as_deref().unwrap_or_default();
+        flags.output_dir = Some(default_output_dir(model, data));
+    }
+    if flags.loss.is_none() {
+        flags.loss = Some(DEFAULT_LOSS.parse()?);
+    }
+    flags.on_bad_row.get_or_insert(OnBadRow::Error);
+    flags.eval_steps = flags.eval_steps.or(flags.logging_steps);
+    let arguments = training_arguments(&flags);
+    macro_rules! resolved {
+        ($($field:ident),* $(,)?) => { $(flags.$field = Some(arguments.$field);)* };
+    }
+    resolved!(
+        num_train_epochs,
+        max_steps,
+        per_device_train_batch_size,
+        per_device_eval_batch_size,
+        gradient_accumulation_steps,
+        learning_rate,
+        lr_scheduler_type,
+        warmup_steps,
+        optim,
+        weight_decay,
+        adam_beta1,
+        adam_beta2,
+        adam_epsilon,
+        momentum,
+        max_grad_norm,
+        seed,
+        batch_sampler,
+        dataloader_drop_last,
+        logging_steps,
+        logging_first_step,
+        eval_strategy,
+        eval_steps,
+        save_strategy,
+        save_steps,
+        load_best_model_at_end,
+        early_stopping_threshold,
+    );
+    Ok(flags)
+}
+
+/// `runs/<model>-<data>`, each by the last part of its name.
+fn default_output_dir(model: &str, data: &str) -> PathBuf {
+    let model = model.split('@').next().unwrap_or(model);
+    let stem = |name: &str| {
+        let name = name
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or(name);
+        let known = [".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json"];
+        let name = known
+            .iter()
+            .find_map(|ending| name.strip_suffix(ending))
+            .unwrap_or(name);
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        name.replace(|c| !is_plain(c), "-")
+    };
+    Path::new("runs").join(format!("{}-{}", stem(model), stem(data)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flags_are_the_articles_run() {
+        let flags = resolve(TrainFlags::default()).unwrap();
+        assert_eq!(flags.model.as_deref(), Some("microsoft/mpnet-base"));
+        assert_eq!(
+            flags.train_data.as_deref(),
+            Some("sentence-transformers/all-nli:triplet")
+        );
+        assert_eq!(flags.test_data, flags.train_data);
+        assert_eq!(flags.max_train_samples, Some(100_000));
+        assert_eq!(
+            flags.output_dir.as_deref(),
+            Some(Path::new("runs/mpnet-base-all-nli-triplet"))
+        );
+        assert_eq!(training_arguments(&flags), TrainingArguments::default());
+    }
+
+    #[test]
+    fn own_data_is_used_whole_and_tested_only_where_asked() {
+        let train_data = Some("data/own.csv".to_owned());
+        let flags = resolve(TrainFlags {
+            train_data,
+            ..TrainFlags::default()
+        })
+        .unwrap();
+        assert_eq!((flags.max_train_samples, flags.test_data), (None, None));
+        assert_eq!(
+            flags.output_dir.as_deref(),
+            Some(Path::new("runs/mpnet-base-own"))
+        );
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        fs_err::write(
+            &path,
+            "learning-rate = 1e-4\nseed = 7\nloss = \"triplet\"\noptim = \"sgd\"\n",
+        )
+        .unwrap();
+        let flags = TrainFlags {
+            config: Some(path),
+            seed: Some(9),
+            ..TrainFlags::default()
+        };
+        let flags = resolve(flags).unwrap();
+        assert_eq!(flags.learning_rate, Some(1e-4));
+        assert_eq!(flags.seed, Some(9));
+        assert_eq!(flags.optim, Some(train::OptimizerName::Sgd));
+        assert_eq!(flags.num_train_epochs, Some(3.0));
+    }
+
+    #[test]
+    fn the_resolved_configuration_resolves_to_itself() {
+        let mut flags = resolve(TrainFlags::default()).unwrap();
+        flags.save_total_limit = Some(2);
+        flags.columns = Some(vec!["a".to_owned(), "b".to_owned()]);
+        let again = resolve(parse(&to_toml(&flags).unwrap()).unwrap()).unwrap();
+        assert_eq!(flags, again);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        fs_err::write(&path, "seed = 7\nlearning-rte = 1e-4\n").unwrap();
+        let flags = TrainFlags {
+            config: Some(path),
+            ..TrainFlags::default()
+        };
+        let error = resolve(flags).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("run.toml") && text.contains("line 2"),
+            "{text}"
+        );
+        assert!(
+            text.contains("learning-rte") && text.contains("learning-rate"),
+            "{text}"
+        );
+        assert!(error.is::<ConfigError>());
+    }
+}

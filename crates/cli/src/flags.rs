@@ -1,0 +1,488 @@
+//! What the user typed: every flag, its help, and the file that may hold the flags of a run.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// Fine-tune sentence transformers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sentune",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
+pub(crate) struct Flags {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Say more (-v: debug, -vv: trace); RUST_LOG wins over it.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Say less: only warnings and errors, no progress.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Threads for everything; by default all cores.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) num_threads: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fine-tune a model, with an evaluation before and after. Without flags it is the run of the article:
+    /// microsoft/mpnet-base on the first 100,000 NLI triplets.
+    Train(Box<TrainFlags>),
+    /// Evaluate a model on triplets or scored pairs.
+    Eval(EvalFlags),
+    /// Turn sentences into embeddings.
+    Encode(EncodeFlags),
+    /// Evaluate two models on one data set and tell whether the difference is more than chance.
+    Compare(CompareFlags),
+    /// Make a small MPNet with random weights, to be trained from nothing.
+    Init(InitFlags),
+}
+
+/// The flags of `sentune train`, which are also the keys of its configuration file.
+///
+/// All are optional: a flag wins over the file, the file over the default.
+#[derive(Debug, Default, Clone, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct TrainFlags {
+    /// Configuration file (TOML) whose keys are the names of these flags; flags win over it.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Model to start from: a folder, or a name on the hub with an optional @revision
+    /// [default: microsoft/mpnet-base].
+    #[arg(long, value_name = "MODEL", help_heading = "Model and data")]
+    pub(crate) model: Option<String>,
+    /// Training data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an
+    /// optional :subset [default: sentence-transformers/all-nli:triplet].
+    #[arg(long, value_name = "DATA", help_heading = "Model and data")]
+    pub(crate) train_data: Option<String>,
+    /// Data for evaluations during training.
+    #[arg(long, value_name = "DATA", help_heading = "Model and data")]
+    pub(crate) eval_data: Option<String>,
+    /// Data for the evaluation before and after [default with the default training data: its test split].
+    #[arg(long, value_name = "DATA", help_heading = "Model and data")]
+    pub(crate) test_data: Option<String>,
+    /// Columns to use, in order, separated by commas; labels by their name [default: all].
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        help_heading = "Model and data"
+    )]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Use only the first N rows of the training data [default with the default training data: 100000].
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub(crate) max_train_samples: Option<usize>,
+    /// Use only the first N rows of the evaluation data.
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub(crate) max_eval_samples: Option<usize>,
+    /// What to do with rows that hold an empty text or no value [default: error].
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Model and data")]
+    pub(crate) on_bad_row: Option<OnBadRow>,
+    /// Folder of the run; the trained model goes to its `final` [default: runs/<model>-<data>].
+    #[arg(long, value_name = "FOLDER", help_heading = "Model and data")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Start over in a folder that already holds a run, and remove that run's files.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Model and data")]
+    #[serde(skip)]
+    pub(crate) overwrite_output_dir: Option<bool>,
+    /// Go on from a checkpoint of the same run: a folder, or the newest one.
+    #[arg(long, alias = "resume", num_args = 0..=1, default_missing_value = "last", value_name = "CHECKPOINT", help_heading = "Model and data")]
+    #[serde(skip)]
+    pub(crate) resume_from_checkpoint: Option<String>,
+    /// Longest input in tokens; longer texts are cut off [default: the model's].
+    #[arg(long, value_name = "N", help_heading = "Model and data")]
+    pub(crate) max_seq_length: Option<usize>,
+    /// Dropout probability everywhere [default: the model's].
+    #[arg(long, value_name = "P", help_heading = "Model and data")]
+    pub(crate) dropout: Option<f64>,
+
+    /// Loss and its parameters, such as `multiple-negatives-ranking:scale=20`, `triplet:margin=5`; class names
+    /// are accepted [default: multiple-negatives-ranking].
+    #[arg(long, value_name = "LOSS", help_heading = "Training")]
+    pub(crate) loss: Option<losses::LossConfig>,
+    /// Passes over the training data [default: 3].
+    #[arg(long, value_name = "X", alias = "epochs", help_heading = "Training")]
+    pub(crate) num_train_epochs: Option<f64>,
+    /// Number of steps instead of epochs [default: -1, by epochs].
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
+    pub(crate) max_steps: Option<i64>,
+    /// Rows per batch in training [default: 8].
+    #[arg(
+        long,
+        value_name = "N",
+        alias = "batch-size",
+        help_heading = "Training"
+    )]
+    pub(crate) per_device_train_batch_size: Option<usize>,
+    /// Rows per batch in evaluation [default: 8].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) per_device_eval_batch_size: Option<usize>,
+    /// Batches whose gradients are summed before an update [default: 1].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) gradient_accumulation_steps: Option<usize>,
+    /// Peak learning rate [default: 5e-5].
+    #[arg(
+        long,
+        value_name = "X",
+        alias = "lr",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
+    pub(crate) learning_rate: Option<f64>,
+    /// Shape of the learning rate: linear, cosine, constant, constant_with_warmup [default: linear].
+    #[arg(long, value_name = "TYPE", value_parser = named::<train::SchedulerType>, help_heading = "Training")]
+    pub(crate) lr_scheduler_type: Option<train::SchedulerType>,
+    /// Steps of warm-up, or below 1 a share of the run [default: 0].
+    #[arg(
+        long,
+        value_name = "X",
+        alias = "warmup-ratio",
+        help_heading = "Training"
+    )]
+    pub(crate) warmup_steps: Option<f64>,
+    /// Optimizer: adamw_torch, adam, sgd, rmsprop [default: adamw_torch].
+    #[arg(long, value_name = "NAME", alias = "optimizer", value_parser = named::<train::OptimizerName>, help_heading = "Training")]
+    pub(crate) optim: Option<train::OptimizerName>,
+    /// Weight decay, on all but biases and norms [default: 0].
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub(crate) weight_decay: Option<f64>,
+    /// Adam's decay of the first moment [default: 0.9].
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub(crate) adam_beta1: Option<f64>,
+    /// Adam's decay of the second moment [default: 0.999].
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub(crate) adam_beta2: Option<f64>,
+    /// Added to the denominators of Adam and RMSprop [default: 1e-8].
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub(crate) adam_epsilon: Option<f64>,
+    /// Momentum of SGD and RMSprop [default: 0].
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub(crate) momentum: Option<f64>,
+    /// Largest norm of the gradient, 0 for no clipping [default: 1].
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub(crate) max_grad_norm: Option<f64>,
+    /// Seed of data order and dropout [default: 42].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) seed: Option<u64>,
+    /// Seed of the data order alone [default: that of --seed].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) data_seed: Option<u64>,
+    /// How rows are put into batches: batch_sampler, no_duplicates [default: batch_sampler].
+    #[arg(long, value_name = "NAME", value_parser = named::<data::sampler::BatchSampler>, help_heading = "Training")]
+    pub(crate) batch_sampler: Option<data::sampler::BatchSampler>,
+    /// Leave out an epoch's last batch when it is not full [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Training")]
+    pub(crate) dataloader_drop_last: Option<bool>,
+
+    /// Steps between log entries [default: 500].
+    #[arg(long, value_name = "N", help_heading = "Logging, evaluating, saving")]
+    pub(crate) logging_steps: Option<u64>,
+    /// Log the first step too [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Logging, evaluating, saving")]
+    pub(crate) logging_first_step: Option<bool>,
+    /// When to evaluate: no, steps, epoch [default: no].
+    #[arg(long, value_name = "WHEN", value_parser = named::<train::IntervalStrategy>, help_heading = "Logging, evaluating, saving")]
+    pub(crate) eval_strategy: Option<train::IntervalStrategy>,
+    /// Steps between evaluations [default: --logging-steps].
+    #[arg(long, value_name = "N", help_heading = "Logging, evaluating, saving")]
+    pub(crate) eval_steps: Option<u64>,
+    /// When to save a checkpoint: no, steps, epoch [default: steps].
+    #[arg(long, value_name = "WHEN", value_parser = named::<train::IntervalStrategy>, help_heading = "Logging, evaluating, saving")]
+    pub(crate) save_strategy: Option<train::IntervalStrategy>,
+    /// Steps between checkpoints [default: 500].
+    #[arg(long, value_name = "N", help_heading = "Logging, evaluating, saving")]
+    pub(crate) save_steps: Option<u64>,
+    /// Checkpoints to keep, the oldest go first, the best never [default: all].
+    #[arg(long, value_name = "N", help_heading = "Logging, evaluating, saving")]
+    pub(crate) save_total_limit: Option<usize>,
+    /// End with the weights of the best evaluation [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Logging, evaluating, saving")]
+    pub(crate) load_best_model_at_end: Option<bool>,
+    /// Metric that decides which evaluation is best [default: loss].
+    #[arg(long, value_name = "KEY", help_heading = "Logging, evaluating, saving")]
+    pub(crate) metric_for_best_model: Option<String>,
+    /// Whether more of that metric is better [default: unless it ends in `loss`].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Logging, evaluating, saving")]
+    pub(crate) greater_is_better: Option<bool>,
+    /// Stop after N evaluations in a row without improvement.
+    #[arg(long, value_name = "N", help_heading = "Logging, evaluating, saving")]
+    pub(crate) early_stopping_patience: Option<u64>,
+    /// What counts as improvement for early stopping [default: 0].
+    #[arg(long, value_name = "X", help_heading = "Logging, evaluating, saving")]
+    pub(crate) early_stopping_threshold: Option<f64>,
+    /// Print every log entry and the results as JSON Lines to stdout.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Logging, evaluating, saving")]
+    #[serde(skip)]
+    pub(crate) json: Option<bool>,
+}
+
+/// What to do with rows that can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnBadRow {
+    /// Stop and name them.
+    Error,
+    /// Leave them out and say how many there were.
+    Skip,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalFlags {
+    /// Model: a folder, or a name on the hub with an optional @revision.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) data: EvalDataFlags,
+    /// Print one JSON object with the evaluator's keys instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Append the metrics to the evaluator's CSV file in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) csv_dir: Option<PathBuf>,
+}
+
+/// Data that models are evaluated on.
+#[derive(Debug, Args)]
+pub(crate) struct EvalDataFlags {
+    /// Data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an optional
+    /// :subset. Three text columns are triplets, two with a score are scored pairs.
+    #[arg(long, value_name = "DATA")]
+    pub(crate) data: String,
+    /// Split of a data set on the hub: train, dev, test.
+    #[arg(long, value_name = "SPLIT", default_value = "test")]
+    pub(crate) split: String,
+    /// Name that the metrics' keys begin with [default: from the data's name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Columns to use, in order, separated by commas [default: all].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Use only the first N rows.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_samples: Option<usize>,
+    /// What to do with rows that hold an empty text or no value.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
+    pub(crate) on_bad_row: OnBadRow,
+    /// Similarities to evaluate by, separated by commas: cosine, dot, euclidean, manhattan.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "cosine,dot,euclidean,manhattan"
+    )]
+    pub(crate) similarity: Vec<eval::SimilarityFunction>,
+    #[command(flatten)]
+    pub(crate) encoding: EncodingFlags,
+}
+
+/// How sentences are encoded.
+#[derive(Debug, Args)]
+pub(crate) struct EncodingFlags {
+    /// Most sentences per batch; sentences are sorted by length and never padded, and a batch holds no more
+    /// than 2048 tokens.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: u32,
+    /// Scale embeddings to length one.
+    #[arg(long)]
+    pub(crate) normalize: bool,
+    /// Keep only the first N dimensions.
+    #[arg(long, value_name = "N")]
+    pub(crate) truncate_dim: Option<usize>,
+    /// Text put in front of every sentence.
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_name")]
+    pub(crate) prompt: Option<String>,
+    /// Name of one of the model's own prompts, such as `query` or `document`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prompt_name: Option<String>,
+    /// Longest input in tokens [default: the model's].
+    #[arg(long, value_name = "N")]
+    pub(crate) max_seq_length: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EncodeFlags {
+    /// Model: a folder, or a name on the hub with an optional @revision.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Sentences: a text file (one a line), CSV, TSV, JSON Lines or parquet; `-` reads lines from stdin.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: String,
+    /// Embeddings: .npy ([n, dimension] f32), .parquet or .jsonl (text and embedding); `-` writes JSON
+    /// Lines to stdout.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Column of the input that holds the sentences [default: its only text column].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) column: Option<String>,
+    #[command(flatten)]
+    pub(crate) encoding: EncodingFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareFlags {
+    /// The two models: folders, or names on the hub with an optional @revision.
+    #[arg(value_name = "MODEL", num_args = 2, required = true)]
+    pub(crate) models: Vec<String>,
+    #[command(flatten)]
+    pub(crate) data: EvalDataFlags,
+    /// Resamplings of the rows behind the interval of the difference.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) bootstrap: u32,
+    /// Seed of the resampling.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Print JSON Lines, one object a metric, instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitFlags {
+    /// Word pieces, one a line, in MPNet's layout: <s>, <pad>, </s>, <unk>, ... [UNK] ... <mask>.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vocab_file: PathBuf,
+    /// Folder of the new model.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) output: PathBuf,
+    /// Width of embeddings and hidden states.
+    #[arg(long, value_name = "N", default_value_t = 768)]
+    pub(crate) hidden_size: i64,
+    /// Number of layers.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub(crate) num_hidden_layers: i64,
+    /// Attention heads per layer.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub(crate) num_attention_heads: i64,
+    /// Width of the feed-forward layers.
+    #[arg(long, value_name = "N", default_value_t = 3072)]
+    pub(crate) intermediate_size: i64,
+    /// Positions, two more than the longest input.
+    #[arg(long, value_name = "N", default_value_t = 514)]
+    pub(crate) max_position_embeddings: i64,
+    /// Dropout probability everywhere.
+    #[arg(long, value_name = "P", default_value_t = 0.1)]
+    pub(crate) dropout: f64,
+    /// Seed of the weights.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub(crate) seed: u64,
+}
+
+/// The command line with `--flag_name` read as `--flag-name`: transformers' users know both.
+pub(crate) fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    arguments
+        .map(|argument| {
+            let Some(text) = argument.to_str().filter(|text| text.starts_with("--")) else {
+                return argument;
+            };
+            match text.split_once('=') {
+                Some((flag, value)) => format!("{}={value}", flag.replace('_', "-")).into(),
+                None => text.replace('_', "-").into(),
+            }
+        })
+        .collect()
+}
+
+/// Reads a value by the name that serde gives it, so that flags and configuration file agree.
+fn named<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_are_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn underscores_are_dashes_in_names_only() {
+        let arguments = [
+            "--learning_rate",
+            "1e-4",
+            "--model=a_b",
+            "a_b",
+            "--",
+            "-x_y",
+        ];
+        let dashed = with_dashes(arguments.iter().map(OsString::from));
+        assert_eq!(
+            dashed,
+            [
+                "--learning-rate",
+                "1e-4",
+                "--model=a_b",
+                "a_b",
+                "--",
+                "-x_y"
+            ]
+        );
+    }
+
+    /// The training flags that a command line gives.
+    fn train_flags(arguments: &[&str]) -> TrainFlags {
+        let all = ["sentune", "train"]
+            .iter()
+            .chain(arguments)
+            .map(OsString::from);
+        match Flags::try_parse_from(with_dashes(all)).unwrap().command {
+            Command::Train(flags) => *flags,
+            command => panic!("{command:?} is not train"),
+        }
+    }
+
+    #[test]
+    fn names_of_transformers_are_known() {
+        let flags = train_flags(&[
+            "--per_device_train_batch_size=16",
+            "--optim",
+            "adamw_torch_fused",
+            "--lr-scheduler-type",
+            "constant_with_warmup",
+            "--load-best-model-at-end",
+            "--greater-is-better=false",
+            "--max-steps",
+            "-1",
+        ]);
+        assert_eq!(flags.per_device_train_batch_size, Some(16));
+        assert_eq!(flags.optim, Some(train::OptimizerName::AdamW));
+        assert_eq!(
+            flags.lr_scheduler_type,
+            Some(train::SchedulerType::ConstantWithWarmup)
+        );
+        assert_eq!(flags.load_best_model_at_end, Some(true));
+        assert_eq!(flags.greater_is_better, Some(false));
+        assert_eq!(flags.max_steps, Some(-1));
+    }
+
+    #[test]
+    fn the_last_of_two_flags_wins() {
+        assert_eq!(train_flags(&["--seed", "1", "--seed", "2"]).seed, Some(2));
+    }
+
+    #[test]
+    fn unknown_names_list_the_known() {
+        let error = named::<train::SchedulerType>("liner").unwrap_err();
+        assert!(
+            error.contains("`linear`") && error.contains("`constant_with_warmup`"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! Talk on stderr: log lines, and progress bars where stderr is a terminal.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::Value;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use train::{
+    TrainError,
+    report::{Event, LogEntry, Observer, Plan, Step},
+};
+
+use crate::table::thousands;
+
+/// tqdm's layout: done, of total, time gone and left.
+const BAR: &str =
+    "{prefix}: {percent:>3}%|{bar:24}| {pos}/{len} [{elapsed_precise}<{eta_precise}{msg}]";
+
+/// How often training says where it is when there is no bar to show it.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Everything said to the user.
+#[derive(Debug, Clone)]
+pub(crate) struct Talk {
+    bars: MultiProgress,
+    has_bars: bool,
+}
+
+impl Talk {
+    /// Sets up log lines and bars. RUST_LOG wins over `verbose` and `quiet`.
+    pub(crate) fn start(verbose: u8, quiet: bool) -> Self {
+        let has_bars = io::stderr().is_terminal() && !quiet;
+        let talk = Self {
+            bars: MultiProgress::new(),
+            has_bars,
+        };
+        let level = match (quiet, verbose) {
+            (true, _) => "warn",
+            (false, 0) => "info",
+            (false, 1) => "debug",
+            (false, _) => "trace",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(talk.clone())
+            .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .without_time()
+            .with_target(false)
+            .init();
+        talk
+    }
+
+    /// The last words of a run that failed: the whole chain on one line.
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        let text = format!("error: {error:#}\n");
+        // Nobody is left to tell when stderr itself can't be written.
+        let _ = self.clone().write_all(text.as_bytes());
+    }
+
+    /// A bar over `n` things; hidden where there is no terminal.
+    pub(crate) fn bar(&self, what: &str, n: usize) -> ProgressBar {
+        if !self.has_bars {
+            return ProgressBar::hidden();
+        }
+        let bar = self.bars.add(ProgressBar::new(n as u64));
+        let style =
+            ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style);
+        bar.set_prefix(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        bar
+    }
+}
+
+impl Write for Talk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl MakeWriter<'_> for Talk {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// Shows a training run: a bar, or a line now and then.
+#[derive(Debug)]
+pub(crate) struct TrainingProgress {
+    talk: Talk,
+    unit: &'static str,
+    plan: Option<Plan>,
+    steps: ProgressBar,
+    sentences: ProgressBar,
+    started: Instant,
+    last_line: Instant,
+    n_rows: usize,
+    n_tokens: usize,
+}
+
+impl TrainingProgress {
+    /// Progress of a run whose rows are called `unit`, such as triplets.
+    pub(crate) fn new(talk: &Talk, unit: &'static str) -> Self {
+        Self {
+            talk: talk.clone(),
+            unit,
+            plan: None,
+            steps: ProgressBar::hidden(),
+            sentences: ProgressBar::hidden(),
+            started: Instant::now(),
+            last_line: Instant::now(),
+            n_rows: 0,
+            n_tokens: 0,
+        }
+    }
+
+    fn begin(&mut self, plan: &Plan) {
+        tracing::info!(
+            "training on {} {} for {} steps: {} an epoch, {} epochs, {} of warm-up; {} parameters",
+            thousands(plan.n_rows),
+            self.unit,
+            thousands(plan.n_steps as usize),
+            thousands(plan.n_steps_per_epoch as usize),
+            plan.n_epochs,
+            thousands(plan.n_warmup_steps as usize),
+            thousands(plan.n_parameters),
+        );
+        self.steps = self.talk.bar("training", plan.n_steps as usize);
+        self.steps.set_position(plan.first_step);
+        self.steps.reset_eta();
+        self.started = Instant::now();
+        self.last_line = self.started;
+        self.plan = Some(plan.clone());
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.n_rows += step.n_rows;
+        self.n_tokens += step.n_tokens;
+        self.steps.set_position(step.step);
+        self.steps.set_message(format!(
+            ", epoch {:.2}, loss {:.4}, lr {:.2e}, {:.1} {}/s",
+            step.epoch,
+            step.loss,
+            step.learning_rate,
+            self.per_second(self.n_rows),
+            self.unit
+        ));
+        if self.steps.is_hidden() && self.last_line.elapsed() > HEARTBEAT {
+            self.last_line = Instant::now();
+            tracing::info!(
+                "{}",
+                self.line(step.step, step.epoch, step.loss, step.learning_rate)
+            );
+        }
+    }
+
+    fn log(&mut self, entry: &LogEntry) {
+        let number = |key: &str| entry.get(key).and_then(Value::as_f64);
+        let step = entry.get("step").and_then(Value::as_u64).unwrap_or(0);
+        let epoch = number("epoch").unwrap_or(0.0);
+        if let (Some(loss), Some(learning_rate)) = (number("loss"), number("learning_rate")) {
+            self.last_line = Instant::now();
+            tracing::info!("{}", self.line(step, epoch, loss, learning_rate));
+        } else if let Some(seconds) = number("train_runtime") {
+            self.steps.finish_and_clear();
+            tracing::info!(
+                "trained {step} steps in {seconds:.1} s: {:.1} {}/s, {:.0} tokens/s, mean loss {:.4}",
+                self.per_second(self.n_rows),
+                self.unit,
+                self.per_second(self.n_tokens),
+                number("train_loss").unwrap_or(f64::NAN)
+            );
+        } else {
+            let metrics: Vec<String> = entry
+                .iter()
+                .filter(|(key, _)| !["epoch", "step"].contains(&key.as_str()) && !is_speed(key))
+                .filter_map(|(key, value)| Some(format!("{key} {:.4}", value.as_f64()?)))
+                .collect();
+            tracing::info!("step {step}, epoch {epoch:.2}: {}", metrics.join(", "));
+        }
+    }
+
+    fn line(&self, step: u64, epoch: f64, loss: f64, learning_rate: f64) -> String {
+        let n_steps = self.plan.as_ref().map_or(0, |plan| plan.n_steps);
+        let first_step = self.plan.as_ref().map_or(0, |plan| plan.first_step);
+        let n_done = step.saturating_sub(first_step).max(1);
+        let seconds_left = self.started.elapsed().as_secs_f64() / n_done as f64
+            * n_steps.saturating_sub(step) as f64;
+        format!(
+            "step {step}/{n_steps}, epoch {epoch:.2}, loss {loss:.4}, lr {learning_rate:.3e}, {:.1} {}/s, {:.0} tokens/s, {} left",
+            self.per_second(self.n_rows),
+            self.unit,
+            self.per_second(self.n_tokens),
+            duration(seconds_left)
+        )
+    }
+
+    fn per_second(&self, n: usize) -> f64 {
+        n as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+impl Observer for TrainingProgress {
+    fn on(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        match event {
+            Event::Begin(plan) => self.begin(plan),
+            Event::Step(step) => self.step(step),
+            Event::Log(entry) => self.log(entry),
+            Event::EvaluationBegin { name, n_sentences } => {
+                self.sentences = self.talk.bar(name, *n_sentences);
+            }
+            Event::EvaluationProgress(n) => self.sentences.set_position(*n as u64),
+            Event::EvaluationEnd(_) => self.sentences.finish_and_clear(),
+            Event::Saved(path) => tracing::info!("saved {}", path.display()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn is_speed(key: &str) -> bool {
+    key.ends_with("_runtime") || key.ends_with("_per_second")
+}
+
+/// Seconds as hours, minutes and seconds.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_like_clocks() {
+        assert_eq!(duration(5.4), "0:05");
+        assert_eq!(duration(3599.6), "1:00:00");
+        assert_eq!(duration(8897.0), "2:28:17");
+    }
+
+    #[test]
+    fn the_bar_is_well_formed() {
+        ProgressStyle::with_template(BAR).unwrap();
+    }
+}

@@ -1,0 +1,242 @@
+//! Where models and data come from: a path on disk, or a name on the hub.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use data::{Dataset, LoadOptions};
+use hub::{
+    config::HubConfig,
+    fetch::{Watcher, fetch_dataset, fetch_model},
+    name::{DatasetId, RepoId},
+};
+use indicatif::ProgressBar;
+
+use crate::{flags::OnBadRow, interrupt::Interrupt, progress::Talk};
+
+/// A part of a data set, by the names that the hub's data sets use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Split {
+    Train,
+    Dev,
+    Test,
+}
+
+impl Split {
+    /// Reads `train`, `dev` (or `validation`) or `test`.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "train" => Ok(Self::Train),
+            "dev" | "validation" | "val" => Ok(Self::Dev),
+            "test" => Ok(Self::Test),
+            _ => bail!("--split is `{text}`: it must be train, dev or test"),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Dev => "dev",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// How to read a data set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DataOptions {
+    pub(crate) name: Option<String>,
+    pub(crate) columns: Option<Vec<String>>,
+    pub(crate) max_rows: Option<usize>,
+    pub(crate) on_bad_row: Option<OnBadRow>,
+}
+
+/// The folder of a model: `model` itself where that is a folder, else the hub's files in the cache.
+pub(crate) fn model(model: &str, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<PathBuf> {
+    let path = Path::new(model);
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    if path.exists() || !is_name(model) {
+        bail!(
+            "model `{model}` is not a folder: give the folder of a model, or a name on the hub such as microsoft/mpnet-base"
+        );
+    }
+    let id = RepoId::parse(model).with_context(|| {
+        format!("model `{model}` is neither a folder here nor a name on the hub")
+    })?;
+    let config = HubConfig::from_env()?;
+    fetched(fetch_model(&config, &id, &mut Download::new(talk, interrupt)), interrupt).with_context(|| {
+        format!(
+            "model `{model}` is neither a folder here nor could it be had from the hub: give --model a folder with config.json, tokenizer.json and model.safetensors, or run `cargo xtask fetch-data --model {model}` where the hub can be reached"
+        )
+    })
+}
+
+/// The data set that `source` names: files on disk where there are such, else a split from the hub.
+pub(crate) fn dataset(
+    source: &str,
+    split: Split,
+    options: &DataOptions,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Dataset> {
+    let mut load_options = LoadOptions {
+        columns: options.columns.clone(),
+        max_rows: options.max_rows,
+        name: options.name.clone(),
+        on_bad_row: match options.on_bad_row {
+            Some(OnBadRow::Skip) => data::OnBadRow::Skip,
+            _ => data::OnBadRow::Error,
+        },
+    };
+    let is_here =
+        Path::new(source).exists() || !is_name(source.split(':').next().unwrap_or(source));
+    if is_here {
+        load_options
+            .name
+            .get_or_insert_with(|| local_name(Path::new(source)));
+        return Ok(data::load(source, &load_options)?);
+    }
+    let id = DatasetId::parse(source).with_context(|| {
+        format!("data set `{source}` is neither a file here nor a name on the hub")
+    })?;
+    load_options
+        .name
+        .get_or_insert_with(|| hub_name(&id, split));
+    let config = HubConfig::from_env()?;
+    let files = fetched(fetch_dataset(&config, &id, &mut Download::new(talk, interrupt)), interrupt)
+        .with_context(|| {
+            format!(
+                "data set `{source}` is neither a file here nor could it be had from the hub: give a parquet, CSV or JSON Lines file, or run `cargo xtask fetch-data --dataset {source}` where the hub can be reached"
+            )
+        })?;
+    let files = match split {
+        Split::Train => files.train,
+        Split::Dev => files.dev,
+        Split::Test => files.test,
+    };
+    if files.is_empty() {
+        bail!(
+            "data set `{source}` on the hub has no {} split",
+            split.name()
+        );
+    }
+    Ok(data::load_files(&files, &load_options)?)
+}
+
+/// Whether a text looks like a name on the hub rather than a path: one slash, and nothing that only a path
+/// or pattern would have.
+fn is_name(text: &str) -> bool {
+    let is_path = text.starts_with(['/', '.', '~']) || text.contains(['*', '?', '[', '\\']);
+    let known = [
+        ".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt",
+    ];
+    !is_path
+        && text.split('@').next().unwrap_or(text).matches('/').count() == 1
+        && !known.iter().any(|ending| text.ends_with(ending))
+}
+
+/// `all-nli-test` for the test split of `sentence-transformers/all-nli`, as the article has it.
+fn hub_name(id: &DatasetId, split: Split) -> String {
+    let repo = id.repo.id();
+    format!(
+        "{}-{}",
+        repo.rsplit('/').next().unwrap_or(repo),
+        split.name()
+    )
+}
+
+/// The file's name without ending; where that only says which split it is, after the folder's name.
+fn local_name(path: &Path) -> String {
+    let text =
+        |name: Option<&std::ffi::OsStr>| name.map(|name| name.to_string_lossy().into_owned());
+    let stem = text(path.file_stem()).unwrap_or_default();
+    let folder = path.parent().and_then(|parent| text(parent.file_name()));
+    match folder {
+        Some(folder) if ["train", "dev", "test", "validation"].contains(&stem.as_str()) => {
+            format!("{folder}-{stem}")
+        }
+        _ => stem.replace(['*', '?'], ""),
+    }
+}
+
+/// A download's result, or the signal that ended it.
+fn fetched<T>(result: Result<T, hub::error::HubError>, interrupt: &Interrupt) -> anyhow::Result<T> {
+    interrupt.check()?;
+    Ok(result?)
+}
+
+/// A bar for the file that is coming.
+struct Download<'a> {
+    talk: &'a Talk,
+    interrupt: &'a Interrupt,
+    bar: Option<(String, ProgressBar)>,
+}
+
+impl<'a> Download<'a> {
+    fn new(talk: &'a Talk, interrupt: &'a Interrupt) -> Self {
+        Self {
+            talk,
+            interrupt,
+            bar: None,
+        }
+    }
+}
+
+impl Watcher for Download<'_> {
+    fn progress(&mut self, file: &str, done_bytes: u64, total_bytes: u64) {
+        if self.bar.as_ref().is_none_or(|(name, _)| name != file) {
+            self.bar = Some((file.to_owned(), self.talk.bar(file, total_bytes as usize)));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_position(done_bytes);
+            if done_bytes == total_bytes {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    fn interrupted(&mut self) -> bool {
+        self.interrupt.is_set()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_paths_are_told_apart() {
+        for name in [
+            "microsoft/mpnet-base",
+            "org/name@v1.0",
+            "sentence-transformers/all-nli",
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        for path in [
+            "./a/b",
+            "/a/b",
+            "mpnet-base",
+            "a/b/c",
+            "data/train.csv",
+            "data/*",
+            "..",
+            "~/x",
+        ] {
+            assert!(!is_name(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn data_sets_are_named_for_their_metrics() {
+        let id = DatasetId::parse("sentence-transformers/all-nli:triplet").unwrap();
+        assert_eq!(hub_name(&id, Split::Test), "all-nli-test");
+        assert_eq!(
+            local_name(Path::new("data/snli-triplets/dev.parquet")),
+            "snli-triplets-dev"
+        );
+        assert_eq!(local_name(Path::new("own.csv")), "own");
+        assert_eq!(local_name(Path::new("data/own-*.csv")), "own-");
+    }
+}

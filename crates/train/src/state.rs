@@ -1,0 +1,256 @@
+//! The state of a run: everything but weights and moments that its future depends on.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    TrainError,
+    arguments::{IntervalStrategy, TrainingArguments},
+    report::{LogEntry, Plan, Step},
+    run_folder::RunFolder,
+};
+
+/// `trainer_state.json`: transformers' `TrainerState` field for field, then what a bit-exact resume needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Step of the best evaluation.
+    pub best_global_step: Option<u64>,
+    /// Its metric.
+    pub best_metric: Option<f64>,
+    /// The checkpoint of that step.
+    pub best_model_checkpoint: Option<String>,
+    /// Passes over the data so far.
+    pub epoch: f64,
+    /// Steps between evaluations.
+    pub eval_steps: u64,
+    /// Updates made.
+    pub global_step: u64,
+    /// Always true: there is no hyper-parameter search in a run.
+    pub is_hyper_param_search: bool,
+    /// Always true: one process.
+    pub is_local_process_zero: bool,
+    /// Always true: one process.
+    pub is_world_process_zero: bool,
+    /// All entries of the log.
+    pub log_history: Vec<LogEntry>,
+    /// Steps between log entries.
+    pub logging_steps: u64,
+    /// Updates of the whole run.
+    pub max_steps: u64,
+    /// Not counted; upstream's field.
+    pub num_input_tokens_seen: u64,
+    /// Passes of the whole run, rounded up.
+    pub num_train_epochs: u64,
+    /// Steps between checkpoints.
+    pub save_steps: u64,
+    /// Not counted; upstream's field.
+    pub total_flos: f64,
+    /// Rows per micro-batch.
+    pub train_batch_size: usize,
+
+    /// The epoch that the next step belongs to.
+    pub epoch_index: u64,
+    /// Updates made in that epoch.
+    pub n_steps_in_epoch: u64,
+    /// Sum of the losses of all steps.
+    pub loss_sum: f64,
+    /// Sum of the losses since the last log entry of training.
+    pub loss_sum_since_log: f64,
+    /// Step of that entry.
+    pub last_logged_step: u64,
+    /// Evaluations in a row without improvement.
+    pub early_stopping_count: u64,
+    /// Early stopping has decided to end the run.
+    pub should_stop: bool,
+    /// The arguments of the run.
+    pub arguments: TrainingArguments,
+}
+
+impl TrainerState {
+    /// The state before the first step.
+    pub fn new(arguments: &TrainingArguments, plan: &Plan) -> Self {
+        Self {
+            best_global_step: None,
+            best_metric: None,
+            best_model_checkpoint: None,
+            epoch: 0.0,
+            eval_steps: arguments.eval_steps,
+            global_step: 0,
+            is_hyper_param_search: false,
+            is_local_process_zero: true,
+            is_world_process_zero: true,
+            log_history: Vec::new(),
+            logging_steps: arguments.logging_steps,
+            max_steps: plan.n_steps,
+            num_input_tokens_seen: 0,
+            num_train_epochs: plan.n_epochs.ceil() as u64,
+            save_steps: arguments.save_steps,
+            total_flos: 0.0,
+            train_batch_size: arguments.per_device_train_batch_size,
+            epoch_index: 0,
+            n_steps_in_epoch: 0,
+            loss_sum: 0.0,
+            loss_sum_since_log: 0.0,
+            last_logged_step: 0,
+            early_stopping_count: 0,
+            should_stop: false,
+            arguments: arguments.clone(),
+        }
+    }
+
+    /// Counts an update with its loss, in an epoch of `n_steps` updates.
+    pub fn count_step(&mut self, loss: f64, n_steps: u64) {
+        self.global_step += 1;
+        self.n_steps_in_epoch += 1;
+        self.loss_sum += loss;
+        self.loss_sum_since_log += loss;
+        self.epoch = self.epoch_index as f64 + self.n_steps_in_epoch as f64 / n_steps as f64;
+        if self.n_steps_in_epoch == n_steps {
+            self.epoch_index += 1;
+            self.n_steps_in_epoch = 0;
+        }
+    }
+
+    /// The log entry of training at `step`: the mean loss since the entry before.
+    pub fn training_entry(&mut self, step: &Step) -> LogEntry {
+        let n_steps = (self.global_step - self.last_logged_step).max(1);
+        let mut entry = LogEntry::new();
+        entry.insert(
+            "loss".to_owned(),
+            json!(self.loss_sum_since_log / n_steps as f64),
+        );
+        entry.insert("grad_norm".to_owned(), json!(step.grad_norm));
+        entry.insert("learning_rate".to_owned(), json!(step.learning_rate));
+        entry.insert("epoch".to_owned(), json!(step.epoch));
+        entry.insert("step".to_owned(), json!(step.step));
+        self.loss_sum_since_log = 0.0;
+        self.last_logged_step = self.global_step;
+        entry
+    }
+
+    /// Keeps the best evaluation in mind and decides on early stopping, as transformers'
+    /// `_determine_best_metric` and `EarlyStoppingCallback` do.
+    ///
+    /// # Errors
+    /// When the evaluation doesn't hold the metric that decides; the message lists those it holds.
+    pub fn note_evaluation(
+        &mut self,
+        entry: &LogEntry,
+        arguments: &TrainingArguments,
+        folder: &RunFolder,
+    ) -> Result<(), TrainError> {
+        let wanted = arguments.load_best_model_at_end
+            || arguments.metric_for_best_model.is_some()
+            || arguments.early_stopping_patience.is_some();
+        if !wanted {
+            return Ok(());
+        }
+        let key = arguments.best_metric_key();
+        let metric = entry.get(&key).and_then(Value::as_f64).ok_or_else(|| {
+            let known: Vec<&str> = entry.keys().map(String::as_str).collect();
+            TrainError::Arguments(format!(
+                "--metric-for-best-model `{key}` is not among what the evaluation gave: {}",
+                known.join(", ")
+            ))
+        })?;
+        let gain = |best: f64| {
+            if arguments.best_is_greatest() {
+                metric - best
+            } else {
+                best - metric
+            }
+        };
+        let improves = self
+            .best_metric
+            .is_none_or(|best| gain(best) > arguments.early_stopping_threshold);
+        self.early_stopping_count = if improves {
+            0
+        } else {
+            self.early_stopping_count + 1
+        };
+        if arguments
+            .early_stopping_patience
+            .is_some_and(|n| self.early_stopping_count >= n)
+        {
+            self.should_stop = true;
+        }
+        if self.best_metric.is_none_or(|best| gain(best) > 0.0) {
+            self.best_metric = Some(metric);
+            self.best_global_step = Some(self.global_step);
+            if arguments.save_strategy != IntervalStrategy::No {
+                let checkpoint = folder.checkpoint(self.global_step);
+                self.best_model_checkpoint = Some(checkpoint.display().to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry at the end of the run: how long it took and the mean loss of all its steps.
+    pub fn summary(&self, plan: &Plan, arguments: &TrainingArguments, seconds: f64) -> LogEntry {
+        let n_samples = if arguments.max_steps > 0 {
+            (plan.n_steps as usize
+                * arguments.per_device_train_batch_size
+                * arguments.gradient_accumulation_steps) as f64
+        } else {
+            plan.n_rows as f64 * plan.n_epochs
+        };
+        let mut entry = LogEntry::new();
+        entry.insert("train_runtime".to_owned(), json!(round(seconds, 4)));
+        entry.insert(
+            "train_samples_per_second".to_owned(),
+            json!(round(n_samples / seconds, 3)),
+        );
+        let steps_per_second = round(plan.n_steps as f64 / seconds, 3);
+        entry.insert("train_steps_per_second".to_owned(), json!(steps_per_second));
+        entry.insert(
+            "train_loss".to_owned(),
+            json!(self.loss_sum / self.global_step.max(1) as f64),
+        );
+        entry.insert("epoch".to_owned(), json!(self.epoch));
+        entry.insert("step".to_owned(), json!(self.global_step));
+        entry
+    }
+
+    /// Whether a run with these arguments over this data goes on where this state left off.
+    ///
+    /// # Errors
+    /// Names every argument that differs.
+    pub fn check_same_run(
+        &self,
+        arguments: &TrainingArguments,
+        plan: &Plan,
+    ) -> Result<(), TrainError> {
+        let fields = |arguments: &TrainingArguments| match serde_json::to_value(arguments) {
+            Ok(Value::Object(fields)) => fields,
+            _ => LogEntry::new(),
+        };
+        let (saved, now) = (fields(&self.arguments), fields(arguments));
+        let mut differences: Vec<String> = saved
+            .iter()
+            .filter(|(name, value)| now.get(*name) != Some(value))
+            .map(|(name, value)| {
+                let now = now.get(name).unwrap_or(&Value::Null);
+                format!("--{name} was {value} and is {now}")
+            })
+            .collect();
+        if self.max_steps != plan.n_steps && differences.is_empty() {
+            differences.push(format!(
+                "the run was to make {} steps and now {}: the training data has another number of rows",
+                self.max_steps, plan.n_steps
+            ));
+        }
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(TrainError::Arguments(format!(
+            "the checkpoint is of another run: {}",
+            differences.join(", ")
+        )))
+    }
+}
+
+/// Rounds to `digits` decimals, as transformers rounds its speed metrics.
+pub(crate) fn round(value: f64, digits: i32) -> f64 {
+    let factor = 10f64.powi(digits);
+    (value * factor).round() / factor
+}

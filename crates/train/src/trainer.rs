@@ -1,0 +1,551 @@
+//! The training loop.
+//!
+//! The order of things within a step is that of transformers' `Trainer` (5.23, `_run_epoch`): forward and
+//! backward of each micro-batch, clip, update, schedule, then log, evaluate and save where due.
+
+use std::{ops::ControlFlow, path::Path, time::Instant};
+
+use data::{
+    Dataset, Labels, TokenizedDataset,
+    sampler::{epoch_batches, n_batches_upper_bound},
+};
+use eval::{Metrics, csv::At};
+use losses::{LabelKind, Loss};
+use model::{Mode, PackedBatch, SentenceTransformer};
+use serde_json::json;
+use tch::Tensor;
+
+use crate::{
+    TrainError,
+    arguments::{IntervalStrategy, TrainingArguments},
+    checkpoint,
+    error::NonFinite,
+    evaluation::Evaluation,
+    optimizer::{Optimizer, clip_gradient_norm},
+    report::{Event, LogEntry, Observer, Plan, Step},
+    run_folder::{RunFolder, write_folder},
+    schedule::{Schedule, warmup_steps},
+    state::{TrainerState, round},
+};
+
+/// Training data: texts, their tokens, and the name that messages use.
+#[derive(Debug)]
+pub struct TrainingData {
+    /// The texts, which decide what a duplicate is.
+    pub dataset: Dataset,
+    /// The same rows as token ids.
+    pub tokens: TokenizedDataset,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All steps were made, or early stopping ended the run; with the run's last log entry.
+    Finished(LogEntry),
+    /// A signal ended the run; the checkpoint of this step was written.
+    Interrupted {
+        /// Updates made.
+        step: u64,
+    },
+}
+
+/// A run: a model, a loss, data, and what is to be done with them.
+pub struct Trainer<'a> {
+    model: &'a mut SentenceTransformer,
+    loss: &'a dyn Loss,
+    data: &'a TrainingData,
+    evaluation: Option<&'a Evaluation>,
+    arguments: TrainingArguments,
+    folder: RunFolder,
+    observers: Vec<Box<dyn Observer + 'a>>,
+    is_interrupted: &'a dyn Fn() -> bool,
+    plan: Plan,
+    schedule: Schedule,
+    optimizer: Optimizer,
+    gradient: Tensor,
+    state: TrainerState,
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares a run; nothing is written yet.
+    ///
+    /// `is_interrupted` is asked between micro-batches and during evaluation.
+    ///
+    /// # Errors
+    /// When arguments contradict each other, the data doesn't fit the loss, or moments and gradient don't
+    /// fit in memory.
+    pub fn new(
+        model: &'a mut SentenceTransformer,
+        loss: &'a dyn Loss,
+        data: &'a TrainingData,
+        evaluation: Option<&'a Evaluation>,
+        arguments: TrainingArguments,
+        folder: RunFolder,
+        is_interrupted: &'a dyn Fn() -> bool,
+    ) -> Result<Self, TrainError> {
+        arguments.validate()?;
+        loss.check(
+            data.dataset.columns.len(),
+            label_kind(data.dataset.labels.as_ref()),
+        )?;
+        if evaluation.is_none() && arguments.eval_strategy != IntervalStrategy::No {
+            return Err(TrainError::Arguments(
+                "--eval-strategy asks for evaluations, but there is no --eval-data".to_owned(),
+            ));
+        }
+        let plan = plan(&arguments, &data.dataset, model)?;
+        let schedule = Schedule {
+            kind: arguments.lr_scheduler_type,
+            learning_rate: arguments.learning_rate,
+            n_warmup_steps: plan.n_warmup_steps,
+            n_steps: plan.n_steps,
+        };
+        let parameters = model.parameters();
+        let optimizer = Optimizer::new(
+            arguments.optimizer_options(),
+            parameters.flat(),
+            parameters.decayed(),
+        )?;
+        let gradient = parameters.flat().f_zeros_like()?;
+        let state = TrainerState::new(&arguments, &plan);
+        Ok(Self {
+            model,
+            loss,
+            data,
+            evaluation,
+            arguments,
+            folder,
+            observers: Vec::new(),
+            is_interrupted,
+            plan,
+            schedule,
+            optimizer,
+            gradient,
+            state,
+        })
+    }
+
+    /// The model with its weights as they are now.
+    pub fn model(&self) -> &SentenceTransformer {
+        self.model
+    }
+
+    /// What the run will do.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Adds one who is told what happens.
+    pub fn observe(&mut self, observer: impl Observer + 'a) {
+        self.observers.push(Box::new(observer));
+    }
+
+    /// Goes on from a checkpoint of the same run instead of from the start.
+    ///
+    /// # Errors
+    /// When the checkpoint can't be read or is that of another model or run.
+    pub fn resume(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
+        self.state = checkpoint::load(checkpoint, self.model, &mut self.optimizer)?;
+        self.state.check_same_run(&self.arguments, &self.plan)?;
+        self.plan.first_step = self.state.global_step;
+        Ok(())
+    }
+
+    /// Trains to the end, or until interrupted.
+    ///
+    /// # Errors
+    /// When a number is not finite, a file can't be written, or libtorch fails.
+    pub fn train(&mut self) -> Result<Outcome, TrainError> {
+        let started = Instant::now();
+        self.tell(&Event::Begin(&self.plan.clone()))?;
+        while !self.is_over() {
+            let batches = self.epoch_batches();
+            let n_steps = batches
+                .len()
+                .div_ceil(self.arguments.gradient_accumulation_steps);
+            let steps = batches.chunks(self.arguments.gradient_accumulation_steps);
+            for micro_batches in steps.skip(self.state.n_steps_in_epoch as usize) {
+                let Some(step) = self.step(micro_batches, n_steps)? else {
+                    return self.interrupted();
+                };
+                self.tell(&Event::Step(&step))?;
+                if !self.log_evaluate_save(&step)? {
+                    return self.interrupted();
+                }
+                if self.is_over() {
+                    break;
+                }
+            }
+        }
+        self.finish(started).map(Outcome::Finished)
+    }
+
+    /// One update from the gradients of all its micro-batches; `None` when interrupted before it.
+    fn step(
+        &mut self,
+        micro_batches: &[Vec<u32>],
+        n_steps_of_epoch: usize,
+    ) -> Result<Option<Step>, TrainError> {
+        let learning_rate = self.schedule.learning_rate(self.state.global_step);
+        let _ = self.gradient.f_zero_()?;
+        let (mut loss, mut n_tokens) = (0.0, 0);
+        for (micro_step, rows) in micro_batches.iter().enumerate() {
+            if (self.is_interrupted)() {
+                return Ok(None);
+            }
+            let sentences = sentences(&self.data.tokens, rows);
+            n_tokens += sentences.iter().map(|ids| ids.len()).sum::<usize>();
+            let batch = PackedBatch::new(&sentences, self.model.parameters().device())?;
+            self.seed_dropout(micro_step);
+            loss += self.accumulate(&batch, rows, micro_batches.len())?;
+        }
+        let rows = || micro_batches.concat();
+        let non_finite = |loss: f64, grad_norm| {
+            let step = self.state.global_step + 1;
+            TrainError::NonFinite(Box::new(NonFinite {
+                step,
+                rows: rows(),
+                loss,
+                grad_norm,
+                learning_rate,
+            }))
+        };
+        if !loss.is_finite() {
+            return Err(non_finite(loss, None));
+        }
+        let grad_norm = clip_gradient_norm(&self.gradient, self.arguments.max_grad_norm)?;
+        if !grad_norm.is_finite() {
+            return Err(non_finite(loss, Some(grad_norm)));
+        }
+        self.optimizer.step(
+            self.model.parameters().flat(),
+            &self.gradient,
+            learning_rate,
+        )?;
+        self.state.count_step(loss, n_steps_of_epoch as u64);
+        Ok(Some(Step {
+            step: self.state.global_step,
+            epoch: self.state.epoch,
+            loss,
+            grad_norm,
+            learning_rate,
+            n_rows: micro_batches.iter().map(Vec::len).sum(),
+            n_tokens,
+        }))
+    }
+
+    /// Forward and backward of one micro-batch. Adds its share of the gradient to the buffer and returns
+    /// its share of the step's loss.
+    fn accumulate(
+        &mut self,
+        batch: &PackedBatch,
+        rows: &[u32],
+        n_micro_batches: usize,
+    ) -> Result<f64, TrainError> {
+        let embeddings = self.model.forward(batch, Mode::Train)?;
+        let loss = self.loss_of(&embeddings, rows, self.data)?;
+        let loss = loss.f_div_scalar(n_micro_batches as f64)?;
+        self.model.parameters().backward(&loss, &self.gradient)?;
+        Ok(f64::try_from(&loss)?)
+    }
+
+    /// The loss of a batch whose embeddings stand column after column, [n_columns * n_rows, dimension].
+    fn loss_of(
+        &self,
+        embeddings: &Tensor,
+        rows: &[u32],
+        data: &TrainingData,
+    ) -> Result<Tensor, TrainError> {
+        let columns = embeddings.f_split(rows.len() as i64, 0)?;
+        let labels = labels_of(data.tokens.labels.as_ref(), rows)?;
+        let labels = labels
+            .map(|labels| labels.f_to_device(embeddings.device()))
+            .transpose()?;
+        Ok(self.loss.compute(&columns, labels.as_ref())?)
+    }
+
+    /// Dropout depends on seed, step and micro-batch alone, so that evaluations in between and a resume
+    /// change nothing.
+    fn seed_dropout(&self, micro_step: usize) {
+        let seed = mix(mix(mix(self.arguments.seed) ^ self.state.global_step) ^ micro_step as u64);
+        tch::manual_seed(seed as i64);
+    }
+
+    /// The batches of the epoch that the run is in.
+    fn epoch_batches(&self) -> Vec<Vec<u32>> {
+        let mut batches = epoch_batches(
+            self.arguments.batch_sampler,
+            &self.data.dataset,
+            self.arguments.per_device_train_batch_size,
+            self.arguments.dataloader_drop_last,
+            self.arguments.data_seed.unwrap_or(self.arguments.seed),
+            self.state.epoch_index,
+        );
+        // Upstream's trainer takes no more batches than the sampler's length promises.
+        batches.truncate(self.plan.n_batches_per_epoch);
+        batches
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.should_stop
+            || self.state.global_step >= self.plan.n_steps
+            || self.state.epoch_index as f64 >= self.plan.n_epochs
+    }
+
+    /// What is due after a step; false when interrupted.
+    fn log_evaluate_save(&mut self, step: &Step) -> Result<bool, TrainError> {
+        let TrainingArguments {
+            logging_steps,
+            logging_first_step,
+            eval_strategy,
+            eval_steps,
+            save_strategy,
+            save_steps,
+            ..
+        } = self.arguments;
+        let epoch_ended = self.state.n_steps_in_epoch == 0;
+        let is_due = |strategy, every: u64| match strategy {
+            IntervalStrategy::No => false,
+            IntervalStrategy::Steps => step.step.is_multiple_of(every),
+            IntervalStrategy::Epoch => epoch_ended,
+        };
+        if step.step.is_multiple_of(logging_steps) || (step.step == 1 && logging_first_step) {
+            let entry = self.state.training_entry(step);
+            self.log(entry)?;
+        }
+        if is_due(eval_strategy, eval_steps) && !self.evaluate()? {
+            return Ok(false);
+        }
+        let is_last = save_strategy == IntervalStrategy::Steps && self.is_over();
+        if is_due(save_strategy, save_steps) || is_last {
+            self.save()?;
+        }
+        Ok(true)
+    }
+
+    /// Evaluation during training: the loss over the evaluation data, then its evaluator. False when
+    /// interrupted.
+    fn evaluate(&mut self) -> Result<bool, TrainError> {
+        let Some(evaluation) = self.evaluation else {
+            return Ok(true);
+        };
+        let started = Instant::now();
+        let mut entry = LogEntry::new();
+        let n_batches = match self.evaluation_loss(evaluation)? {
+            Some((loss, n_batches)) => {
+                entry.insert("eval_loss".to_owned(), json!(loss));
+                n_batches
+            }
+            None => return Ok(false),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let n_rows = evaluation.data().dataset.n_rows() as f64;
+        entry.insert("eval_runtime".to_owned(), json!(round(seconds, 4)));
+        entry.insert(
+            "eval_samples_per_second".to_owned(),
+            json!(round(n_rows / seconds, 3)),
+        );
+        let steps_per_second = round(n_batches as f64 / seconds, 3);
+        entry.insert("eval_steps_per_second".to_owned(), json!(steps_per_second));
+        let Some(metrics) = self.evaluator_metrics(evaluation)? else {
+            return Ok(false);
+        };
+        let at = At::Step {
+            epoch: self.state.epoch,
+            steps: self.state.global_step,
+        };
+        evaluation.append_csv(&self.folder.eval(), &metrics, at)?;
+        for (key, value) in metrics.iter() {
+            entry.insert(format!("eval_{key}"), json!(value));
+        }
+        entry.insert("epoch".to_owned(), json!(self.state.epoch));
+        entry.insert("step".to_owned(), json!(self.state.global_step));
+        self.state
+            .note_evaluation(&entry, &self.arguments, &self.folder)?;
+        self.log(entry)?;
+        Ok(true)
+    }
+
+    /// Mean loss over the evaluation data, each batch weighted by its rows, and the number of batches.
+    ///
+    /// The rows are shuffled as upstream shuffles them, since a loss with in-batch negatives depends on who
+    /// shares a batch.
+    fn evaluation_loss(&self, evaluation: &Evaluation) -> Result<Option<(f64, usize)>, TrainError> {
+        let data = evaluation.data();
+        let batches = epoch_batches(
+            self.arguments.batch_sampler,
+            &data.dataset,
+            self.arguments.per_device_eval_batch_size,
+            self.arguments.dataloader_drop_last,
+            self.arguments.data_seed.unwrap_or(self.arguments.seed),
+            0,
+        );
+        let (mut sum, mut n_rows) = (0.0, 0);
+        for rows in &batches {
+            if (self.is_interrupted)() {
+                return Ok(None);
+            }
+            let batch = PackedBatch::new(
+                &sentences(&data.tokens, rows),
+                self.model.parameters().device(),
+            )?;
+            let loss = tch::no_grad(|| {
+                let embeddings = self.model.forward(&batch, Mode::Eval)?;
+                self.loss_of(&embeddings, rows, data)
+            })?;
+            sum += f64::try_from(&loss)? * rows.len() as f64;
+            n_rows += rows.len();
+        }
+        Ok(Some((sum / n_rows as f64, batches.len())))
+    }
+
+    fn evaluator_metrics(
+        &mut self,
+        evaluation: &Evaluation,
+    ) -> Result<Option<Metrics>, TrainError> {
+        let name = evaluation.name();
+        let n_sentences = evaluation.n_sentences();
+        self.tell(&Event::EvaluationBegin { name, n_sentences })?;
+        let mut told = Ok(());
+        let metrics = evaluation.evaluate(self.model, &mut |n_encoded| {
+            told = observe(&mut self.observers, &Event::EvaluationProgress(n_encoded));
+            if told.is_err() || (self.is_interrupted)() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        told?;
+        if let Some(metrics) = &metrics {
+            self.tell(&Event::EvaluationEnd(metrics))?;
+        }
+        Ok(metrics)
+    }
+
+    /// Writes a checkpoint of the current step, then removes those above the limit.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let path = self.folder.checkpoint(self.state.global_step);
+        checkpoint::save(&path, self.model, &self.optimizer, &self.state)?;
+        self.tell(&Event::Saved(&path))?;
+        if let Some(limit) = self.arguments.save_total_limit {
+            checkpoint::remove_oldest(&self.folder, limit, self.state.best_global_step)?;
+        }
+        Ok(())
+    }
+
+    fn interrupted(&mut self) -> Result<Outcome, TrainError> {
+        // Interrupted in an evaluation that a checkpoint follows, or before any step: what is there is kept.
+        self.save()?;
+        Ok(Outcome::Interrupted {
+            step: self.state.global_step,
+        })
+    }
+
+    /// The best weights where asked, the summary, and the trained model in its folder.
+    fn finish(&mut self, started: Instant) -> Result<LogEntry, TrainError> {
+        let summary =
+            self.state
+                .summary(&self.plan, &self.arguments, started.elapsed().as_secs_f64());
+        self.log(summary.clone())?;
+        if self.arguments.load_best_model_at_end
+            && let Some(best) = &self.state.best_model_checkpoint
+        {
+            checkpoint::load_weights(Path::new(best), self.model)?;
+        }
+        write_folder(&self.folder.final_model(), |folder| {
+            Ok(self.model.save(folder)?)
+        })?;
+        Ok(summary)
+    }
+
+    fn log(&mut self, entry: LogEntry) -> Result<(), TrainError> {
+        observe(&mut self.observers, &Event::Log(&entry))?;
+        self.state.log_history.push(entry);
+        Ok(())
+    }
+
+    fn tell(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        observe(&mut self.observers, event)
+    }
+}
+
+fn observe(observers: &mut [Box<dyn Observer + '_>], event: &Event<'_>) -> Result<(), TrainError> {
+    observers
+        .iter_mut()
+        .try_for_each(|observer| observer.on(event))
+}
+
+/// Upstream's reckoning of a run's length (`Trainer.set_initial_training_values`).
+fn plan(
+    arguments: &TrainingArguments,
+    dataset: &Dataset,
+    model: &SentenceTransformer,
+) -> Result<Plan, TrainError> {
+    let n_rows = dataset.n_rows();
+    let n_batches = n_batches_upper_bound(
+        n_rows,
+        arguments.per_device_train_batch_size,
+        arguments.dataloader_drop_last,
+    );
+    if n_batches == 0 {
+        return Err(TrainError::Dataset {
+            dataset: dataset.name.clone(),
+            problem: format!(
+                "{n_rows} rows make no batch of {}: lower --per-device-train-batch-size or leave out --dataloader-drop-last",
+                arguments.per_device_train_batch_size
+            ),
+        });
+    }
+    let n_steps_per_epoch = n_batches.div_ceil(arguments.gradient_accumulation_steps) as u64;
+    let (n_steps, n_epochs) = if arguments.max_steps > 0 {
+        let n_steps = arguments.max_steps as u64;
+        (n_steps, n_steps.div_ceil(n_steps_per_epoch) as f64)
+    } else {
+        let n_steps = (arguments.num_train_epochs * n_steps_per_epoch as f64).ceil() as u64;
+        (n_steps, arguments.num_train_epochs)
+    };
+    Ok(Plan {
+        n_rows,
+        n_batches_per_epoch: n_batches,
+        n_steps_per_epoch,
+        n_steps,
+        first_step: 0,
+        n_epochs,
+        n_warmup_steps: warmup_steps(arguments.warmup_steps, n_steps),
+        n_parameters: model.parameters().numel() as usize,
+    })
+}
+
+fn label_kind(labels: Option<&Labels>) -> LabelKind {
+    match labels {
+        None => LabelKind::None,
+        Some(Labels::Integer(_)) => LabelKind::Integer,
+        Some(Labels::Float(_)) => LabelKind::Float,
+    }
+}
+
+/// The labels of these rows, [n_rows], in their own kind.
+fn labels_of(labels: Option<&Labels>, rows: &[u32]) -> Result<Option<Tensor>, TrainError> {
+    let tensor = match labels.map(|labels| labels.select(rows)) {
+        None => return Ok(None),
+        Some(Labels::Integer(values)) => Tensor::f_from_slice(&values)?,
+        Some(Labels::Float(values)) => Tensor::f_from_slice(&values)?,
+    };
+    Ok(Some(tensor))
+}
+
+/// The sentences of these rows, column after column.
+fn sentences<'d>(tokens: &'d TokenizedDataset, rows: &[u32]) -> Vec<&'d [u32]> {
+    let columns = tokens.columns.iter();
+    columns
+        .flat_map(|column| rows.iter().map(|&row| column.get(row as usize)))
+        .collect()
+}
+
+/// SplitMix64's finaliser: neighbouring steps get unrelated seeds.
+fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
