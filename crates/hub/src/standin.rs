@@ -1,1 +1,601 @@
-//! A hub on loopback, for tests.
+//! A hub on loopback, for tests: it serves the real hub's URL shapes, misbehaves on demand, and
+//! records every request.
+//!
+//! Two servers on two ports: the hub (API, small files, redirects) and the storage that large files
+//! are redirected to, which is another host to every client. Both speak HTTP/1.1 with one request per
+//! connection and end with the value.
+//!
+//! ```
+//! use hub::{config::HubConfig, fetch::fetch_dataset, name::DatasetId, standin::StandIn};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let standin = StandIn::start()?;
+//! standin.dataset("org/nli").large("triplet/train-00000-of-00001.parquet", b"PAR1");
+//! let cache = tempfile::tempdir()?;
+//! let config = HubConfig::new(standin.endpoint(), cache.path());
+//! let files = fetch_dataset(&config, &DatasetId::parse("org/nli:triplet")?, &mut ())?;
+//! assert_eq!(std::fs::read(&files.train[0])?, b"PAR1");
+//! assert_eq!(standin.requests().len(), 4); // listing, HEAD, GET, and GET at the storage
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use crate::transfer::{escape, to_hex};
+
+/// The commit that `main` stands for at first.
+pub const FIRST_COMMIT: &str = "1111111111111111111111111111111111111111";
+
+/// A running stand-in. Its repositories and faults can be changed at any time.
+pub struct StandIn {
+    state: Arc<State>,
+}
+
+impl StandIn {
+    /// Starts both servers on free ports of 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// When the ports can't be had.
+    pub fn start() -> io::Result<Self> {
+        let hub = TcpListener::bind("127.0.0.1:0")?;
+        let storage = TcpListener::bind("127.0.0.1:0")?;
+        let state = Arc::new(State {
+            hub: hub.local_addr()?,
+            storage: storage.local_addr()?,
+            is_over: AtomicBool::new(false),
+            content: Mutex::new(Content::default()),
+        });
+        for (server, listener) in [(Server::Hub, hub), (Server::Storage, storage)] {
+            let state = Arc::clone(&state);
+            thread::spawn(move || listen(&listener, server, &state));
+        }
+        Ok(Self { state })
+    }
+
+    /// What HF_ENDPOINT is to be.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.state.hub)
+    }
+
+    /// The address of the storage, as redirects have it.
+    pub fn storage(&self) -> String {
+        format!("http://{}", self.state.storage)
+    }
+
+    /// A model to fill with files; made empty where it isn't there.
+    pub fn model(&self, id: &str) -> StandInRepo<'_> {
+        self.repo(format!("models/{id}"))
+    }
+
+    /// A data set to fill with files; made empty where it isn't there.
+    pub fn dataset(&self, id: &str) -> StandInRepo<'_> {
+        self.repo(format!("datasets/{id}"))
+    }
+
+    /// Lets the next `times` requests whose `METHOD /path` holds `part`, on that server, go wrong.
+    /// Faults are used up in the order in which they were added.
+    pub fn fail(&self, server: Server, part: &str, times: usize, fault: Fault) {
+        let planned = Planned {
+            server,
+            part: part.to_owned(),
+            times,
+            fault,
+        };
+        self.state.content().faults.push(planned);
+    }
+
+    /// Answers 401 to every request to the hub that lacks this token.
+    pub fn require_token(&self, token: &str) {
+        self.state.content().token = Some(token.to_owned());
+    }
+
+    /// Every request so far, in the order of arrival.
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.state.content().requests.clone()
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear_requests(&self) {
+        self.state.content().requests.clear();
+    }
+
+    fn repo(&self, key: String) -> StandInRepo<'_> {
+        let fresh = || Repo {
+            commit: FIRST_COMMIT.to_owned(),
+            files: BTreeMap::new(),
+        };
+        self.state
+            .content()
+            .repos
+            .entry(key.clone())
+            .or_insert_with(fresh);
+        StandInRepo {
+            state: &self.state,
+            key,
+        }
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.state.is_over.store(true, Ordering::Relaxed);
+        // A last connection each wakes the listeners, which then end.
+        for address in [self.state.hub, self.state.storage] {
+            drop(TcpStream::connect(address));
+        }
+    }
+}
+
+/// A repository of a [`StandIn`].
+pub struct StandInRepo<'a> {
+    state: &'a State,
+    key: String,
+}
+
+impl StandInRepo<'_> {
+    /// Puts a small file in, which the hub serves itself.
+    pub fn small(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        self.put(name, content.as_ref(), false)
+    }
+
+    /// Puts a large file in, which the hub redirects to the storage.
+    pub fn large(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        self.put(name, content.as_ref(), true)
+    }
+
+    /// Takes a file out.
+    pub fn remove(self, name: &str) -> Self {
+        self.edit(|repo| drop(repo.files.remove(name)))
+    }
+
+    /// Moves `main` on to another commit (40 lower-case hexadecimal digits). The stand-in has one
+    /// set of files for all commits.
+    pub fn commit(self, commit: &str) -> Self {
+        self.edit(|repo| commit.clone_into(&mut repo.commit))
+    }
+
+    fn put(self, name: &str, content: &[u8], is_large: bool) -> Self {
+        let file = StoredFile {
+            content: content.to_vec(),
+            is_large,
+        };
+        self.edit(|repo| drop(repo.files.insert(name.to_owned(), file)))
+    }
+
+    fn edit(self, edit: impl FnOnce(&mut Repo)) -> Self {
+        if let Some(repo) = self.state.content().repos.get_mut(&self.key) {
+            edit(repo);
+        }
+        self
+    }
+}
+
+/// Which of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// The endpoint, which may see the token.
+    Hub,
+    /// The other host, which must not.
+    Storage,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Where it arrived.
+    pub server: Server,
+    /// GET or HEAD.
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Recorded {
+    /// The value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// A way to go wrong.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This status and these headers, with no body.
+    Status(u16, Vec<(String, String)>),
+    /// Closes the connection before any answer.
+    HangUp,
+    /// Announces everything and closes the connection after so many bytes of the body.
+    BreakAfter(usize),
+    /// Sends so many bytes of the body and then nothing, with the connection open.
+    StallAfter(usize),
+    /// Sends the body one byte at a time, with this pause in between.
+    Drip(Duration),
+    /// Adds this to Content-Length.
+    WrongLength(i64),
+    /// Adds headers, in front of the true ones of the same name, which are left out.
+    Headers(Vec<(String, String)>),
+    /// Serves this in the file's place, with the headers of the true one but its own length.
+    Body(Vec<u8>),
+    /// Serves this without a Content-Length, until the connection closes.
+    Endless(Vec<u8>),
+    /// Serves the whole file with 200 where a range was asked for.
+    IgnoreRange,
+    /// Serves the range from the start on, and says so.
+    WrongRange,
+}
+
+struct State {
+    hub: SocketAddr,
+    storage: SocketAddr,
+    is_over: AtomicBool,
+    content: Mutex<Content>,
+}
+
+impl State {
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct Content {
+    /// By `models/org/name` or `datasets/org/name`.
+    repos: BTreeMap<String, Repo>,
+    token: Option<String>,
+    faults: Vec<Planned>,
+    requests: Vec<Recorded>,
+}
+
+struct Repo {
+    commit: String,
+    files: BTreeMap<String, StoredFile>,
+}
+
+struct StoredFile {
+    content: Vec<u8>,
+    is_large: bool,
+}
+
+struct Planned {
+    server: Server,
+    part: String,
+    times: usize,
+    fault: Fault,
+}
+
+/// An answer before any fault.
+struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn new(status: u16, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Self {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self {
+            status,
+            headers: headers.collect(),
+            body: body.into(),
+        }
+    }
+
+    fn error(status: u16, code: &str) -> Self {
+        Self::new(
+            status,
+            &[("x-error-code", code)],
+            "{\"error\":\"stand-in\"}",
+        )
+    }
+}
+
+fn listen(listener: &TcpListener, server: Server, state: &Arc<State>) {
+    for stream in listener.incoming() {
+        if state.is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let state = Arc::clone(state);
+        thread::spawn(move || {
+            // A client that goes away in the middle is what many tests are about.
+            let _ = answer(stream, server, &state);
+        });
+    }
+}
+
+fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let first = lines.next().transpose()?.unwrap_or_default();
+    let mut words = first.split(' ');
+    let (Some(method), Some(path)) = (words.next(), words.next()) else {
+        return Ok(());
+    };
+    let mut headers = Vec::new();
+    for line in lines {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':') {
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+    let request = Recorded {
+        server,
+        method: method.to_owned(),
+        path: path.to_owned(),
+        headers,
+    };
+
+    let (mut reply, fault) = {
+        let mut content = state.content();
+        content.requests.push(request.clone());
+        let line = format!("{method} {path}");
+        let planned = content.faults.iter_mut().find(|planned| {
+            planned.times > 0 && planned.server == server && line.contains(&planned.part)
+        });
+        let fault = planned.map(|planned| {
+            planned.times -= 1;
+            planned.fault.clone()
+        });
+        let reply = match server {
+            Server::Hub => hub_reply(&content, &request, state),
+            Server::Storage => storage_reply(&content, &request),
+        };
+        (reply, fault)
+    };
+
+    let range = request.header("range").and_then(|range| {
+        range
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse::<usize>()
+            .ok()
+    });
+    if let (200, Some(start)) = (reply.status, range) {
+        let total = reply.body.len();
+        match fault {
+            Some(Fault::IgnoreRange) => {}
+            Some(Fault::WrongRange) => {
+                reply.status = 206;
+                let range = format!("bytes 0-{}/{total}", total.saturating_sub(1));
+                reply.headers.push(("content-range".into(), range));
+            }
+            _ if start >= total => {
+                reply = Reply::new(416, &[("content-range", &format!("bytes */{total}"))], "");
+            }
+            _ => {
+                reply.status = 206;
+                reply.headers.push((
+                    "content-range".into(),
+                    format!("bytes {start}-{}/{total}", total - 1),
+                ));
+                reply.body.drain(..start);
+            }
+        }
+    }
+
+    let mut length = Some(reply.body.len() as i64);
+    let mut pause = Duration::ZERO;
+    let mut stop = usize::MAX;
+    let mut stalls = false;
+    match fault {
+        None | Some(Fault::IgnoreRange | Fault::WrongRange) => {}
+        Some(Fault::HangUp) => return Ok(()),
+        Some(Fault::Status(status, headers)) => {
+            reply = Reply {
+                status,
+                headers,
+                body: Vec::new(),
+            };
+            length = Some(0);
+        }
+        Some(Fault::BreakAfter(n)) => stop = n,
+        Some(Fault::StallAfter(n)) => {
+            stop = n;
+            stalls = true;
+        }
+        Some(Fault::Drip(each)) => pause = each,
+        Some(Fault::WrongLength(more)) => length = length.map(|length| length + more),
+        Some(Fault::Headers(headers)) => {
+            reply
+                .headers
+                .retain(|(name, _)| headers.iter().all(|(replaced, _)| replaced != name));
+            reply.headers.extend(headers);
+        }
+        Some(Fault::Body(body)) => {
+            length = Some(body.len() as i64);
+            reply.body = body;
+        }
+        Some(Fault::Endless(body)) => {
+            length = None;
+            reply.body = body;
+        }
+    }
+
+    let mut head = format!(
+        "HTTP/1.1 {} stand-in\r\nconnection: close\r\n",
+        reply.status
+    );
+    if let Some(length) = length
+        && !reply
+            .headers
+            .iter()
+            .any(|(name, _)| name == "content-length")
+    {
+        head.push_str(&format!("content-length: {length}\r\n"));
+    }
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    if request.method == "HEAD" {
+        return Ok(());
+    }
+    let body = &reply.body[..stop.min(reply.body.len())];
+    if pause.is_zero() {
+        stream.write_all(body)?;
+    } else {
+        for byte in body {
+            stream.write_all(&[*byte])?;
+            stream.flush()?;
+            thread::sleep(pause);
+        }
+    }
+    while stalls && !state.is_over.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn hub_reply(content: &Content, request: &Recorded, state: &State) -> Reply {
+    if let Some(token) = &content.token
+        && request.header("authorization") != Some(&format!("Bearer {token}"))
+    {
+        return Reply::error(401, "RepoNotFound");
+    }
+    let path = request
+        .path
+        .split('?')
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches('/');
+    if let Some(path) = path.strip_prefix("api/") {
+        let mut parts = path.split('/');
+        let (kind, org, name) = (parts.next(), parts.next(), parts.next());
+        let key = [kind, org, name].map(Option::unwrap_or_default).join("/");
+        let Some(repo) = content.repos.get(&key) else {
+            return Reply::error(404, "RepoNotFound");
+        };
+        return match (parts.next(), parts.next(), parts.next()) {
+            (Some("revision"), Some(revision), None) if has_revision(repo, revision) => {
+                let body = listing(&key, repo).to_string();
+                Reply::new(200, &[("content-type", "application/json")], body)
+            }
+            (Some("revision"), Some(_), None) => Reply::error(404, "RevisionNotFound"),
+            _ => Reply::error(404, ""),
+        };
+    }
+    let Some((repo, rest)) = path.split_once("/resolve/") else {
+        return Reply::error(404, "");
+    };
+    let key = if repo.starts_with("datasets/") {
+        repo.to_owned()
+    } else {
+        format!("models/{repo}")
+    };
+    let Some(repo) = content.repos.get(&key) else {
+        return Reply::error(404, "RepoNotFound");
+    };
+    let Some((revision, file)) = rest.split_once('/') else {
+        return Reply::error(404, "EntryNotFound");
+    };
+    if !has_revision(repo, revision) {
+        return Reply::error(404, "RevisionNotFound");
+    }
+    let Some((_, found)) = repo
+        .files
+        .iter()
+        .find(|(name, _)| escape(name, b"/-._~") == file)
+    else {
+        return Reply::error(404, "EntryNotFound");
+    };
+    if !found.is_large {
+        let etag = format!("\"{}\"", git_sha1(&found.content));
+        let headers = [
+            ("etag", etag.as_str()),
+            ("x-repo-commit", &repo.commit),
+            ("accept-ranges", "bytes"),
+        ];
+        return Reply::new(200, &headers, found.content.clone());
+    }
+    let etag = format!("\"{}\"", sha256(&found.content));
+    let location = format!("http://{}/{key}/{file}?signature=secret", state.storage);
+    let headers = [
+        ("x-repo-commit", repo.commit.as_str()),
+        ("x-linked-etag", &etag),
+        ("x-linked-size", &found.content.len().to_string()),
+        ("location", &location),
+    ];
+    Reply::new(302, &headers, "Found. Redirecting")
+}
+
+fn storage_reply(content: &Content, request: &Recorded) -> Reply {
+    let path = request
+        .path
+        .split('?')
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches('/');
+    let found = content.repos.iter().find_map(|(key, repo)| {
+        let file = path.strip_prefix(key)?.strip_prefix('/')?;
+        repo.files
+            .iter()
+            .find(|(name, _)| escape(name, b"/-._~") == file)
+    });
+    match found {
+        // The storage has ETags of its own, which mean nothing to the hub.
+        Some((_, file)) => Reply::new(200, &[("etag", "\"storage-1\"")], file.content.clone()),
+        None => Reply::new(403, &[], ""),
+    }
+}
+
+fn has_revision(repo: &Repo, revision: &str) -> bool {
+    revision == "main" || revision == "refs%2Fpr%2F1" || revision == repo.commit
+}
+
+fn listing(key: &str, repo: &Repo) -> Value {
+    let siblings: Vec<Value> = repo
+        .files
+        .iter()
+        .map(|(name, file)| {
+            let size = file.content.len();
+            let blob_id = git_sha1(&file.content);
+            if file.is_large {
+                let lfs =
+                    json!({"sha256": sha256(&file.content), "size": size, "pointerSize": 134});
+                json!({"rfilename": name, "blobId": blob_id, "size": size, "lfs": lfs})
+            } else {
+                json!({"rfilename": name, "blobId": blob_id, "size": size})
+            }
+        })
+        .collect();
+    let id = key.split_once('/').map_or(key, |(_, id)| id);
+    json!({"id": id, "sha": repo.commit, "private": false, "gated": false, "siblings": siblings})
+}
+
+fn sha256(content: &[u8]) -> String {
+    to_hex(&Sha256::digest(content))
+}
+
+fn git_sha1(content: &[u8]) -> String {
+    let mut hasher = Sha1::new();
+    hasher.update(format!("blob {}\0", content.len()).as_bytes());
+    hasher.update(content);
+    to_hex(&hasher.finalize())
+}

@@ -540,14 +540,10 @@ impl<'a> Hub<'a> {
             reason,
         };
         let next = from.join(location).map_err(|reason| {
-            let shown = location
-                .split('?')
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .take(200)
-                .collect();
-            refuse(shown, reason)
+            // Neither a signature in the query nor a password before the host is to be shown.
+            let shown = location.split('?').next().unwrap_or_default();
+            let shown = shown.rsplit('@').next().unwrap_or_default();
+            refuse(shown.chars().take(200).collect(), reason)
         })?;
         if from.is_https && !next.is_https {
             return Err(refuse(next.to_shown(), "it leaves https"));
@@ -1050,7 +1046,7 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -1215,6 +1211,114 @@ fn run_request(
         let is_last = !matches!(message, Ok(Message::Bytes(_)));
         if sender.send(message).is_err() || is_last {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redirect(endpoint: &str, from: &str, location: &str) -> Result<String, String> {
+        let config = HubConfig::new(endpoint, "unused");
+        let hub = Hub::new(&config).map_err(|error| error.to_string())?;
+        let from = Address::parse(from)?;
+        hub.judge_redirect(&from, location)
+            .map(|next| next.to_url())
+            .map_err(|error| error.to_string())
+    }
+
+    // The stand-in speaks plain http on loopback, so what holds for a public hub is judged here.
+    #[test]
+    fn a_public_hub_redirects_only_to_public_https() {
+        let judge = |location| {
+            redirect(
+                "https://hub.example",
+                "https://hub.example/a/b?c=d",
+                location,
+            )
+        };
+        for (location, expected) in [
+            ("https://cdn.example/x?s=1", "https://cdn.example/x?s=1"),
+            ("https://CDN.example:443/x", "https://cdn.example/x"),
+            ("//cdn.example/x", "https://cdn.example/x"),
+            ("/x/y", "https://hub.example/x/y"),
+            ("y", "https://hub.example/a/y"),
+            ("?e=f", "https://hub.example/a/b?e=f"),
+            ("https://8.8.8.8/x", "https://8.8.8.8/x"),
+            ("https://[2606:4700::1]/x", "https://[2606:4700::1]/x"),
+            (
+                "https://cdn.example/a%20b?f=\"x\"#top",
+                "https://cdn.example/a%20b?f=%22x%22",
+            ),
+        ] {
+            assert_eq!(judge(location).as_deref(), Ok(expected), "{location}");
+        }
+        for location in [
+            "https://127.0.0.1/",
+            "https://127.1/",
+            "https://2130706433/",
+            "https://0x7f000001/",
+            "https://0177.0.0.1/",
+            "https://localhost/",
+            "https://LOCALHOST./",
+            "https://x.localhost/",
+            "https://10.0.0.1/",
+            "https://172.16.0.1/",
+            "https://192.168.1.1/",
+            "https://169.254.169.254/latest/meta-data/",
+            "https://0.0.0.0/",
+            "https://100.64.0.1/",
+            "https://255.255.255.255/",
+            "https://224.0.0.1/",
+            "https://[::1]/",
+            "https://[::]/",
+            "https://[fe80::1]/",
+            "https://[fd00::1]/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::ffff:a9fe:a9fe]/",
+            "https://[nonsense]/",
+        ] {
+            let error = judge(location).expect_err(location);
+            assert!(error.contains("private address"), "{location}: {error}");
+        }
+        for location in [
+            "http://cdn.example/",
+            "http://hub.example/",
+            "HTTP://127.0.0.1/",
+        ] {
+            let error = judge(location).expect_err(location);
+            assert!(error.contains("leaves https"), "{location}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_hub_on_a_private_network_may_redirect_within_it() {
+        let judge = |location| redirect("http://10.0.0.5:8080", "http://10.0.0.5:8080/x", location);
+        assert_eq!(
+            judge("http://10.0.0.6/y").as_deref(),
+            Ok("http://10.0.0.6/y")
+        );
+        assert_eq!(
+            judge("https://cdn.example/y").as_deref(),
+            Ok("https://cdn.example/y")
+        );
+    }
+
+    #[test]
+    fn the_origin_is_scheme_host_and_port() {
+        let same = |a, b| {
+            Address::parse(a).is_ok_and(|a| Address::parse(b).is_ok_and(|b| a.has_origin_of(&b)))
+        };
+        assert!(same("https://hub.example/a", "https://HUB.example:443/b"));
+        for other in [
+            "http://hub.example/",
+            "https://hub.example:444/",
+            "https://hub.example.evil/",
+            "https://xhub.example/",
+            "https://cdn.hub.example/",
+        ] {
+            assert!(!same("https://hub.example/", other), "{other}");
         }
     }
 }

@@ -1,0 +1,505 @@
+//! Whole models and data sets, and what the cache saves.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use hub::{
+    fetch::{Watcher, fetch_model},
+    standin::{FIRST_COMMIT, Fault, Server},
+};
+use serde_json::json;
+
+use crate::support::{World, message, repo, weights};
+
+const SECOND_COMMIT: &str = "2222222222222222222222222222222222222222";
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .expect("a folder")
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_model_has_the_layout_that_python_shares() {
+    let world = World::new();
+    let folder = world.model().expect("fetched");
+    let repo = world.cache().join("models--org--base");
+    assert_eq!(folder, repo.join("snapshots").join(FIRST_COMMIT));
+    assert_eq!(
+        names(&folder),
+        [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "vocab.txt"
+        ]
+    );
+    assert_eq!(
+        fs::read_to_string(repo.join("refs/main")).expect("there"),
+        FIRST_COMMIT
+    );
+    // Python's names: sha256 for large files, git's sha1 for small ones.
+    let blobs = names(&repo.join("blobs"));
+    assert_eq!(blobs.len(), 4);
+    assert_eq!(blobs.iter().filter(|blob| blob.len() == 64).count(), 1);
+    // `printf '{}' | git hash-object --stdin`
+    assert!(blobs.contains(&"9e26dfeeb6e641a33dae4961196235bdb965b21b".to_owned()));
+    #[cfg(unix)]
+    assert_eq!(
+        fs::read_link(folder.join("config.json")).expect("a link"),
+        PathBuf::from("../../blobs/9e26dfeeb6e641a33dae4961196235bdb965b21b")
+    );
+    assert!(world.cache().join(".locks/models--org--base").is_dir());
+    world.assert_clean();
+    // No pickle was asked for.
+    assert!(world.requests_for("pytorch_model.bin").is_empty());
+}
+
+#[test]
+fn progress_ends_whole_for_every_file() {
+    #[derive(Default)]
+    struct Seen(BTreeMap<String, (u64, u64)>, usize);
+    impl Watcher for Seen {
+        fn progress(&mut self, file: &str, done_bytes: u64, total_bytes: u64) {
+            self.0.insert(file.to_owned(), (done_bytes, total_bytes));
+            self.1 += 1;
+        }
+    }
+    let world = World::new();
+    let mut seen = Seen::default();
+    world.model_watched(&mut seen).expect("fetched");
+    assert_eq!(seen.0.len(), 4);
+    assert_eq!(seen.0["model.safetensors"], (300_000, 300_000));
+    assert!(seen.0.values().all(|(done, total)| done == total));
+    assert!(seen.1 > 6);
+}
+
+#[test]
+fn a_whole_snapshot_costs_one_head() {
+    let world = World::new();
+    let first = world.model().expect("fetched");
+    world.standin.clear_requests();
+    assert_eq!(world.model().expect("there"), first);
+    let requests = world.standin.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].method, "HEAD");
+    // A commit never moves.
+    let pinned = repo(&format!("org/base@{FIRST_COMMIT}"));
+    world.standin.clear_requests();
+    assert_eq!(
+        fetch_model(&world.config, &pinned, &mut ()).expect("there"),
+        first
+    );
+    assert_eq!(world.standin.requests().len(), 0);
+}
+
+#[test]
+fn a_branch_that_moved_is_fetched_anew_and_old_blobs_serve_again() {
+    let world = World::new();
+    let first = world.model().expect("fetched");
+    world
+        .standin
+        .model("org/base")
+        .commit(SECOND_COMMIT)
+        .small("config.json", "{\"v\":2}");
+    world.standin.clear_requests();
+    let second = world.model().expect("fetched");
+    assert_ne!(first, second);
+    assert_eq!(
+        fs::read_to_string(second.join("config.json")).expect("there"),
+        "{\"v\":2}"
+    );
+    assert_eq!(
+        fs::read_to_string(first.join("config.json")).expect("there"),
+        "{}"
+    );
+    assert!(
+        world
+            .standin
+            .requests()
+            .iter()
+            .all(|request| request.server == Server::Hub)
+    );
+}
+
+#[test]
+fn a_move_that_breaks_off_leaves_the_old_snapshot_in_force() {
+    let world = World::new();
+    let first = world.model().expect("fetched");
+    world
+        .standin
+        .model("org/base")
+        .commit(SECOND_COMMIT)
+        .large("model.safetensors", b"new weights");
+    world
+        .standin
+        .fail(Server::Storage, "model.safetensors", 99, Fault::HangUp);
+    message(world.model());
+    let offline = hub::config::HubConfig {
+        offline: true,
+        ..world.config.clone()
+    };
+    assert_eq!(
+        fetch_model(&offline, &repo("org/base"), &mut ()).expect("the old one"),
+        first
+    );
+}
+
+#[test]
+fn a_hub_out_of_reach_is_no_obstacle_where_the_cache_is_whole() {
+    let mut world = World::new();
+    let first = world.model().expect("fetched");
+    world.config.endpoint = "http://127.0.0.1:1".into();
+    assert_eq!(world.model().expect("there"), first);
+}
+
+#[test]
+fn offline_asks_nobody() {
+    let mut world = World::new();
+    world.config.offline = true;
+    let error = message(world.model());
+    assert!(
+        error.contains("HF_HUB_OFFLINE") && error.contains("org/base"),
+        "{error}"
+    );
+    let error = message(world.dataset("org/nli:triplet"));
+    assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
+    assert!(world.standin.requests().is_empty());
+
+    world.config.offline = false;
+    let folder = world.model().expect("fetched");
+    let files = world.dataset("org/nli:triplet").expect("fetched");
+    world.standin.clear_requests();
+    world.config.offline = true;
+    assert_eq!(world.model().expect("there"), folder);
+    assert_eq!(world.dataset("org/nli:triplet").expect("there"), files);
+    // What was not fetched is named, although the listing knows it.
+    let error = message(world.dataset("org/nli:pair"));
+    assert!(
+        error.contains("pair/train-00000-of-00001.parquet"),
+        "{error}"
+    );
+    let error = message(world.dataset("org/nli"));
+    assert!(error.contains("pair, triplet"), "{error}");
+    let error = message(fetch_model(&world.config, &repo("org/base@other"), &mut ()));
+    assert!(error.contains("revision other"), "{error}");
+    fs::remove_file(folder.join("vocab.txt")).expect("removed");
+    let error = message(world.model());
+    assert!(error.contains("vocab.txt"), "{error}");
+    assert!(world.standin.requests().is_empty());
+}
+
+#[test]
+fn a_cache_that_python_filled_serves_offline() {
+    let mut world = World::new();
+    let folder = world.model().expect("fetched");
+    let files = world.dataset("org/nli:triplet").expect("fetched");
+    // Python writes no listings.
+    fs::remove_dir_all(world.cache().join("models--org--base/.listings")).expect("removed");
+    fs::remove_dir_all(world.cache().join("datasets--org--nli/.listings")).expect("removed");
+    world.config.offline = true;
+    assert_eq!(world.model().expect("there"), folder);
+    assert_eq!(world.dataset("org/nli:triplet").expect("there"), files);
+    fs::remove_file(&files.train[1]).expect("removed");
+    let error = message(world.dataset("org/nli:triplet"));
+    assert!(error.contains("1 of the 2 files of train"), "{error}");
+    fs::remove_file(folder.join("model.safetensors")).expect("removed");
+    let error = message(world.model());
+    assert!(error.contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn module_folders_come_along() {
+    let world = World::new();
+    let modules = json!([
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+        {"idx": 3, "name": "3", "path": "3_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]);
+    world
+        .standin
+        .model("org/base")
+        .small("modules.json", modules.to_string())
+        .small("sentence_bert_config.json", "{}")
+        .small("1_Pooling/config.json", "{\"p\":1}")
+        .small("2_Dense/config.json", "{\"d\":1}")
+        .large("2_Dense/model.safetensors", b"dense")
+        .large("2_Dense/pytorch_model.bin", b"pickle")
+        .large("onnx/model.onnx", b"onnx")
+        .small("4_Unused/config.json", "{}");
+    let folder = world.model().expect("fetched");
+    assert_eq!(
+        fs::read(folder.join("2_Dense/model.safetensors")).expect("there"),
+        b"dense"
+    );
+    assert_eq!(
+        fs::read(folder.join("1_Pooling/config.json")).expect("there"),
+        b"{\"p\":1}"
+    );
+    #[cfg(unix)]
+    assert!(
+        fs::read_link(folder.join("1_Pooling/config.json"))
+            .expect("a link")
+            .starts_with("../../../blobs")
+    );
+    assert_eq!(
+        names(&folder.join("2_Dense")),
+        ["config.json", "model.safetensors"]
+    );
+    assert!(!folder.join("onnx").exists() && !folder.join("4_Unused").exists());
+
+    world
+        .standin
+        .model("org/base")
+        .remove("2_Dense/model.safetensors")
+        .commit(SECOND_COMMIT);
+    let error = message(world.model());
+    assert!(
+        error.contains("2_Dense/pytorch_model.bin") && error.contains("2_Dense/model.safetensors"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_transformer_may_have_a_folder_of_its_own() {
+    let world = World::new();
+    let modules = json!([{"path": "0_Transformer"}, {"path": "1_Pooling"}]);
+    world
+        .standin
+        .model("org/old")
+        .small("modules.json", modules.to_string())
+        .small("0_Transformer/config.json", "{}")
+        .small("0_Transformer/vocab.txt", "a\n")
+        .small("1_Pooling/config.json", "{\"a\":0}")
+        .large("0_Transformer/model.safetensors", b"w");
+    let folder = fetch_model(&world.config, &repo("org/old"), &mut ()).expect("fetched");
+    assert_eq!(
+        names(&folder.join("0_Transformer")),
+        ["config.json", "model.safetensors", "vocab.txt"]
+    );
+}
+
+#[test]
+fn shards_come_by_their_index() {
+    let world = World::new();
+    let index = json!({"metadata": {}, "weight_map": {
+        "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors", "c": "model-00001-of-00002.safetensors",
+    }});
+    world
+        .standin
+        .model("org/base")
+        .remove("model.safetensors")
+        .small("model.safetensors.index.json", index.to_string())
+        .large("model-00001-of-00002.safetensors", weights())
+        .large("model-00002-of-00002.safetensors", b"two");
+    let folder = world.model().expect("fetched");
+    assert_eq!(
+        fs::read(folder.join("model-00002-of-00002.safetensors")).expect("there"),
+        b"two"
+    );
+}
+
+#[test]
+fn what_no_model_can_do_without_is_named() {
+    let world = World::new();
+    world.standin.model("org/base").remove("model.safetensors");
+    let error = message(world.model());
+    assert!(
+        error.contains("pytorch_model.bin") && error.contains("model.safetensors is needed"),
+        "{error}"
+    );
+    assert!(world.requests_for("pytorch_model.bin").is_empty());
+    for (removed, words) in [
+        ("config.json", "no config.json"),
+        ("model.safetensors", "no model.safetensors"),
+    ] {
+        let world = World::new();
+        world
+            .standin
+            .model("org/base")
+            .remove("pytorch_model.bin")
+            .remove(removed);
+        let error = message(world.model());
+        assert!(error.contains(words), "{error}");
+    }
+    let world = World::new();
+    world
+        .standin
+        .model("org/base")
+        .remove("tokenizer.json")
+        .remove("vocab.txt");
+    let error = message(world.model());
+    assert!(error.contains("neither tokenizer.json nor"), "{error}");
+    for damaged in ["", "{", "{\"a\":1}", "[1]"] {
+        let world = World::new();
+        world
+            .standin
+            .model("org/base")
+            .small("modules.json", damaged);
+        let error = message(world.model());
+        assert!(error.contains("modules.json can't be read"), "{error}");
+    }
+}
+
+#[test]
+fn a_subset_comes_by_split() {
+    let world = World::new();
+    let files = world.dataset("org/nli:triplet").expect("fetched");
+    let read = |paths: &[PathBuf]| -> Vec<Vec<u8>> {
+        paths
+            .iter()
+            .map(|path| fs::read(path).expect("there"))
+            .collect()
+    };
+    assert_eq!(read(&files.train), [b"train 0", b"train 1"]);
+    assert_eq!(read(&files.dev), [b"dev"]);
+    assert_eq!(read(&files.test), [b"test"]);
+    assert!(world.requests_for("/pair/").is_empty());
+    world.assert_clean();
+    assert!(
+        world.standin.requests()[0]
+            .path
+            .starts_with("/api/datasets/org/nli/revision/main")
+    );
+    assert!(world.requests_for("/datasets/org/nli/resolve/").len() >= 8);
+}
+
+#[test]
+fn a_subset_that_is_not_named_or_not_there_lists_those_that_are() {
+    let world = World::new();
+    let error = message(world.dataset("org/nli"));
+    assert!(
+        error.contains("several subsets")
+            && error.contains("org/nli:pair")
+            && error.contains("pair, triplet"),
+        "{error}"
+    );
+    let error = message(world.dataset("org/nli:triple"));
+    assert!(
+        error.contains("no subset triple") && error.contains("pair, triplet"),
+        "{error}"
+    );
+    let error = message(world.dataset("org/other"));
+    assert!(error.contains("repository not found"), "{error}");
+    world.standin.dataset("org/csv").small("train.csv", "a,b");
+    let error = message(world.dataset("org/csv"));
+    assert!(error.contains("org/csv@refs/convert/parquet"), "{error}");
+    world
+        .standin
+        .dataset("org/half")
+        .large("data/train-00001-of-00002.parquet", b"x");
+    let error = message(world.dataset("org/half"));
+    assert!(error.contains("1 of the 2 files of train"), "{error}");
+}
+
+#[test]
+fn other_layouts_of_data_sets() {
+    // Names, and how many files train, dev and test have of the subset.
+    let cases: &[(&[&str], &str, [usize; 3])] = &[
+        (
+            &[
+                "data/train-00000-of-00001.parquet",
+                "data/validation-00000-of-00001.parquet",
+            ],
+            "",
+            [1, 1, 0],
+        ),
+        (
+            &["data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"],
+            "",
+            [1, 0, 0],
+        ),
+        (
+            &["train.parquet", "dev.parquet", "test.parquet"],
+            "",
+            [1, 1, 1],
+        ),
+        (
+            &[
+                "x/train/0000.parquet",
+                "x/train/0001.parquet",
+                "x/validation/0000.parquet",
+            ],
+            ":x",
+            [2, 1, 0],
+        ),
+        (
+            &["default/train/0000.parquet", "default/test/0000.parquet"],
+            ":default",
+            [1, 0, 1],
+        ),
+        (&["train/0000.parquet", "test/0000.parquet"], "", [1, 0, 1]),
+        (
+            &[
+                "data/en/train-00000-of-00001.parquet",
+                "data/de/train-00000-of-00001.parquet",
+            ],
+            ":de",
+            [1, 0, 0],
+        ),
+        (&["rows.parquet", "more.parquet"], "", [2, 0, 0]),
+        (
+            &[
+                "a/train-00000-of-00001.parquet",
+                "a/validation_matched-00000-of-00001.parquet",
+            ],
+            ":a",
+            [1, 0, 0],
+        ),
+        (&["a/Val.parquet", "a/Training.parquet"], ":a", [1, 1, 0]),
+    ];
+    for (names, subset, counts) in cases {
+        let world = World::new();
+        for name in *names {
+            world.standin.dataset("org/other").large(name, name);
+        }
+        let files = world
+            .dataset(&format!("org/other{subset}"))
+            .expect(names[0]);
+        assert_eq!(
+            [files.train.len(), files.dev.len(), files.test.len()],
+            *counts,
+            "{names:?}"
+        );
+    }
+}
+
+#[test]
+fn odd_but_honest_names_survive_the_address() {
+    let world = World::new();
+    let name = "data/ünï code #1 100% a+b?/train.parquet".replace('?', "");
+    world.standin.dataset("org/odd").large(&name, b"odd");
+    let files = world.dataset("org/odd").expect("fetched");
+    assert_eq!(fs::read(&files.train[0]).expect("there"), b"odd");
+}
+
+#[test]
+fn a_revision_with_slashes_has_its_own_reference() {
+    let world = World::new();
+    fetch_model(&world.config, &repo("org/base@refs/pr/1"), &mut ()).expect("fetched");
+    assert!(
+        world
+            .cache()
+            .join("models--org--base/refs/refs/pr/1")
+            .is_file()
+    );
+    assert!(
+        world.standin.requests()[0]
+            .path
+            .contains("/revision/refs%2Fpr%2F1")
+    );
+    let error = message(fetch_model(
+        &world.config,
+        &repo("org/base@nowhere"),
+        &mut (),
+    ));
+    assert!(error.contains("revision nowhere not found"), "{error}");
+}

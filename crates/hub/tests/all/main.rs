@@ -1,0 +1,8 @@
+//! The hub crate against a stand-in hub on loopback.
+
+mod config;
+mod fetch;
+mod hostile;
+mod names;
+mod support;
+mod transfer;
