@@ -1,0 +1,154 @@
+//! Bias and the exact GELU.
+
+use crate::{
+    Scratch,
+    math::normal_cdf,
+    rows,
+    simd::{LANES, Simd, simd_fn},
+};
+use rayon::prelude::*;
+
+/// act = GELU(x + bias), with GELU(z) = z Phi(z) (Hendrycks and Gimpel, 2016; exact, not the tanh
+/// form). `x` and `act` are \[rows, width\], `bias` \[width\].
+///
+/// `x` leaves as the derivative GELU'(x + bias) = Phi(z) + z phi(z): the forward pass has both of
+/// its terms at hand, the pre-activation has no other use, and the backward pass is then one
+/// product.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn gelu(x: &mut [f32], bias: &[f32], act: &mut [f32]) {
+    check(x.len(), bias.len());
+    assert_eq!(act.len(), x.len(), "act");
+    let len = block_len(x.len(), bias.len());
+    x.par_chunks_mut(len)
+        .zip(act.par_chunks_mut(len))
+        .for_each(|(x, act)| forward_block(bias, x, act));
+}
+
+/// x = GELU(x + bias) in place, when no gradient is wanted.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn gelu_in_place(x: &mut [f32], bias: &[f32]) {
+    check(x.len(), bias.len());
+    let len = block_len(x.len(), bias.len());
+    x.par_chunks_mut(len).for_each(|x| in_place_block(bias, x));
+}
+
+/// The backward pass of [`gelu`]: `d` comes in as the gradient of `act` and leaves as that of `x`,
+/// d derivative; its sum over rows is added to `d_bias` \[width\].
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn gelu_backward(derivative: &[f32], d: &mut [f32], d_bias: &mut [f32], scratch: &mut Scratch) {
+    let width = d_bias.len();
+    check(d.len(), width);
+    assert_eq!(derivative.len(), d.len(), "derivative");
+    let len = block_len(d.len(), width);
+    let partials = scratch.take(d.len().div_ceil(len) * width);
+    d.par_chunks_mut(len)
+        .zip(derivative.par_chunks(len))
+        .zip(partials.par_chunks_mut(width))
+        .for_each(|((d, derivative), partial)| backward_block(derivative, d, partial));
+    rows::add_partials(partials, width, &mut [d_bias]);
+}
+
+/// sums[c] += sum over rows of d[row][c], for `d` [rows, width]: the gradient of a bias that nothing
+/// else reads.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn add_column_sums(d: &[f32], sums: &mut [f32], scratch: &mut Scratch) {
+    let width = sums.len();
+    check(d.len(), width);
+    let len = block_len(d.len(), width);
+    let partials = scratch.take(d.len().div_ceil(len) * width);
+    d.par_chunks(len)
+        .zip(partials.par_chunks_mut(width))
+        .for_each(|(d, partial)| sums_block(d, partial));
+    rows::add_partials(partials, width, &mut [sums]);
+}
+
+fn check(len: usize, width: usize) {
+    assert!(
+        width > 0 && len.is_multiple_of(width),
+        "{len} values are no rows of {width}"
+    );
+}
+
+/// Values of a block of rows.
+fn block_len(len: usize, width: usize) -> usize {
+    rows::block(len / width) * width
+}
+
+simd_fn!(fn forward_block(bias: &[f32], x: &mut [f32], act: &mut [f32]) = forward_body);
+
+#[inline(always)]
+fn forward_body<S: Simd>(s: S, bias: &[f32], x: &mut [f32], act: &mut [f32]) {
+    // 1 / sqrt(2 pi), the density at 0.
+    const DENSITY: f32 = 0.398_942_3;
+    let width = bias.len();
+    for (x, act) in x.chunks_exact_mut(width).zip(act.chunks_exact_mut(width)) {
+        let mut i = 0;
+        while i < width {
+            let z = s.add(s.ld(x, i), s.ld(bias, i));
+            let (cdf, gauss) = normal_cdf(s, z);
+            s.st(act, i, s.mul(z, cdf));
+            s.st(x, i, s.fma(s.mul(z, s.splat(DENSITY)), gauss, cdf));
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn in_place_block(bias: &[f32], x: &mut [f32]) = in_place_body);
+
+#[inline(always)]
+fn in_place_body<S: Simd>(s: S, bias: &[f32], x: &mut [f32]) {
+    let width = bias.len();
+    for x in x.chunks_exact_mut(width) {
+        let mut i = 0;
+        while i < width {
+            let z = s.add(s.ld(x, i), s.ld(bias, i));
+            s.st(x, i, s.mul(z, normal_cdf(s, z).0));
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn backward_block(derivative: &[f32], d: &mut [f32], partial: &mut [f32]) = backward_body);
+
+#[inline(always)]
+fn backward_body<S: Simd>(s: S, derivative: &[f32], d: &mut [f32], partial: &mut [f32]) {
+    let width = partial.len();
+    partial.fill(0.0);
+    for (d, derivative) in d
+        .chunks_exact_mut(width)
+        .zip(derivative.chunks_exact(width))
+    {
+        let mut i = 0;
+        while i < width {
+            let v = s.mul(s.ld(d, i), s.ld(derivative, i));
+            s.st(d, i, v);
+            let sum = s.add(s.ld(partial, i), v);
+            s.st(partial, i, sum);
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn sums_block(d: &[f32], partial: &mut [f32]) = sums_body);
+
+#[inline(always)]
+fn sums_body<S: Simd>(s: S, d: &[f32], partial: &mut [f32]) {
+    let width = partial.len();
+    partial.fill(0.0);
+    for d in d.chunks_exact(width) {
+        let mut i = 0;
+        while i < width {
+            let sum = s.add(s.ld(partial, i), s.ld(d, i));
+            s.st(partial, i, sum);
+            i += LANES;
+        }
+    }
+}

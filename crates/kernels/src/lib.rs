@@ -1,0 +1,27 @@
+//! Fused CPU kernels on plain slices: everything of a packed transformer step that is not a matrix
+//! product, forward and backward, and the optimizer.
+//!
+//! Matrices are row-major f32. A batch is packed: the tokens of all sentences follow each other as
+//! one [tokens, width] matrix without padding, and `offsets` [sentences + 1] says where each
+//! sentence begins.
+//!
+//! Every kernel reads and writes memory once, on the threads of rayon's current pool, and gives the
+//! same bits for any number of threads: sums over rows are taken over blocks whose size depends on
+//! the shape alone and added up in order. Gradients of parameters are added to what is there.
+//!
+//! Lengths that do not fit together are a mistake of the caller's code and panic.
+
+pub mod attention;
+pub mod bf16;
+pub mod dropout;
+pub mod embedding;
+pub mod gelu;
+pub mod gemm;
+mod math;
+pub mod norm;
+pub mod optimizer;
+pub mod pooling;
+mod rows;
+mod simd;
+
+pub use rows::Scratch;

@@ -1,0 +1,319 @@
+//! Bias, dropout, residual and layer norm in one pass.
+
+use crate::{
+    Scratch,
+    dropout::{Dropout, Mask},
+    rows,
+    simd::{LANES, Simd, simd_fn},
+};
+use rayon::prelude::*;
+
+/// Layer normalisation over the last dimension (Ba et al., 2016), as `torch.nn.LayerNorm`:
+/// (x - mean) / sqrt(variance + eps) * gamma + beta, with the biased variance.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm<'a> {
+    /// Scale, \[width\].
+    pub gamma: &'a [f32],
+    /// Shift, \[width\].
+    pub beta: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// Where the gradients of a layer norm's parameters are added.
+#[derive(Debug)]
+pub struct LayerNormGrad<'a> {
+    /// Gradient of the scale, \[width\].
+    pub gamma: &'a mut [f32],
+    /// Gradient of the shift, \[width\].
+    pub beta: &'a mut [f32],
+}
+
+/// out = LN(residual + dropout(y + bias)), all \[rows, width\].
+///
+/// `y` comes in as a product's result and leaves as the normalised rows before gamma and beta,
+/// which with `rstd` \[rows\] (1 / standard deviation) is all that [`add_layer_norm_backward`]
+/// needs. Variances are taken in a second pass over the row, as sums of squared differences.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn add_layer_norm(
+    norm: &LayerNorm<'_>,
+    y: &mut [f32],
+    bias: Option<&[f32]>,
+    dropout: &Dropout,
+    residual: &[f32],
+    rstd: &mut [f32],
+    out: &mut [f32],
+) {
+    let width = check(norm, rstd.len(), y.len());
+    assert_eq!(residual.len(), y.len(), "residual");
+    assert_eq!(out.len(), y.len(), "out");
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), width, "bias");
+    }
+    let rows = rows::block(rstd.len());
+    y.par_chunks_mut(rows * width)
+        .zip(residual.par_chunks(rows * width))
+        .zip(out.par_chunks_mut(rows * width))
+        .zip(rstd.par_chunks_mut(rows))
+        .enumerate()
+        .for_each(|(block, (((y, residual), out), rstd))| {
+            forward_block(norm, bias, dropout, block * rows, y, residual, rstd, out);
+        });
+}
+
+/// The backward pass of [`add_layer_norm`].
+///
+/// `d` comes in as the gradient of `out` and leaves as that of `residual`; what reached the output
+/// on a second path, `d_more`, is added while reading. With n = `normalised` and
+/// g = (d + d_more) gamma:
+///
+/// d_residual = rstd (g - mean(g) - n mean(g n)), d_y = dropout(d_residual),
+/// and the sums over rows d_bias += d_y, d_gamma += (d + d_more) n, d_beta += d + d_more.
+///
+/// # Panics
+/// If the lengths do not fit together.
+#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+pub fn add_layer_norm_backward(
+    gamma: &[f32],
+    normalised: &[f32],
+    rstd: &[f32],
+    dropout: &Dropout,
+    d: &mut [f32],
+    d_more: Option<&[f32]>,
+    d_y: &mut [f32],
+    d_bias: Option<&mut [f32]>,
+    grad: LayerNormGrad<'_>,
+    scratch: &mut Scratch,
+) {
+    let width = gamma.len();
+    check(
+        &LayerNorm {
+            gamma,
+            beta: gamma,
+            eps: 0.0,
+        },
+        rstd.len(),
+        d.len(),
+    );
+    assert_eq!(normalised.len(), d.len(), "normalised");
+    assert_eq!(d_y.len(), d.len(), "d_y");
+    assert_eq!(
+        (grad.gamma.len(), grad.beta.len()),
+        (width, width),
+        "gradients of gamma and beta"
+    );
+    if let Some(more) = d_more {
+        assert_eq!(more.len(), d.len(), "d_more");
+    }
+    let rows = rows::block(rstd.len());
+    let partials = scratch.take(rstd.len().div_ceil(rows) * 3 * width);
+    d.par_chunks_mut(rows * width)
+        .zip(d_y.par_chunks_mut(rows * width))
+        .zip(normalised.par_chunks(rows * width))
+        .zip(rstd.par_chunks(rows))
+        .zip(partials.par_chunks_mut(3 * width))
+        .enumerate()
+        .for_each(|(block, ((((d, d_y), normalised), rstd), partial))| {
+            let first = block * rows;
+            let more = d_more.map(|more| &more[first * width..][..d.len()]);
+            backward_block(
+                gamma, normalised, rstd, dropout, first, d, more, d_y, partial,
+            );
+        });
+    match d_bias {
+        Some(d_bias) => {
+            assert_eq!(d_bias.len(), width, "d_bias");
+            rows::add_partials(partials, 3 * width, &mut [grad.gamma, grad.beta, d_bias]);
+        }
+        None => rows::add_partials(partials, 3 * width, &mut [grad.gamma, grad.beta]),
+    }
+}
+
+/// The width, after the lengths that every use has in common were checked.
+pub(crate) fn check(norm: &LayerNorm<'_>, rows: usize, len: usize) -> usize {
+    let width = norm.gamma.len();
+    assert!(width > 0, "a layer norm has no width");
+    assert_eq!(norm.beta.len(), width, "beta");
+    assert_eq!(rows * width, len, "values of {rows} rows of {width}");
+    width
+}
+
+simd_fn!(fn forward_block(
+    norm: &LayerNorm<'_>, bias: Option<&[f32]>, dropout: &Dropout, first: usize,
+    y: &mut [f32], residual: &[f32], rstd: &mut [f32], out: &mut [f32],
+) = forward_body);
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+fn forward_body<S: Simd>(
+    s: S,
+    norm: &LayerNorm<'_>,
+    bias: Option<&[f32]>,
+    dropout: &Dropout,
+    first: usize,
+    y: &mut [f32],
+    residual: &[f32],
+    rstd: &mut [f32],
+    out: &mut [f32],
+) {
+    let width = norm.gamma.len();
+    for (r, rstd) in rstd.iter_mut().enumerate() {
+        let y = &mut y[r * width..][..width];
+        let residual = &residual[r * width..][..width];
+        let out = &mut out[r * width..][..width];
+        let mut mask = Mask::new(s, dropout, first + r);
+        let mut sum = s.zero();
+        let mut i = 0;
+        while i < width {
+            let mut v = s.ld(y, i);
+            if let Some(bias) = bias {
+                v = s.add(v, s.ld(bias, i));
+            }
+            v = s.add(mask.apply(s, i, v), s.ld(residual, i));
+            sum = s.add(sum, v);
+            s.st(y, i, v);
+            i += LANES;
+        }
+        *rstd = normalise_row(s, norm, sum, y, &mut Mask::new(s, &Dropout::NONE, 0), out);
+    }
+}
+
+/// Normalises `x` in place and writes dropout(x gamma + beta); returns 1 / standard deviation.
+/// `sum` holds the row's sum in its lanes.
+#[inline(always)]
+pub(crate) fn normalise_row<S: Simd>(
+    s: S,
+    norm: &LayerNorm<'_>,
+    sum: S::F,
+    x: &mut [f32],
+    mask: &mut Mask<S>,
+    out: &mut [f32],
+) -> f32 {
+    let width = x.len();
+    let mean = s.splat(s.sum(sum) / width as f32);
+    let mut squares = s.zero();
+    let mut i = 0;
+    while i < width {
+        let v = s.sub(s.ld(x, i), mean);
+        // Lanes beyond the row hold zero minus the mean.
+        let v = if width - i < LANES {
+            s.first(v, width - i, s.zero())
+        } else {
+            v
+        };
+        squares = s.fma(v, v, squares);
+        i += LANES;
+    }
+    let rstd = 1.0 / (s.sum(squares) / width as f32 + norm.eps).sqrt();
+    let scale = s.splat(rstd);
+    let mut i = 0;
+    while i < width {
+        let v = s.mul(s.sub(s.ld(x, i), mean), scale);
+        s.st(x, i, v);
+        let v = s.fma(v, s.ld(norm.gamma, i), s.ld(norm.beta, i));
+        s.st(out, i, mask.apply(s, i, v));
+        i += LANES;
+    }
+    rstd
+}
+
+simd_fn!(fn backward_block(
+    gamma: &[f32], normalised: &[f32], rstd: &[f32], dropout: &Dropout, first: usize,
+    d: &mut [f32], more: Option<&[f32]>, d_y: &mut [f32], partial: &mut [f32],
+) = backward_body);
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+fn backward_body<S: Simd>(
+    s: S,
+    gamma: &[f32],
+    normalised: &[f32],
+    rstd: &[f32],
+    dropout: &Dropout,
+    first: usize,
+    d: &mut [f32],
+    more: Option<&[f32]>,
+    d_y: &mut [f32],
+    partial: &mut [f32],
+) {
+    let width = gamma.len();
+    partial.fill(0.0);
+    let (d_norm, d_bias) = partial.split_at_mut(2 * width);
+    for (r, &rstd) in rstd.iter().enumerate() {
+        let row = r * width..(r + 1) * width;
+        let d = &mut d[row.clone()];
+        let n = &normalised[row.clone()];
+        if let Some(more) = more {
+            let more = &more[row.clone()];
+            let mut i = 0;
+            while i < width {
+                let v = s.add(s.ld(d, i), s.ld(more, i));
+                s.st(d, i, v);
+                i += LANES;
+            }
+        }
+        let (mean, mean_n) = backward_sums(s, gamma, n, d, d_norm);
+        let d_y = &mut d_y[row];
+        let mut mask = Mask::new(s, dropout, first + r);
+        let scale = s.splat(rstd);
+        let mut i = 0;
+        while i < width {
+            let v = backward_value(s, gamma, n, d, i, mean, mean_n, scale);
+            s.st(d, i, v);
+            let v = mask.apply(s, i, v);
+            s.st(d_y, i, v);
+            let b = s.add(s.ld(d_bias, i), v);
+            s.st(d_bias, i, b);
+            i += LANES;
+        }
+    }
+}
+
+/// The means of d gamma and d gamma n over a row; adds d n and d to `d_norm`, both \[width\].
+#[inline(always)]
+pub(crate) fn backward_sums<S: Simd>(
+    s: S,
+    gamma: &[f32],
+    n: &[f32],
+    d: &[f32],
+    d_norm: &mut [f32],
+) -> (S::F, S::F) {
+    let width = d.len();
+    let (d_gamma, d_beta) = d_norm.split_at_mut(width);
+    let (mut sum, mut sum_n) = (s.zero(), s.zero());
+    let mut i = 0;
+    while i < width {
+        let (v, n) = (s.ld(d, i), s.ld(n, i));
+        let g = s.fma(v, n, s.ld(d_gamma, i));
+        s.st(d_gamma, i, g);
+        let b = s.add(v, s.ld(d_beta, i));
+        s.st(d_beta, i, b);
+        let v = s.mul(v, s.ld(gamma, i));
+        sum = s.add(sum, v);
+        sum_n = s.fma(v, n, sum_n);
+        i += LANES;
+    }
+    (
+        s.splat(s.sum(sum) / width as f32),
+        s.splat(s.sum(sum_n) / width as f32),
+    )
+}
+
+/// rstd (d gamma - mean - n mean_n) for lanes `i..i + 16`.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+pub(crate) fn backward_value<S: Simd>(
+    s: S,
+    gamma: &[f32],
+    n: &[f32],
+    d: &[f32],
+    i: usize,
+    mean: S::F,
+    mean_n: S::F,
+    rstd: S::F,
+) -> S::F {
+    let v = s.sub(s.mul(s.ld(d, i), s.ld(gamma, i)), mean);
+    s.mul(rstd, s.sub(v, s.mul(s.ld(n, i), mean_n)))
+}

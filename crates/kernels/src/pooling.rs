@@ -1,0 +1,173 @@
+//! One vector for each sentence from the vectors of its tokens.
+
+use crate::simd::{LANES, Simd, simd_fn};
+use rayon::prelude::*;
+
+/// The pooling modes of sentence-transformers, for a sentence of n tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token.
+    Cls,
+    /// The last token.
+    LastToken,
+    /// The largest value of each column.
+    Max,
+    /// Sum / n.
+    Mean,
+    /// Sum / sqrt(n).
+    MeanSqrtLen,
+    /// Token t, from 1, weighs t / (1 + 2 + .. + n).
+    WeightedMean,
+}
+
+/// out\[sentence\] = pooled rows `offsets[sentence]..offsets[sentence + 1]` of `x` [tokens, width],
+/// for `out` [sentences, width]. A sentence without tokens gives zeros.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn pool(mode: Pooling, offsets: &[usize], width: usize, x: &[f32], out: &mut [f32]) {
+    check(offsets, width, x.len(), out.len());
+    out.par_chunks_mut(width)
+        .zip(offsets.par_windows(2))
+        .with_min_len(8)
+        .for_each(|(out, range)| {
+            let x = &x[range[0] * width..range[1] * width];
+            match mode {
+                Pooling::Max => largest(x, out),
+                _ => weighted_sum(mode, x, out),
+            }
+        });
+}
+
+/// The backward pass of [`pool`]: writes `d_x` [tokens, width] from `d_out` [sentences, width]. With
+/// [`Pooling::Max`] the gradient goes to the first of equal tokens; other modes do not read `x`.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn pool_backward(
+    mode: Pooling,
+    offsets: &[usize],
+    width: usize,
+    x: &[f32],
+    d_out: &[f32],
+    d_x: &mut [f32],
+) {
+    check(offsets, width, d_x.len(), d_out.len());
+    if mode == Pooling::Max {
+        assert_eq!(x.len(), d_x.len(), "x");
+    }
+    let mut jobs = Vec::with_capacity(offsets.len() - 1);
+    let mut rest = d_x;
+    for (range, d_out) in offsets.windows(2).zip(d_out.chunks_exact(width)) {
+        let (d_x, tail) = rest.split_at_mut((range[1] - range[0]) * width);
+        jobs.push((range[0], d_out, d_x));
+        rest = tail;
+    }
+    jobs.into_par_iter()
+        .with_min_len(8)
+        .for_each(|(start, d_out, d_x)| match mode {
+            Pooling::Max => {
+                let x = &x[start * width..][..d_x.len()];
+                d_x.fill(0.0);
+                for (c, &d) in d_out.iter().enumerate() {
+                    let mut best = c;
+                    for i in (c..x.len()).step_by(width) {
+                        if x[i] > x[best] {
+                            best = i;
+                        }
+                    }
+                    if let Some(target) = d_x.get_mut(best) {
+                        *target = d;
+                    }
+                }
+            }
+            _ => {
+                let n = d_x.len() / width;
+                for (t, d_x) in d_x.chunks_exact_mut(width).enumerate() {
+                    scaled(weight(mode, t, n), d_out, d_x);
+                }
+            }
+        });
+}
+
+/// What token `t` of `n` contributes; [`Pooling::Max`] is not linear and has no weights.
+fn weight(mode: Pooling, t: usize, n: usize) -> f32 {
+    match mode {
+        Pooling::Cls => f32::from(u8::from(t == 0)),
+        Pooling::LastToken => f32::from(u8::from(t + 1 == n)),
+        Pooling::Mean | Pooling::Max => 1.0 / n as f32,
+        Pooling::MeanSqrtLen => 1.0 / (n as f32).sqrt(),
+        Pooling::WeightedMean => (t + 1) as f32 / (n * (n + 1) / 2) as f32,
+    }
+}
+
+fn check(offsets: &[usize], width: usize, tokens: usize, sentences: usize) {
+    assert!(width > 0, "rows have no width");
+    assert!(
+        offsets.first() == Some(&0) && offsets.is_sorted(),
+        "offsets do not ascend from 0"
+    );
+    assert_eq!(
+        offsets[offsets.len() - 1] * width,
+        tokens,
+        "values of the tokens"
+    );
+    assert_eq!(
+        (offsets.len() - 1) * width,
+        sentences,
+        "values of the sentences"
+    );
+}
+
+simd_fn!(fn weighted_sum(mode: Pooling, x: &[f32], out: &mut [f32]) = weighted_sum_body);
+
+#[inline(always)]
+fn weighted_sum_body<S: Simd>(s: S, mode: Pooling, x: &[f32], out: &mut [f32]) {
+    let width = out.len();
+    let n = x.len() / width;
+    out.fill(0.0);
+    for (t, row) in x.chunks_exact(width).enumerate() {
+        let w = weight(mode, t, n);
+        if w == 0.0 {
+            continue;
+        }
+        let mut i = 0;
+        while i < width {
+            let v = s.fma(s.splat(w), s.ld(row, i), s.ld(out, i));
+            s.st(out, i, v);
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn largest(x: &[f32], out: &mut [f32]) = largest_body);
+
+#[inline(always)]
+fn largest_body<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
+    let width = out.len();
+    let Some(first) = x.get(..width) else {
+        out.fill(0.0);
+        return;
+    };
+    out.copy_from_slice(first);
+    for row in x.chunks_exact(width).skip(1) {
+        let mut i = 0;
+        while i < width {
+            let v = s.max(s.ld(row, i), s.ld(out, i));
+            s.st(out, i, v);
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn scaled(w: f32, from: &[f32], to: &mut [f32]) = scaled_body);
+
+#[inline(always)]
+fn scaled_body<S: Simd>(s: S, w: f32, from: &[f32], to: &mut [f32]) {
+    let mut i = 0;
+    while i < to.len() {
+        let v = s.mul(s.splat(w), s.ld(from, i));
+        s.st(to, i, v);
+        i += LANES;
+    }
+}

@@ -1,0 +1,384 @@
+//! Attention against its formula in f64 and its differences.
+
+mod common;
+
+use common::{Random, close, dot, gradient, same_on_any_threads, wide};
+use kernels::{
+    Scratch,
+    attention::{self, Grads, Inputs, Shape},
+    dropout::Dropout,
+};
+
+/// The factors of the dropout for each token, head and key, read off a run where value row j is the
+/// unit vector j: the context then holds the dropped probabilities.
+fn factors(shape: &Shape<'_>, dropout: Dropout) -> Vec<Vec<Vec<f64>>> {
+    let Shape {
+        heads,
+        head_dim: d,
+        offsets,
+    } = *shape;
+    let tokens = offsets[offsets.len() - 1];
+    let mut qkv = vec![0.0; tokens * 3 * heads * d];
+    for range in offsets.windows(2) {
+        assert!(range[1] - range[0] <= d);
+        for (j, t) in (range[0]..range[1]).enumerate() {
+            for h in 0..heads {
+                qkv[(t * 3 + 2) * heads * d + h * d + j] = 1.0;
+            }
+        }
+    }
+    let (mut context, mut lse) = (vec![0.0; tokens * heads * d], vec![0.0; tokens * heads]);
+    attention::attend(
+        shape,
+        &Inputs {
+            bias: None,
+            relative: None,
+            dropout,
+        },
+        &qkv,
+        &mut context,
+        &mut lse,
+    );
+    let mut out = Vec::new();
+    for range in offsets.windows(2) {
+        let l = range[1] - range[0];
+        for t in range[0]..range[1] {
+            let row = |h: usize| {
+                (0..l)
+                    .map(|j| f64::from(context[(t * heads + h) * d + j]) * l as f64)
+                    .collect()
+            };
+            out.push((0..heads).map(row).collect());
+        }
+    }
+    out
+}
+
+/// The formula, in f64. `factors` is empty without dropout.
+fn forward(
+    shape: &Shape<'_>,
+    qkv: &[f64],
+    bias: &[f64],
+    relative: &[f64],
+    factors: &[Vec<Vec<f64>>],
+) -> Vec<f64> {
+    let Shape {
+        heads,
+        head_dim: d,
+        offsets,
+    } = *shape;
+    let width = heads * d;
+    let columns = relative.len() / heads;
+    let at = |t: usize, which: usize, h: usize, c: usize| {
+        let column = which * width + h * d + c;
+        qkv[t * 3 * width + column] + bias[column]
+    };
+    let mut out = vec![0.0; offsets[offsets.len() - 1] * width];
+    for range in offsets.windows(2) {
+        let l = range[1] - range[0];
+        for h in 0..heads {
+            for i in 0..l {
+                let t = range[0] + i;
+                let scores: Vec<f64> = (0..l)
+                    .map(|j| {
+                        let product: f64 = (0..d)
+                            .map(|c| at(t, 0, h, c) * at(range[0] + j, 1, h, c))
+                            .sum();
+                        product / (d as f64).sqrt() + relative[h * columns + columns / 2 + j - i]
+                    })
+                    .collect();
+                let largest = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+                let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+                for (j, score) in scores.iter().enumerate() {
+                    let mut p = (score - largest).exp() / sum;
+                    if let Some(factors) = factors.get(t) {
+                        p *= factors[h][j];
+                    }
+                    for c in 0..d {
+                        out[t * width + h * d + c] += p * at(range[0] + j, 2, h, c);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// context, d_qkv, d_bias, d_relative of the kernels.
+fn run(shape: &Shape<'_>, inputs: &Inputs<'_>, qkv: &[f32], d: &[f32]) -> Vec<Vec<f32>> {
+    let width = shape.heads * shape.head_dim;
+    let (mut context, mut lse) = (vec![9.0; d.len()], vec![9.0; d.len() / shape.head_dim]);
+    attention::attend(shape, inputs, qkv, &mut context, &mut lse);
+    let mut d_qkv = qkv.to_vec();
+    let mut d_bias = vec![0.25; 3 * width];
+    let mut d_relative = vec![0.25; inputs.relative.map_or(0, <[f32]>::len)];
+    let grads = Grads {
+        bias: Some(&mut d_bias),
+        relative: inputs.relative.map(|_| d_relative.as_mut_slice()),
+    };
+    attention::attend_backward(
+        shape,
+        inputs,
+        &mut d_qkv,
+        &lse,
+        d,
+        grads,
+        &mut Scratch::default(),
+    );
+    vec![context, d_qkv, d_bias, d_relative]
+}
+
+#[test]
+fn attention_matches_its_formula() {
+    let cases: [(usize, usize, &[usize], usize); 6] = [
+        (1, 1, &[1], 1),
+        (2, 5, &[3, 1, 5, 2], 5),
+        (3, 16, &[1, 16, 0, 7], 20),
+        (2, 20, &[17, 20, 4], 20),
+        (1, 64, &[33, 18, 40], 64),
+        (2, 128, &[9, 70], 70),
+    ];
+    for (heads, head_dim, lengths, longest) in cases {
+        for p in [0.0, 0.3] {
+            let offsets = common::offsets(lengths);
+            let shape = Shape {
+                heads,
+                head_dim,
+                offsets: &offsets,
+            };
+            let width = heads * head_dim;
+            let tokens = offsets[lengths.len()];
+            let mut random = Random(width as u64);
+            let (qkv, d) = (random.vec(tokens * 3 * width), random.vec(tokens * width));
+            let (bias, relative) = (random.vec(3 * width), random.vec(heads * (2 * longest - 1)));
+            let dropout = Dropout::new(p, 1, 2, 3);
+            let factors = if p > 0.0 {
+                factors(&shape, dropout)
+            } else {
+                Vec::new()
+            };
+            let inputs = Inputs {
+                bias: Some(&bias),
+                relative: Some(&relative),
+                dropout,
+            };
+            let results = same_on_any_threads(|| run(&shape, &inputs, &qkv, &d));
+            let [qkv64, bias64, relative64, d64] = [&qkv, &bias, &relative, &d].map(|x| wide(x));
+            let expected = forward(&shape, &qkv64, &bias64, &relative64, &factors);
+            close("context", &results[0], &expected, 2e-6);
+            let added = |g: Vec<f64>| g.into_iter().map(|g| g + 0.25).collect::<Vec<_>>();
+            let loss = |out: Vec<f64>| dot(&out, &d64);
+            let name = format!("{heads} heads of {head_dim}, {lengths:?}, p {p}");
+            if qkv.len() < 5000 {
+                let expected = gradient(&qkv, |x| {
+                    loss(forward(&shape, x, &bias64, &relative64, &factors))
+                });
+                close(&format!("d_qkv of {name}"), &results[1], &expected, 1e-5);
+                let expected = added(gradient(&bias, |x| {
+                    loss(forward(&shape, &qkv64, x, &relative64, &factors))
+                }));
+                close(&format!("d_bias of {name}"), &results[2], &expected, 1e-5);
+                let expected = added(gradient(&relative, |x| {
+                    loss(forward(&shape, &qkv64, &bias64, x, &factors))
+                }));
+                close(
+                    &format!("d_relative of {name}"),
+                    &results[3],
+                    &expected,
+                    1e-5,
+                );
+            } else {
+                along_directions(
+                    &shape,
+                    &qkv,
+                    &bias,
+                    &relative,
+                    &factors,
+                    &d,
+                    &results,
+                    &mut random,
+                );
+            }
+        }
+    }
+}
+
+/// The gradients' products with random directions are the derivatives along them.
+#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+fn along_directions(
+    shape: &Shape<'_>,
+    qkv: &[f32],
+    bias: &[f32],
+    relative: &[f32],
+    factors: &[Vec<Vec<f64>>],
+    d: &[f32],
+    results: &[Vec<f32>],
+    random: &mut Random,
+) {
+    let inputs = [wide(qkv), wide(bias), wide(relative)];
+    for which in 0..3 {
+        for _ in 0..4 {
+            let direction = wide(&random.vec(inputs[which].len()));
+            let along = |step: f64| {
+                let mut inputs = inputs.clone();
+                inputs[which]
+                    .iter_mut()
+                    .zip(&direction)
+                    .for_each(|(x, u)| *x += step * u);
+                dot(
+                    &forward(shape, &inputs[0], &inputs[1], &inputs[2], factors),
+                    &wide(d),
+                )
+            };
+            let expected = (along(1e-4) - along(-1e-4)) / 2e-4;
+            let offset = if which == 0 { 0.0 } else { 0.25 };
+            let gradient: Vec<f64> = results[1 + which]
+                .iter()
+                .map(|&g| f64::from(g) - offset)
+                .collect();
+            let norm = dot(&gradient, &gradient).sqrt() * dot(&direction, &direction).sqrt();
+            let error = (dot(&gradient, &direction) - expected).abs() / norm;
+            assert!(error < 1e-6, "input {which}: {error:.1e}");
+        }
+    }
+}
+
+#[test]
+fn long_sentences_match_too() {
+    let offsets = [0, 512, 513, 800];
+    let shape = Shape {
+        heads: 2,
+        head_dim: 32,
+        offsets: &offsets,
+    };
+    let mut random = Random(5);
+    let (qkv, d) = (random.vec(800 * 192), random.vec(800 * 64));
+    let (bias, relative) = (random.vec(192), random.vec(2 * 1023));
+    let inputs = Inputs {
+        bias: Some(&bias),
+        relative: Some(&relative),
+        dropout: Dropout::NONE,
+    };
+    let results = same_on_any_threads(|| run(&shape, &inputs, &qkv, &d));
+    let expected = forward(&shape, &wide(&qkv), &wide(&bias), &wide(&relative), &[]);
+    close("context", &results[0], &expected, 2e-6);
+    along_directions(
+        &shape,
+        &qkv,
+        &bias,
+        &relative,
+        &[],
+        &d,
+        &results,
+        &mut random,
+    );
+}
+
+#[test]
+fn a_part_of_the_batch_gives_the_same() {
+    let offsets = common::offsets(&[5, 9, 3, 14]);
+    let shape = Shape {
+        heads: 2,
+        head_dim: 16,
+        offsets: &offsets,
+    };
+    let mut random = Random(6);
+    let (qkv, d) = (random.vec(31 * 96), random.vec(31 * 32));
+    let dropout = Dropout::new(0.4, 1, 2, 3);
+    let inputs = Inputs {
+        bias: None,
+        relative: None,
+        dropout,
+    };
+    let whole = run(&shape, &inputs, &qkv, &d);
+    let shape = Shape {
+        heads: 2,
+        head_dim: 16,
+        offsets: &[0, 3, 17],
+    };
+    let inputs = Inputs {
+        dropout: dropout.starting_at(14),
+        ..inputs
+    };
+    let part = run(&shape, &inputs, &qkv[14 * 96..], &d[14 * 32..]);
+    assert_eq!(part[0], whole[0][14 * 32..]);
+    assert_eq!(part[1], whole[1][14 * 96..]);
+}
+
+#[test]
+fn dropped_probabilities_have_the_right_share_and_are_independent_of_head() {
+    let offsets = common::offsets(&[64; 30]);
+    let shape = Shape {
+        heads: 4,
+        head_dim: 64,
+        offsets: &offsets,
+    };
+    let p = 0.1;
+    let factors = factors(&shape, Dropout::new(p, 9, 9, 9));
+    let kept = |h: usize| -> Vec<bool> {
+        factors
+            .iter()
+            .flat_map(|t| t[h].iter().map(|&f| f > 0.0))
+            .collect()
+    };
+    let first = kept(0);
+    let n = first.len() as f64;
+    let within = |share: f64, expected: f64| {
+        (share - expected).abs() < 5.0 * (expected * (1.0 - expected) / n).sqrt()
+    };
+    for h in 0..4 {
+        let other = kept(h);
+        let share = other.iter().filter(|&&k| k).count() as f64 / n;
+        assert!(within(share, 1.0 - p), "{share}");
+        if h > 0 {
+            let both = first.iter().zip(&other).filter(|(a, b)| **a && **b).count() as f64 / n;
+            assert!(within(both, (1.0 - p) * (1.0 - p)), "{both}");
+        }
+        for shift in [1, 16, 64, 128, 256] {
+            let both = other
+                .iter()
+                .zip(&other[shift..])
+                .filter(|(a, b)| **a && **b)
+                .count() as f64
+                / n;
+            assert!(
+                (both - (1.0 - p) * (1.0 - p)).abs() < 0.008,
+                "{shift}: {both}"
+            );
+        }
+    }
+    for factor in factors.iter().flatten().flatten() {
+        assert!(*factor == 0.0 || (factor - 1.0 / (1.0 - p)).abs() < 1e-6);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a sentence of 3 tokens is beyond the relative bias")]
+fn too_long_a_sentence_is_refused() {
+    let shape = Shape {
+        heads: 1,
+        head_dim: 1,
+        offsets: &[0, 3],
+    };
+    let inputs = Inputs {
+        bias: None,
+        relative: Some(&[0.0; 3]),
+        dropout: Dropout::NONE,
+    };
+    attention::attend(&shape, &inputs, &[0.0; 9], &mut [0.0; 3], &mut [0.0; 3]);
+}
+
+#[test]
+fn an_empty_batch_is_fine() {
+    let shape = Shape {
+        heads: 1,
+        head_dim: 4,
+        offsets: &[0],
+    };
+    let inputs = Inputs {
+        bias: None,
+        relative: None,
+        dropout: Dropout::NONE,
+    };
+    attention::attend(&shape, &inputs, &[], &mut [], &mut []);
+}
