@@ -58,7 +58,7 @@ pub(crate) fn read(
     let chosen = choose(path, &columns, options)?;
     let shape = Shape::new(&columns, &chosen, options.columns.is_some());
 
-    let checked: Vec<Result<LabelKind, Box<(Option<String>, Defect)>>> = lines
+    let checked: Vec<Result<LabelKind, BadLine>> = lines
         .par_iter()
         .map(|(_, line)| shape.check(line))
         .collect();
@@ -209,6 +209,9 @@ fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
     ))
 }
 
+/// The column, where it is in one, and what is wrong.
+type BadLine = Box<(Option<String>, Defect)>;
+
 /// What the labels of some lines are; the larger includes the smaller, except that truth values
 /// and numbers don't mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -262,7 +265,7 @@ impl Shape {
         }
     }
 
-    fn check(&self, line: &[u8]) -> Result<LabelKind, Box<(Option<String>, Defect)>> {
+    fn check(&self, line: &[u8]) -> Result<LabelKind, BadLine> {
         let mut deserializer = serde_json::Deserializer::from_slice(line);
         let checked = ShapeVisitor(self)
             .deserialize(&mut deserializer)

@@ -164,6 +164,11 @@ fn json_lines() {
             Rows(2),
         ),
         (
+            "CR alone",
+            b"{\"a\":\"x\"}\r{\"a\":\"y\"}\r",
+            Refused(&["row 1 (line 1)", "trailing characters"]),
+        ),
+        (
             "escapes",
             br#"{"a":"\u00e9 \ud83d\ude00 \n\t\"","b":"y"}"#,
             Rows(1),

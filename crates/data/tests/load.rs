@@ -2,7 +2,7 @@
 
 use std::{fs, io::Cursor, path::Path, time::Instant};
 
-use data::{Dataset, Labels, LoadOptions, load};
+use data::{Dataset, Labels, LoadOptions, load, load_files};
 use polars::prelude::*;
 
 fn write_parquet(path: &Path, columns: Vec<Column>) {
@@ -102,6 +102,10 @@ fn folders_and_patterns() {
     assert_eq!(whole.labels, Some(Labels::Float(vec![1.0, 0.0, 0.5])));
     let pattern = at("train-*.csv");
     assert_eq!(texts(&load_all(&pattern), 1), ["q", "u", "s"]);
+
+    let listed = [at("train-2.csv"), at("train-1.csv")];
+    let listed = load_files(&listed, &LoadOptions::default()).unwrap();
+    assert_eq!(texts(&listed, 0), ["r", "p", "t"]);
 
     let first = |n| LoadOptions {
         max_rows: Some(n),
