@@ -69,15 +69,16 @@ pub struct TrainingArguments {
     pub logging_first_step: bool,
     /// When to evaluate.
     pub eval_strategy: IntervalStrategy,
-    /// Steps between evaluations.
+    /// Steps between evaluations; there is one after the last step too.
     pub eval_steps: u64,
     /// When to save a checkpoint.
     pub save_strategy: IntervalStrategy,
-    /// Steps between checkpoints.
+    /// Steps between checkpoints; there is one after the last step too.
     pub save_steps: u64,
     /// Checkpoints to keep; the oldest go first, the best one never.
     pub save_total_limit: Option<usize>,
-    /// End with the weights of the best evaluation instead of the last step's.
+    /// End with the weights of the best evaluation instead of the last step's. A new best is saved even where
+    /// `save_steps` leaves it out, which upstream does not do.
     pub load_best_model_at_end: bool,
     /// The metric that decides which evaluation is best; `eval_` may be left out.
     pub metric_for_best_model: Option<String>,

@@ -106,3 +106,15 @@ pub(crate) fn remove_oldest(
     }
     Ok(())
 }
+
+/// Where the best step has a checkpoint, removes all others: with a limit of one, a run keeps two only as long as
+/// it may have to go on from the newest (end of transformers' `_finalize_training`).
+pub(crate) fn remove_all_but(folder: &RunFolder, best_step: Option<u64>) -> Result<(), TrainError> {
+    let steps = folder.checkpoints()?;
+    if best_step.is_some_and(|best| steps.contains(&best)) {
+        for step in steps.into_iter().filter(|step| Some(*step) != best_step) {
+            fs_err::remove_dir_all(folder.checkpoint(step))?;
+        }
+    }
+    Ok(())
+}

@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 
 use crate::{
     TrainError,
-    arguments::{IntervalStrategy, TrainingArguments},
+    arguments::TrainingArguments,
     report::{LogEntry, Plan, Step},
-    run_folder::RunFolder,
 };
 
 /// `trainer_state.json`: transformers' `TrainerState` field for field, then what a bit-exact resume needs.
@@ -60,6 +59,8 @@ pub struct TrainerState {
     pub last_logged_step: u64,
     /// Evaluations in a row without improvement.
     pub early_stopping_count: u64,
+    /// The evaluation after the last update was broken off, or has not begun.
+    pub is_evaluation_due: bool,
     /// Early stopping has decided to end the run.
     pub should_stop: bool,
     /// The arguments of the run.
@@ -93,18 +94,19 @@ impl TrainerState {
             loss_sum_since_log: 0.0,
             last_logged_step: 0,
             early_stopping_count: 0,
+            is_evaluation_due: false,
             should_stop: false,
             arguments: arguments.clone(),
         }
     }
 
-    /// Counts an update with its loss, in an epoch of `n_steps` updates.
-    pub fn count_step(&mut self, loss: f64, n_steps: u64) {
+    /// Counts an update with its loss, after which `share` of its epoch of `n_steps` updates is done.
+    pub fn count_step(&mut self, loss: f64, share: f64, n_steps: u64) {
         self.global_step += 1;
         self.n_steps_in_epoch += 1;
         self.loss_sum += loss;
         self.loss_sum_since_log += loss;
-        self.epoch = self.epoch_index as f64 + self.n_steps_in_epoch as f64 / n_steps as f64;
+        self.epoch = self.epoch_index as f64 + share;
         if self.n_steps_in_epoch == n_steps {
             self.epoch_index += 1;
             self.n_steps_in_epoch = 0;
@@ -137,7 +139,6 @@ impl TrainerState {
         &mut self,
         entry: &LogEntry,
         arguments: &TrainingArguments,
-        folder: &RunFolder,
     ) -> Result<(), TrainError> {
         let wanted = arguments.load_best_model_at_end
             || arguments.metric_for_best_model.is_some()
@@ -146,13 +147,15 @@ impl TrainerState {
             return Ok(());
         }
         let key = arguments.best_metric_key();
-        let metric = entry.get(&key).and_then(Value::as_f64).ok_or_else(|| {
+        let metric = entry.get(&key).ok_or_else(|| {
             let known: Vec<&str> = entry.keys().map(String::as_str).collect();
             TrainError::Arguments(format!(
                 "--metric-for-best-model `{key}` is not among what the evaluation gave: {}",
                 known.join(", ")
             ))
         })?;
+        // A metric that is no number is an entry without a value, and never the best.
+        let metric = metric.as_f64().unwrap_or(f64::NAN);
         let gain = |best: f64| {
             if arguments.best_is_greatest() {
                 metric - best
@@ -174,13 +177,9 @@ impl TrainerState {
         {
             self.should_stop = true;
         }
-        if self.best_metric.is_none_or(|best| gain(best) > 0.0) {
+        if !metric.is_nan() && self.best_metric.is_none_or(|best| gain(best) > 0.0) {
             self.best_metric = Some(metric);
             self.best_global_step = Some(self.global_step);
-            if arguments.save_strategy != IntervalStrategy::No {
-                let checkpoint = folder.checkpoint(self.global_step);
-                self.best_model_checkpoint = Some(checkpoint.display().to_string());
-            }
         }
         Ok(())
     }
@@ -194,13 +193,16 @@ impl TrainerState {
         } else {
             plan.n_rows as f64 * plan.n_epochs
         };
+        // Of a run that was resumed or stopped early, only the steps made now took this time.
+        let n_steps = (self.global_step - plan.first_step) as f64;
+        let n_samples = n_samples * n_steps / plan.n_steps as f64;
         let mut entry = LogEntry::new();
         entry.insert("train_runtime".to_owned(), json!(round(seconds, 4)));
         entry.insert(
             "train_samples_per_second".to_owned(),
             json!(round(n_samples / seconds, 3)),
         );
-        let steps_per_second = round(plan.n_steps as f64 / seconds, 3);
+        let steps_per_second = round(n_steps / seconds, 3);
         entry.insert("train_steps_per_second".to_owned(), json!(steps_per_second));
         entry.insert(
             "train_loss".to_owned(),

@@ -3,7 +3,11 @@
 //! The order of things within a step is that of transformers' `Trainer` (5.23, `_run_epoch`): forward and
 //! backward of each micro-batch, clip, update, schedule, then log, evaluate and save where due.
 
-use std::{ops::ControlFlow, path::Path, time::Instant};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use data::{
     Dataset, Labels, TokenizedDataset,
@@ -130,6 +134,11 @@ impl<'a> Trainer<'a> {
         self.model
     }
 
+    /// How far the run is, with its log.
+    pub fn state(&self) -> &TrainerState {
+        &self.state
+    }
+
     /// What the run will do.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -158,8 +167,11 @@ impl<'a> Trainer<'a> {
     pub fn train(&mut self) -> Result<Outcome, TrainError> {
         let started = Instant::now();
         self.tell(&Event::Begin(&self.plan.clone()))?;
+        if self.state.is_evaluation_due && !self.evaluate_and_save()? {
+            return self.interrupted();
+        }
         while !self.is_over() {
-            let batches = self.epoch_batches();
+            let batches = self.epoch_batches()?;
             let n_steps = batches
                 .len()
                 .div_ceil(self.arguments.gradient_accumulation_steps);
@@ -169,7 +181,10 @@ impl<'a> Trainer<'a> {
                     return self.interrupted();
                 };
                 self.tell(&Event::Step(&step))?;
-                if !self.log_evaluate_save(&step)? {
+                self.log_step(&step)?;
+                self.state.is_evaluation_due =
+                    self.is_due(self.arguments.eval_strategy, self.arguments.eval_steps);
+                if !self.evaluate_and_save()? {
                     return self.interrupted();
                 }
                 if self.is_over() {
@@ -222,7 +237,12 @@ impl<'a> Trainer<'a> {
             &self.gradient,
             learning_rate,
         )?;
-        self.state.count_step(loss, n_steps_of_epoch as u64);
+        let n_batches = self.state.n_steps_in_epoch as usize
+            * self.arguments.gradient_accumulation_steps
+            + micro_batches.len();
+        let share_of_epoch = n_batches as f64 / self.plan.n_batches_per_epoch as f64;
+        self.state
+            .count_step(loss, share_of_epoch, n_steps_of_epoch as u64);
         Ok(Some(Step {
             step: self.state.global_step,
             epoch: self.state.epoch,
@@ -272,7 +292,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The batches of the epoch that the run is in.
-    fn epoch_batches(&self) -> Vec<Vec<u32>> {
+    fn epoch_batches(&self) -> Result<Vec<Vec<u32>>, TrainError> {
         let mut batches = epoch_batches(
             self.arguments.batch_sampler,
             &self.data.dataset,
@@ -283,41 +303,63 @@ impl<'a> Trainer<'a> {
         );
         // Upstream's trainer takes no more batches than the sampler's length promises.
         batches.truncate(self.plan.n_batches_per_epoch);
-        batches
+        if batches.is_empty() {
+            return Err(TrainError::Dataset {
+                dataset: self.data.dataset.name.clone(),
+                problem: format!(
+                    "epoch {} has no batch of {} rows that share no text: leave out --dataloader-drop-last, or lower --per-device-train-batch-size",
+                    self.state.epoch_index + 1,
+                    self.arguments.per_device_train_batch_size
+                ),
+            });
+        }
+        Ok(batches)
     }
 
     fn is_over(&self) -> bool {
         self.state.should_stop
-            || self.state.global_step >= self.plan.n_steps
+            || self.is_last_step()
             || self.state.epoch_index as f64 >= self.plan.n_epochs
     }
 
-    /// What is due after a step; false when interrupted.
-    fn log_evaluate_save(&mut self, step: &Step) -> Result<bool, TrainError> {
-        let TrainingArguments {
-            logging_steps,
-            logging_first_step,
-            eval_strategy,
-            eval_steps,
-            save_strategy,
-            save_steps,
-            ..
-        } = self.arguments;
-        let epoch_ended = self.state.n_steps_in_epoch == 0;
-        let is_due = |strategy, every: u64| match strategy {
+    fn is_last_step(&self) -> bool {
+        self.state.global_step >= self.plan.n_steps
+    }
+
+    /// Whether something that happens by `strategy` and `every` so many steps is due after the step just made.
+    /// It always is after the last one (transformers' `DefaultFlowCallback`).
+    fn is_due(&self, strategy: IntervalStrategy, every: u64) -> bool {
+        match strategy {
             IntervalStrategy::No => false,
-            IntervalStrategy::Steps => step.step.is_multiple_of(every),
-            IntervalStrategy::Epoch => epoch_ended,
-        };
-        if step.step.is_multiple_of(logging_steps) || (step.step == 1 && logging_first_step) {
+            IntervalStrategy::Steps => {
+                self.state.global_step.is_multiple_of(every) || self.is_last_step()
+            }
+            IntervalStrategy::Epoch => self.state.n_steps_in_epoch == 0 || self.is_last_step(),
+        }
+    }
+
+    fn log_step(&mut self, step: &Step) -> Result<(), TrainError> {
+        let is_first = step.step == 1 && self.arguments.logging_first_step;
+        if is_first || step.step.is_multiple_of(self.arguments.logging_steps) {
             let entry = self.state.training_entry(step);
             self.log(entry)?;
         }
-        if is_due(eval_strategy, eval_steps) && !self.evaluate()? {
-            return Ok(false);
+        Ok(())
+    }
+
+    /// What is due after a step; false when interrupted, in which case the evaluation is still due.
+    fn evaluate_and_save(&mut self) -> Result<bool, TrainError> {
+        let mut is_new_best = false;
+        if self.state.is_evaluation_due {
+            if !self.evaluate()? {
+                return Ok(false);
+            }
+            self.state.is_evaluation_due = false;
+            is_new_best = self.state.best_global_step == Some(self.state.global_step);
         }
-        let is_last = save_strategy == IntervalStrategy::Steps && self.is_over();
-        if is_due(save_strategy, save_steps) || is_last {
+        // Upstream saves at its interval alone, and so loses a best evaluation that falls between two saves.
+        let must_keep = is_new_best && self.arguments.load_best_model_at_end;
+        if must_keep || self.is_due(self.arguments.save_strategy, self.arguments.save_steps) {
             self.save()?;
         }
         Ok(true)
@@ -360,9 +402,8 @@ impl<'a> Trainer<'a> {
         }
         entry.insert("epoch".to_owned(), json!(self.state.epoch));
         entry.insert("step".to_owned(), json!(self.state.global_step));
-        self.state
-            .note_evaluation(&entry, &self.arguments, &self.folder)?;
-        self.log(entry)?;
+        self.log(entry.clone())?;
+        self.state.note_evaluation(&entry, &self.arguments)?;
         Ok(true)
     }
 
@@ -425,6 +466,12 @@ impl<'a> Trainer<'a> {
     /// Writes a checkpoint of the current step, then removes those above the limit.
     fn save(&mut self) -> Result<(), TrainError> {
         let path = self.folder.checkpoint(self.state.global_step);
+        if let Some(best) = self.state.best_global_step {
+            let best_path = self.folder.checkpoint(best);
+            if best_path == path || best_path.exists() {
+                self.state.best_model_checkpoint = Some(best_path.display().to_string());
+            }
+        }
         checkpoint::save(&path, self.model, &self.optimizer, &self.state)?;
         self.tell(&Event::Saved(&path))?;
         if let Some(limit) = self.arguments.save_total_limit {
@@ -434,7 +481,6 @@ impl<'a> Trainer<'a> {
     }
 
     fn interrupted(&mut self) -> Result<Outcome, TrainError> {
-        // Interrupted in an evaluation that a checkpoint follows, or before any step: what is there is kept.
         self.save()?;
         Ok(Outcome::Interrupted {
             step: self.state.global_step,
@@ -448,14 +494,29 @@ impl<'a> Trainer<'a> {
                 .summary(&self.plan, &self.arguments, started.elapsed().as_secs_f64());
         self.log(summary.clone())?;
         if self.arguments.load_best_model_at_end
-            && let Some(best) = &self.state.best_model_checkpoint
+            && let Some(best) = self.best_checkpoint()
         {
-            checkpoint::load_weights(Path::new(best), self.model)?;
+            checkpoint::load_weights(&best, self.model)?;
+        }
+        if self.arguments.save_total_limit == Some(1) {
+            checkpoint::remove_all_but(&self.folder, self.state.best_global_step)?;
         }
         write_folder(&self.folder.final_model(), |folder| {
             Ok(self.model.save(folder)?)
         })?;
         Ok(summary)
+    }
+
+    /// The checkpoint of the best evaluation: in this run's folder, which may have been moved, or, where the run
+    /// goes on from another folder's checkpoint, in that one.
+    fn best_checkpoint(&self) -> Option<PathBuf> {
+        let step = self.state.best_global_step?;
+        let here = self.folder.checkpoint(step);
+        let there = self.state.best_model_checkpoint.as_ref();
+        there
+            .filter(|_| !here.exists())
+            .map(PathBuf::from)
+            .or(Some(here))
     }
 
     fn log(&mut self, entry: LogEntry) -> Result<(), TrainError> {
