@@ -1,6 +1,9 @@
 //! Every kind of bad input that README.md lists, with its outcome. The rows of the table in
 //! README.md carry the names of the cases here.
 
+// With `--nocapture` the messages can be read as users see them.
+#![allow(clippy::print_stdout)]
+
 use std::{fs, io::Cursor};
 
 use data::{Dataset, Labels, LoadOptions, OnBadRow, load};

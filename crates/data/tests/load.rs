@@ -1,5 +1,8 @@
 //! Sources and formats that are as they should be.
 
+// README.md quotes the times that are printed here.
+#![allow(clippy::print_stdout)]
+
 use std::{fs, io::Cursor, path::Path, time::Instant};
 
 use data::{Dataset, Labels, LoadOptions, load, load_files};

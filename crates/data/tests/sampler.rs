@@ -1,5 +1,8 @@
 //! Batch order against sentence-transformers 6.0.1; `fixtures/make_sampler.py` wrote the figures.
 
+// README.md quotes the times that are printed here.
+#![allow(clippy::print_stdout)]
+
 use std::time::{Duration, Instant};
 
 use data::{
