@@ -80,7 +80,7 @@ fn assert_whole(name: &str, dataset: &Dataset) {
 #[test]
 fn csv() {
     let long = format!("a,b\n{},y\n", "long text ".repeat(1 << 20));
-    let combining = format!("a,b\n{},y\n", format!("e{}", "\u{301}".repeat(1_000_000)));
+    let combining = format!("a,b\ne{},y\n", "\u{301}".repeat(1_000_000));
     let cases: &[(&str, &[u8], Outcome)] = &[
         ("empty file", b"", Refused(&["the file is empty"])),
         ("only blank lines", b"\n\r\n\n", Refused(&["the file is empty"])),
