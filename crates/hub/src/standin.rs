@@ -75,7 +75,7 @@ impl StandIn {
 
     /// The address of the storage, as redirects have it.
     pub fn storage(&self) -> String {
-        format!("http://{}", self.state.storage)
+        self.state.storage_url()
     }
 
     /// A model to fill with files; made empty where it isn't there.
@@ -253,6 +253,11 @@ struct State {
 }
 
 impl State {
+    // Another name than the hub's: Python takes two ports of one name for the same host.
+    fn storage_url(&self) -> String {
+        format!("http://localhost:{}", self.storage.port())
+    }
+
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -535,7 +540,7 @@ fn hub_reply(content: &Content, request: &Recorded, state: &State) -> Reply {
         return Reply::new(200, &headers, found.content.clone());
     }
     let etag = format!("\"{}\"", sha256(&found.content));
-    let location = format!("http://{}/{key}/{file}?signature=secret", state.storage);
+    let location = format!("{}/{key}/{file}?signature=secret", state.storage_url());
     let headers = [
         ("x-repo-commit", repo.commit.as_str()),
         ("x-linked-etag", &etag),

@@ -536,6 +536,18 @@ fn no_hub_at_all_is_a_transport_error_with_the_address() {
 }
 
 #[test]
+fn a_hub_that_does_not_speak_tls_gets_no_request() {
+    let mut world = World::new();
+    world.config.endpoint = world.standin.endpoint().replace("http://", "https://");
+    let error = message(world.model());
+    assert!(error.contains("https://127.0.0.1"), "{error}");
+    assert!(error.contains("check the network"), "{error}");
+    for request in world.standin.requests() {
+        assert_eq!(request.header("authorization"), None);
+    }
+}
+
+#[test]
 fn two_fetches_at_once_download_each_file_once() {
     let world = World::new();
     // Slow enough that all three want the same file.
