@@ -8,6 +8,7 @@
 mod benchmark;
 mod checkout;
 mod fetch_data;
+mod quickstart;
 mod setup;
 mod test;
 mod tidy;
@@ -30,6 +31,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     FetchData(fetch_data::Args),
+    Quickstart(quickstart::Args),
     Test(test::Args),
     Benchmark(benchmark::Args),
 }
@@ -49,6 +51,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Setup(args) => setup::run(&checkout, args),
         Command::FetchData(args) => fetch_data::run(&checkout, args),
+        Command::Quickstart(quickstart::Args {}) => quickstart::run(&checkout),
         Command::Test(args) => test::run(&checkout, args),
         Command::Benchmark(args) => benchmark::run(&checkout, args),
     }

@@ -44,18 +44,21 @@ const FORBIDDEN_MARKS: [&str; 3] = [
 ];
 
 /// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("libtorch", &[]),
     ("grammar", &[]),
     ("hub", &[]),
     ("kernels", &[]),
+    ("shim", &["libtorch"]),
     ("data", &[]),
-    ("model", &["libtorch", "kernels"]),
+    ("model", &["libtorch", "kernels", "shim"]),
     ("losses", &["libtorch"]),
     ("eval", &["libtorch"]),
     (
         "train",
-        &["libtorch", "kernels", "model", "data", "losses", "eval"],
+        &[
+            "libtorch", "kernels", "shim", "model", "data", "losses", "eval",
+        ],
     ),
     (
         "cli",
@@ -74,7 +77,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The crates that know of tensors; the others build without libtorch.
-const TENSOR_CRATES: [&str; 6] = ["model", "losses", "eval", "train", "cli", "bench"];
+const TENSOR_CRATES: [&str; 7] = ["shim", "model", "losses", "eval", "train", "cli", "bench"];
 
 /// Checks the whole tree, and reports everything that is wrong with it.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {

@@ -2,7 +2,9 @@
 //! triplets. Buffers rotate, so that a kernel finds its inputs where a step of many layers leaves
 //! them, not in the cache of the run before.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use kernels::{
     Scratch,
     attention::{self, Grads, Inputs},
@@ -15,7 +17,10 @@ use kernels::{
     optimizer::{self, AdamW},
     pooling::{self, Pooling},
 };
-use std::{hint::black_box, time::Duration};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 /// Sets of buffers that take turns.
 const TURNS: usize = 8;
@@ -79,6 +84,32 @@ fn values(n: usize) -> Vec<f32> {
         .collect()
 }
 
+/// The time of `f` alone, on a set of buffers whose part `spent` is restored before each call: what
+/// a kernel overwrites with its own result would otherwise fade into denormals.
+fn restored<const N: usize>(
+    c: &mut BenchmarkGroup<'_, WallTime>,
+    label: &str,
+    turns: &mut Turns<N>,
+    spent: usize,
+    mut f: impl FnMut(&mut [Vec<f32>; N]),
+) {
+    let fresh = turns.next()[spent].clone();
+    c.bench_function(label, |b| {
+        b.iter_custom(|iterations| {
+            let mut elapsed = Duration::ZERO;
+            for _ in 0..iterations {
+                let set = turns.next();
+                let start = Instant::now();
+                f(set);
+                elapsed += start.elapsed();
+                // Restored now, cold again when its turn comes.
+                set[spent].copy_from_slice(&fresh);
+            }
+            elapsed
+        });
+    });
+}
+
 /// Buffers that take turns.
 struct Turns<const N: usize> {
     sets: Vec<[Vec<f32>; N]>,
@@ -133,29 +164,31 @@ fn rows(c: &mut Criterion) {
             });
         }
         let mut turns = Turns::new([n, n, n]);
-        group
-            .throughput(bytes(4 * n))
-            .bench_function("add_layer_norm_backward", |b| {
-                b.iter(|| {
-                    let [normalised, d, d_y] = turns.next();
-                    let grad = LayerNormGrad {
-                        gamma: &mut d_gamma,
-                        beta: &mut d_beta,
-                    };
-                    norm::add_layer_norm_backward(
-                        &gamma,
-                        normalised,
-                        &rstd,
-                        &dropout,
-                        d,
-                        None,
-                        d_y,
-                        Some(&mut d_bias),
-                        grad,
-                        &mut scratch,
-                    );
-                });
-            });
+        group.throughput(bytes(4 * n));
+        restored(
+            &mut group,
+            "add_layer_norm_backward",
+            &mut turns,
+            1,
+            |[normalised, d, d_y]| {
+                let grad = LayerNormGrad {
+                    gamma: &mut d_gamma,
+                    beta: &mut d_beta,
+                };
+                norm::add_layer_norm_backward(
+                    &gamma,
+                    normalised,
+                    &rstd,
+                    &dropout,
+                    d,
+                    None,
+                    d_y,
+                    Some(&mut d_bias),
+                    grad,
+                    &mut scratch,
+                );
+            },
+        );
 
         let inner_bias = values(inner);
         let mut d_inner_bias = vec![0.0; inner];
@@ -167,19 +200,20 @@ fn rows(c: &mut Criterion) {
                 gelu::gelu(x, &inner_bias, act);
             });
         });
-        group
-            .throughput(bytes(2 * m))
-            .bench_function("gelu_in_place", |b| {
-                b.iter(|| gelu::gelu_in_place(&mut turns.next()[0], &inner_bias));
-            });
-        group
-            .throughput(bytes(3 * m))
-            .bench_function("gelu_backward", |b| {
-                b.iter(|| {
-                    let [derivative, d] = turns.next();
-                    gelu::gelu_backward(derivative, d, &mut d_inner_bias, &mut scratch);
-                });
-            });
+        group.throughput(bytes(3 * m));
+        restored(
+            &mut group,
+            "gelu_backward",
+            &mut turns,
+            1,
+            |[derivative, d]| {
+                gelu::gelu_backward(derivative, d, &mut d_inner_bias, &mut scratch);
+            },
+        );
+        group.throughput(bytes(2 * m));
+        restored(&mut group, "gelu_in_place", &mut turns, 0, |[x, _]| {
+            gelu::gelu_in_place(x, &inner_bias);
+        });
         drop(turns);
 
         let vocabulary = 30_527;
@@ -207,28 +241,30 @@ fn rows(c: &mut Criterion) {
         });
         let mut d_word = vec![0.0; word.len()];
         let mut d_position = vec![0.0; position.len()];
-        group
-            .throughput(bytes(9 * n))
-            .bench_function("embed_backward and scatter", |b| {
-                b.iter(|| {
-                    let [normalised, d] = turns.next();
-                    let grad = LayerNormGrad {
-                        gamma: &mut d_gamma,
-                        beta: &mut d_beta,
-                    };
-                    embedding::embed_backward(
-                        &gamma,
-                        normalised,
-                        &rstd,
-                        &dropout,
-                        d,
-                        grad,
-                        &mut scratch,
-                    );
-                    embedding::scatter(&Order::new(&ids), d, width, Some(1), &mut d_word);
-                    embedding::scatter(&Order::new(&positions), d, width, Some(1), &mut d_position);
-                });
-            });
+        group.throughput(bytes(9 * n));
+        restored(
+            &mut group,
+            "embed_backward and scatter",
+            &mut turns,
+            1,
+            |[normalised, d]| {
+                let grad = LayerNormGrad {
+                    gamma: &mut d_gamma,
+                    beta: &mut d_beta,
+                };
+                embedding::embed_backward(
+                    &gamma,
+                    normalised,
+                    &rstd,
+                    &dropout,
+                    d,
+                    grad,
+                    &mut scratch,
+                );
+                embedding::scatter(&Order::new(&ids), d, width, Some(1), &mut d_word);
+                embedding::scatter(&Order::new(&positions), d, width, Some(1), &mut d_position);
+            },
+        );
 
         let mut out = vec![0.0; sentences * width];
         let mut turns = Turns::new([n]);
@@ -296,34 +332,22 @@ fn attention(c: &mut Criterion) {
             lse.fill(10.0);
             let (mut d_bias, mut d_relative) = (vec![0.0; 3 * width], vec![0.0; heads * 1023]);
             let mut scratch = Scratch::default();
-            let mut qkv = vec![0.0; 3 * tokens * width];
-            let fresh = values(qkv.len());
             group.throughput(Throughput::Elements((10 * pairs * width) as u64));
-            group.bench_function(format!("attend_backward {label}"), |b| {
-                b.iter_custom(|iterations| {
-                    let mut elapsed = Duration::ZERO;
-                    for _ in 0..iterations {
-                        // What the pass overwrites is restored, or the values would run away.
-                        qkv.copy_from_slice(&fresh);
-                        let [_, d_context] = turns.next();
-                        let grads = Grads {
-                            bias: Some(&mut d_bias),
-                            relative: Some(&mut d_relative),
-                        };
-                        let start = std::time::Instant::now();
-                        attention::attend_backward(
-                            &shape,
-                            &inputs,
-                            &mut qkv,
-                            &lse,
-                            d_context,
-                            grads,
-                            &mut scratch,
-                        );
-                        elapsed += start.elapsed();
-                    }
-                    elapsed
-                });
+            let label = format!("attend_backward {label}");
+            restored(&mut group, &label, &mut turns, 0, |[qkv, d_context]| {
+                let grads = Grads {
+                    bias: Some(&mut d_bias),
+                    relative: Some(&mut d_relative),
+                };
+                attention::attend_backward(
+                    &shape,
+                    &inputs,
+                    qkv,
+                    &lse,
+                    d_context,
+                    grads,
+                    &mut scratch,
+                );
             });
         }
     }

@@ -305,61 +305,64 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// Sixteen values that lie together.
+type Lanes = [f32; LANES];
+
 thread_local! {
     /// Working memory of one head of one sentence, kept from call to call.
-    static WORK: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static WORK: RefCell<Vec<Lanes>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` on at least `len` values of this thread's working memory.
-fn with_work(len: usize, f: impl FnOnce(&mut [f32])) {
+/// Runs `f` on `len` vectors of this thread's working memory.
+fn with_work(len: usize, f: impl FnOnce(&mut [Lanes])) {
     WORK.with_borrow_mut(|work| {
         if work.len() < len {
-            work.resize(len, 0.0);
+            work.resize(len, [0.0; LANES]);
         }
         f(&mut work[..len]);
     });
 }
 
-/// Cuts the first `len` values off `rest`.
+/// Cuts the first `len` vectors off `rest`.
 #[inline(always)]
-fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+fn cut<'a>(rest: &mut &'a mut [Lanes], len: usize) -> &'a mut [Lanes] {
     let (head, tail) = std::mem::take(rest).split_at_mut(len);
     *rest = tail;
     head
 }
 
-/// The working memory of a sentence of `l` tokens with heads of N vectors. Rows of queries are
-/// filled up to a multiple of ROWS and keys to a multiple of LANES, with zeros.
+/// The working memory of a sentence of `l` tokens with heads of N vectors. Queries are filled up to
+/// a multiple of ROWS and keys to a multiple of LANES, with zeros.
 #[derive(Clone, Copy)]
 struct Sizes {
     l: usize,
-    /// l rounded up to whole blocks of queries.
+    /// Queries.
     lq: usize,
-    /// l rounded up to whole vectors of keys.
+    /// Keys.
     lk: usize,
-    /// Columns of a head, rounded up to whole vectors.
-    d: usize,
+    /// Vectors of a row of keys, lk / LANES.
+    vk: usize,
 }
 
 impl Sizes {
     #[inline(always)]
-    fn new<const N: usize>(l: usize) -> Self {
+    fn new(l: usize) -> Self {
         Self {
             l,
             lq: l.next_multiple_of(ROWS),
             lk: l.next_multiple_of(LANES),
-            d: N * LANES,
+            vk: l.div_ceil(LANES),
         }
     }
 
-    /// q, k^T, v, and one block of scores.
-    fn forward(&self) -> usize {
-        self.lq * self.d + 2 * self.lk * self.d + ROWS * self.lk
+    /// Vectors for q, k, k^T, v, and one block of scores.
+    fn forward<const N: usize>(&self) -> usize {
+        (self.lq + 3 * self.lk) * N + ROWS * self.vk
     }
 
-    /// q, k, k^T, v^T, d_context, and two matrices of scores.
-    fn backward(&self) -> usize {
-        2 * self.lq * self.d + 3 * self.lk * self.d + 2 * self.lq * self.lk
+    /// Vectors for q, k, v, k^T, v^T, d_context, and two matrices of scores.
+    fn backward<const N: usize>(&self) -> usize {
+        (2 * self.lq + 4 * self.lk) * N + 2 * self.lq * self.vk
     }
 }
 
@@ -372,7 +375,7 @@ fn forward_unit<const N: usize>(
     lse: &Shared<'_>,
 ) {
     let longest = plan.groups[unit.group].longest;
-    with_work(Sizes::new::<N>(longest).forward(), |work| {
+    with_work(Sizes::new(longest).forward::<N>(), |work| {
         forward_group::<N>(plan, inputs, unit, qkv, context, lse, work);
     });
 }
@@ -389,7 +392,7 @@ fn backward_unit<const N: usize>(
     relative: &Shared<'_>,
 ) {
     let longest = plan.groups[unit.group].longest;
-    with_work(Sizes::new::<N>(longest).backward(), |work| {
+    with_work(Sizes::new(longest).backward::<N>(), |work| {
         backward_group::<N>(
             plan, inputs, unit, qkv, lse, d_context, bias, relative, work,
         );
@@ -398,13 +401,16 @@ fn backward_unit<const N: usize>(
 
 simd_fn!(fn forward_group[N](
     plan: &Plan<'_>, inputs: &Inputs<'_>, unit: Unit, qkv: &[f32],
-    context: &Shared<'_>, lse: &Shared<'_>, work: &mut [f32],
+    context: &Shared<'_>, lse: &Shared<'_>, work: &mut [Lanes],
 ) = forward_body);
 
 simd_fn!(fn backward_group[N](
     plan: &Plan<'_>, inputs: &Inputs<'_>, unit: Unit, qkv: &Shared<'_>, lse: &[f32],
-    d_context: &[f32], bias: &Shared<'_>, relative: &Shared<'_>, work: &mut [f32],
+    d_context: &[f32], bias: &Shared<'_>, relative: &Shared<'_>, work: &mut [Lanes],
 ) = backward_body);
+
+// The bodies and what they call do no vector work in closures: LLVM may leave those out of line,
+// without the instruction set of the function around them.
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
@@ -416,49 +422,57 @@ fn forward_body<S: Simd, const N: usize>(
     qkv: &[f32],
     context: &Shared<'_>,
     lse: &Shared<'_>,
-    work: &mut [f32],
+    work: &mut [Lanes],
 ) {
     let head = Head::new(plan, inputs, unit.head);
+    let (one, scale) = (s.splat(1.0), s.splat(head.scale));
     for sentence in plan.groups[unit.group].sentences.clone() {
         let tokens = plan.offsets[sentence]..plan.offsets[sentence + 1];
-        let z = Sizes::new::<N>(tokens.len());
+        let z = Sizes::new(tokens.len());
         let mut rest = &mut *work;
-        let q = cut(&mut rest, z.lq * z.d);
-        let kt = cut(&mut rest, z.lk * z.d);
-        let v = cut(&mut rest, z.lk * z.d);
-        let scores = cut(&mut rest, ROWS * z.lk);
+        let q = cut(&mut rest, z.lq * N);
+        let k = cut(&mut rest, z.lk * N);
+        let kt = cut(&mut rest, z.lk * N);
+        let v = cut(&mut rest, z.lk * N);
+        let scores = cut(&mut rest, ROWS * z.vk);
         for (i, t) in tokens.clone().enumerate() {
             let row = &qkv[t * 3 * plan.width..][..3 * plan.width];
-            head.read_row::<S, N>(s, row, 0, s.splat(head.scale), &mut q[i * z.d..][..z.d]);
-            head.read_row::<S, N>(s, row, 2, s.splat(1.0), &mut v[i * z.d..][..z.d]);
+            let row = &row[head.column..];
+            head.read::<S, N>(s, &row[..plan.head_dim], 0, scale, &mut q[i * N..][..N]);
+            head.read::<S, N>(
+                s,
+                &row[plan.width..][..plan.head_dim],
+                1,
+                one,
+                &mut k[i * N..][..N],
+            );
+            head.read::<S, N>(
+                s,
+                &row[2 * plan.width..][..plan.head_dim],
+                2,
+                one,
+                &mut v[i * N..][..N],
+            );
         }
-        q[z.l * z.d..].fill(0.0);
-        transpose::<S, N>(s, z, kt, |s, i, out| {
-            let row = &qkv[(tokens.start + i) * 3 * plan.width..][..3 * plan.width];
-            head.read_row::<S, N>(s, row, 1, s.splat(1.0), out);
-        });
+        q[z.l * N..].fill([0.0; LANES]);
+        k[z.l * N..].fill([0.0; LANES]);
+        transpose::<S, N>(s, z, k, kt);
         // SAFETY: only this unit writes this head's values for these tokens.
         let lse = unsafe { lse.part(unit.head * plan.tokens + tokens.start, z.l) };
         let mut i = 0;
         while i < z.l {
-            outer::<S>(s, z, &q[i * z.d..][..ROWS * z.d], kt, scores);
+            outer::<S, N>(s, z, &q[i * N..][..ROWS * N], kt, scores);
             let count = ROWS.min(z.l - i);
             for r in 0..count {
-                lse[i + r] = softmax(
-                    s,
-                    z.l,
-                    head.relative_row(i + r),
-                    &mut scores[r * z.lk..][..z.lk],
-                );
+                let row = &mut scores[r * z.vk..][..z.vk];
+                lse[i + r] = softmax(s, z.l, head.relative_row(i + r), row);
             }
             head.drop(s, inputs, tokens.start + i, z, scores);
-            let mut acc = [[s.zero(); N]; ROWS];
-            weighted_rows(s, scores, z.lk, 1, z.l, v, &mut acc);
+            let acc = weighted_rows::<S, N>(s, scores.as_flattened(), z.lk, 1, z.l, v);
             for (r, acc) in acc.iter().take(count).enumerate() {
                 let at = (tokens.start + i + r) * plan.width + head.column;
                 // SAFETY: only this unit writes this head's columns of these rows.
-                let out = unsafe { context.part(at, plan.head_dim) };
-                write_row(s, acc, out);
+                write_row(s, acc, unsafe { context.part(at, plan.head_dim) });
             }
             i += ROWS;
         }
@@ -477,9 +491,10 @@ fn backward_body<S: Simd, const N: usize>(
     d_context: &[f32],
     bias: &Shared<'_>,
     relative: &Shared<'_>,
-    work: &mut [f32],
+    work: &mut [Lanes],
 ) {
     let head = Head::new(plan, inputs, unit.head);
+    let (one, scale) = (s.splat(1.0), s.splat(head.scale));
     let group = &plan.groups[unit.group];
     let relative_len = 2 * group.longest - 1;
     // SAFETY: each unit has its own row of the partial sums.
@@ -489,94 +504,92 @@ fn backward_body<S: Simd, const N: usize>(
     let mut d_bias = [[s.zero(); N]; 3];
     for sentence in group.sentences.clone() {
         let tokens = plan.offsets[sentence]..plan.offsets[sentence + 1];
-        let z = Sizes::new::<N>(tokens.len());
+        let z = Sizes::new(tokens.len());
+        let lse = &lse[unit.head * plan.tokens + tokens.start..][..z.l];
         let mut rest = &mut *work;
-        let q = cut(&mut rest, z.lq * z.d);
-        let d_out = cut(&mut rest, z.lq * z.d);
-        let k = cut(&mut rest, z.lk * z.d);
-        let kt = cut(&mut rest, z.lk * z.d);
-        let vt = cut(&mut rest, z.lk * z.d);
-        let p = cut(&mut rest, z.lq * z.lk);
-        let ds = cut(&mut rest, z.lq * z.lk);
-        // SAFETY: for this part, as for those below: only this unit reads or writes this head's
-        // columns of these rows, and each part ends its life before the next is asked for.
-        let part = |t: usize, which: usize| unsafe {
-            qkv.part(
-                t * 3 * plan.width + which * plan.width + head.column,
-                plan.head_dim,
-            )
-        };
+        let q = cut(&mut rest, z.lq * N);
+        let d_out = cut(&mut rest, z.lq * N);
+        let k = cut(&mut rest, z.lk * N);
+        let v = cut(&mut rest, z.lk * N);
+        let kt = cut(&mut rest, z.lk * N);
+        let vt = cut(&mut rest, z.lk * N);
+        let p = cut(&mut rest, z.lq * z.vk);
+        let ds = cut(&mut rest, z.lq * z.vk);
         for (i, t) in tokens.clone().enumerate() {
+            // SAFETY: only this unit reads or writes this head's columns of these rows.
             head.read::<S, N>(
                 s,
-                part(t, 0),
+                unsafe { head.part(qkv, t, 0) },
                 0,
-                s.splat(head.scale),
-                &mut q[i * z.d..][..z.d],
+                scale,
+                &mut q[i * N..][..N],
             );
-            head.read::<S, N>(s, part(t, 1), 1, s.splat(1.0), &mut k[i * z.d..][..z.d]);
+            // SAFETY: as above.
+            head.read::<S, N>(
+                s,
+                unsafe { head.part(qkv, t, 1) },
+                1,
+                one,
+                &mut k[i * N..][..N],
+            );
+            // SAFETY: as above.
+            head.read::<S, N>(
+                s,
+                unsafe { head.part(qkv, t, 2) },
+                2,
+                one,
+                &mut v[i * N..][..N],
+            );
             let from = &d_context[t * plan.width + head.column..][..plan.head_dim];
-            copy_row::<S, N>(s, from, &mut d_out[i * z.d..][..z.d]);
+            copy_row::<S, N>(s, from, &mut d_out[i * N..][..N]);
         }
-        q[z.l * z.d..].fill(0.0);
-        d_out[z.l * z.d..].fill(0.0);
-        transpose::<S, N>(s, z, kt, |_, i, out| {
-            out.copy_from_slice(&k[i * z.d..][..z.d])
-        });
-        transpose::<S, N>(s, z, vt, |s, i, out| {
-            head.read::<S, N>(s, part(tokens.start + i, 2), 2, s.splat(1.0), out);
-        });
+        for padded in [&mut *q, &mut *d_out, &mut *k, &mut *v] {
+            padded[z.l * N..].fill([0.0; LANES]);
+        }
+        transpose::<S, N>(s, z, k, kt);
+        transpose::<S, N>(s, z, v, vt);
         let mut i = 0;
         while i < z.l {
-            let p = &mut p[i * z.lk..][..ROWS * z.lk];
-            let ds = &mut ds[i * z.lk..][..ROWS * z.lk];
-            outer::<S>(s, z, &q[i * z.d..][..ROWS * z.d], kt, p);
-            outer::<S>(s, z, &d_out[i * z.d..][..ROWS * z.d], vt, ds);
+            let p = &mut p[i * z.vk..][..ROWS * z.vk];
+            let ds = &mut ds[i * z.vk..][..ROWS * z.vk];
+            outer::<S, N>(s, z, &q[i * N..][..ROWS * N], kt, p);
+            outer::<S, N>(s, z, &d_out[i * N..][..ROWS * N], vt, ds);
             head.drop(s, inputs, tokens.start + i, z, ds);
             let count = ROWS.min(z.l - i);
             for r in 0..count {
-                let row = r * z.lk..(r + 1) * z.lk;
-                let lse = lse[unit.head * plan.tokens + tokens.start + i + r];
-                softmax_backward(
-                    s,
-                    z.l,
-                    head.relative_row(i + r),
-                    lse,
-                    &mut p[row.clone()],
-                    &mut ds[row.clone()],
-                );
-                add_to(
-                    s,
-                    &ds[row][..z.l],
-                    &mut d_relative[group.longest - 1 - i - r..][..z.l],
-                );
+                let p = &mut p[r * z.vk..][..z.vk];
+                let ds = &mut ds[r * z.vk..][..z.vk];
+                softmax_backward(s, z.l, head.relative_row(i + r), lse[i + r], p, ds);
+                add_to(s, ds, &mut d_relative[group.longest - 1 - i - r..][..z.l]);
             }
             head.drop(s, inputs, tokens.start + i, z, p);
-            let mut acc = [[s.zero(); N]; ROWS];
-            weighted_rows(s, ds, z.lk, 1, z.l, k, &mut acc);
+            let mut acc = weighted_rows::<S, N>(s, ds.as_flattened(), z.lk, 1, z.l, k);
             for (r, acc) in acc.iter_mut().take(count).enumerate() {
                 for (v, sum) in acc.iter_mut().zip(&mut d_bias[0]) {
-                    *v = s.mul(*v, s.splat(head.scale));
+                    *v = s.mul(*v, scale);
                     *sum = s.add(*sum, *v);
                 }
-                write_row(s, acc, part(tokens.start + i + r, 0));
+                // SAFETY: only this unit reads or writes this head's columns of these rows.
+                write_row(s, acc, unsafe { head.part(qkv, tokens.start + i + r, 0) });
             }
             i += ROWS;
         }
-        let mut j = 0;
-        while j < z.l {
-            let count = ROWS.min(z.l - j);
-            for (which, coefficients, rows) in [(1, &*ds, &*q), (2, &*p, &*d_out)] {
-                let mut acc = [[s.zero(); N]; ROWS];
-                weighted_rows(s, &coefficients[j..], 1, z.lk, z.l, rows, &mut acc);
-                for (r, acc) in acc.iter().take(count).enumerate() {
+        for (which, coefficients, rows) in [(1, &*ds, &*q), (2, &*p, &*d_out)] {
+            let coefficients = coefficients.as_flattened();
+            let mut j = 0;
+            while j < z.l {
+                let acc = weighted_rows::<S, N>(s, &coefficients[j..], 1, z.lk, z.l, rows);
+                for (r, acc) in acc.iter().take(z.l - j).enumerate() {
                     for (v, sum) in acc.iter().zip(&mut d_bias[which]) {
                         *sum = s.add(*sum, *v);
                     }
-                    write_row(s, acc, part(tokens.start + j + r, which));
+                    // SAFETY: only this unit reads or writes this head's columns of these rows.
+                    write_row(s, acc, unsafe {
+                        head.part(qkv, tokens.start + j + r, which)
+                    });
                 }
+                j += ROWS;
             }
-            j += ROWS;
         }
     }
     for (which, sum) in d_bias.iter().enumerate() {
@@ -601,6 +614,7 @@ struct Head<'a> {
 impl<'a> Head<'a> {
     #[inline(always)]
     fn new(plan: &Plan<'_>, inputs: &Inputs<'a>, index: usize) -> Self {
+        let len = plan.relative_len;
         Self {
             index,
             column: index * plan.head_dim,
@@ -610,7 +624,23 @@ impl<'a> Head<'a> {
             bias: inputs.bias,
             relative: inputs
                 .relative
-                .map(|relative| &relative[index * plan.relative_len..][..plan.relative_len]),
+                .map(|relative| &relative[index * len..][..len]),
+        }
+    }
+
+    /// This head's q, k or v (`which` = 0, 1, 2) of a token.
+    ///
+    /// # Safety
+    /// No other part of `qkv` in use may overlap it.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "as for `Shared::part`")]
+    unsafe fn part<'q>(&self, qkv: &'q Shared<'_>, token: usize, which: usize) -> &'q mut [f32] {
+        // SAFETY: the caller's word.
+        unsafe {
+            qkv.part(
+                (token * 3 + which) * self.width + self.column,
+                self.head_dim,
+            )
         }
     }
 
@@ -621,43 +651,27 @@ impl<'a> Head<'a> {
             .map(|relative| &relative[relative.len() / 2 - i..])
     }
 
-    /// out = scale (x + bias), for q, k or v (`which` = 0, 1, 2) in a whole row of qkv.
-    #[inline(always)]
-    fn read_row<S: Simd, const N: usize>(
-        &self,
-        s: S,
-        row: &[f32],
-        which: usize,
-        scale: S::F,
-        out: &mut [f32],
-    ) {
-        let from = &row[which * self.width + self.column..][..self.head_dim];
-        self.read::<S, N>(s, from, which, scale, out);
-    }
-
-    /// out = scale (x + bias), for this head's part of q, k or v; beyond its end, zeros.
+    /// out = scale (x + bias), for this head's q, k or v; beyond its end, zeros.
     #[inline(always)]
     fn read<S: Simd, const N: usize>(
         &self,
         s: S,
-        from: &[f32],
+        x: &[f32],
         which: usize,
         scale: S::F,
-        out: &mut [f32],
+        out: &mut [Lanes],
     ) {
-        let bias = self
-            .bias
-            .map(|bias| &bias[which * self.width + self.column..][..self.head_dim]);
         for n in 0..N {
             let i = n * LANES;
             let mut v = s.zero();
             if i < self.head_dim {
-                v = s.ld(from, i);
-                if let Some(bias) = bias {
+                v = s.ld(x, i);
+                if let Some(bias) = self.bias {
+                    let bias = &bias[which * self.width + self.column..][..self.head_dim];
                     v = s.add(v, s.ld(bias, i));
                 }
             }
-            s.st(out, i, s.mul(v, scale));
+            s.store(&mut out[n], s.mul(v, scale));
         }
     }
 
@@ -666,126 +680,133 @@ impl<'a> Head<'a> {
     /// Word w of a Philox block belongs to row w of the block: the counter's column is head and key,
     /// its row the block's first token.
     #[inline(always)]
-    fn drop<S: Simd>(&self, s: S, inputs: &Inputs<'_>, token: usize, z: Sizes, block: &mut [f32]) {
+    fn drop<S: Simd>(
+        &self,
+        s: S,
+        inputs: &Inputs<'_>,
+        token: usize,
+        z: Sizes,
+        block: &mut [Lanes],
+    ) {
         if inputs.dropout.is_none() {
             return;
         }
         let random = Row::new(s, &inputs.dropout, token);
-        let mut j = 0;
-        while j < z.lk {
-            let words = random.numbers(s, ((self.index as u32) << 24) | j as u32);
-            for (r, word) in words.into_iter().enumerate() {
-                let v = random.keep(s, word, s.ld(block, r * z.lk + j));
-                s.st(block, r * z.lk + j, v);
+        for j in 0..z.vk {
+            let words = random.numbers(s, ((self.index as u32) << 24) | (j * LANES) as u32);
+            for r in 0..ROWS {
+                let x = &mut block[r * z.vk + j];
+                let v = random.keep(s, words[r], s.load(x));
+                s.store(x, v);
             }
-            j += LANES;
         }
     }
 }
 
-/// to = the first N vectors of `from`, zeros beyond its end.
+/// to = N vectors of `from`, zeros beyond its end.
 #[inline(always)]
-fn copy_row<S: Simd, const N: usize>(s: S, from: &[f32], to: &mut [f32]) {
+fn copy_row<S: Simd, const N: usize>(s: S, from: &[f32], to: &mut [Lanes]) {
     for n in 0..N {
-        let i = n * LANES;
-        let v = if i < from.len() {
-            s.ld(from, i)
+        let v = if n * LANES < from.len() {
+            s.ld(from, n * LANES)
         } else {
             s.zero()
         };
-        s.st(to, i, v);
+        s.store(&mut to[n], v);
     }
 }
 
 /// Writes as many values of `row` as `to` holds.
 #[inline(always)]
 fn write_row<S: Simd, const N: usize>(s: S, row: &[S::F; N], to: &mut [f32]) {
-    for (n, &v) in row.iter().enumerate() {
+    for n in 0..N {
         if n * LANES < to.len() {
-            s.st(to, n * LANES, v);
+            s.st(to, n * LANES, row[n]);
         }
     }
 }
 
-/// to += from.
+/// to += from, as far as `to` goes.
 #[inline(always)]
-fn add_to<S: Simd>(s: S, from: &[f32], to: &mut [f32]) {
-    let mut i = 0;
-    while i < to.len() {
-        let v = s.add(s.ld(to, i), s.ld(from, i));
-        s.st(to, i, v);
-        i += LANES;
+fn add_to<S: Simd>(s: S, from: &[Lanes], to: &mut [f32]) {
+    for (j, from) in from.iter().enumerate() {
+        let v = s.add(s.ld(to, j * LANES), s.load(from));
+        s.st(to, j * LANES, v);
     }
 }
 
-/// to [d, lk] = the transpose of the l rows that `read` writes, with zeros for the keys beyond l.
+/// to [d, lk] = the transpose of `rows` [lk, d].
 #[inline(always)]
-fn transpose<S: Simd, const N: usize>(
-    s: S,
-    z: Sizes,
-    to: &mut [f32],
-    read: impl Fn(S, usize, &mut [f32]),
-) {
-    let mut j = 0;
-    while j < z.lk {
-        // Sixteen keys at a time, through a tile that stays in the first-level cache.
-        let mut tile = [[[0.0f32; LANES]; N]; LANES];
-        for (r, row) in tile.iter_mut().enumerate().take(z.l - j) {
-            read(s, j + r, row.as_flattened_mut());
-        }
+fn transpose<S: Simd, const N: usize>(s: S, z: Sizes, rows: &[Lanes], to: &mut [Lanes]) {
+    for j in 0..z.vk {
         for n in 0..N {
+            let mut tile = [s.zero(); LANES];
+            for r in 0..LANES {
+                tile[r] = s.load(&rows[(j * LANES + r) * N + n]);
+            }
+            let tile = s.transpose(tile);
             for c in 0..LANES {
-                let mut column = [0.0; LANES];
-                for r in 0..LANES {
-                    column[r] = tile[r][n][c];
-                }
-                s.st(to, (n * LANES + c) * z.lk + j, s.load(&column));
+                s.store(&mut to[(n * LANES + c) * z.vk + j], tile[c]);
             }
         }
-        j += LANES;
     }
 }
 
 /// out [ROWS, lk] = a bt, for `a` [ROWS, d] and `bt` [d, lk].
 #[inline(always)]
-fn outer<S: Simd>(s: S, z: Sizes, a: &[f32], bt: &[f32], out: &mut [f32]) {
-    let d = z.d;
-    let a: [&[f32]; ROWS] = std::array::from_fn(|r| &a[r * d..][..d]);
+fn outer<S: Simd, const N: usize>(s: S, z: Sizes, a: &[Lanes], bt: &[Lanes], out: &mut [Lanes]) {
+    let d = N * LANES;
+    let a = a.as_flattened();
+    let (a0, a) = a.split_at(d);
+    let (a1, a) = a.split_at(d);
+    let (a2, a3) = a.split_at(d);
+    let a3 = &a3[..d];
     let mut j = 0;
-    while j < z.lk {
-        if z.lk - j >= 2 * LANES {
-            let mut acc = [[s.zero(); 2]; ROWS];
-            for c in 0..d {
-                let b = &bt[c * z.lk + j..][..2 * LANES];
-                let b = [s.ld(b, 0), s.ld(b, LANES)];
+    while j < z.vk {
+        let pair = z.vk - j >= 2;
+        let mut first = [s.zero(); ROWS];
+        let mut second = [s.zero(); ROWS];
+        // Rows of bt are passed one after the other; column j of row c is vector c vk + j.
+        let rows = bt.chunks_exact(z.vk).take(d).enumerate();
+        if pair {
+            for (c, row) in rows {
+                let b = [s.load(&row[j]), s.load(&row[j + 1])];
+                let x = [
+                    s.splat(a0[c]),
+                    s.splat(a1[c]),
+                    s.splat(a2[c]),
+                    s.splat(a3[c]),
+                ];
                 for r in 0..ROWS {
-                    let x = s.splat(a[r][c]);
-                    acc[r][0] = s.fma(x, b[0], acc[r][0]);
-                    acc[r][1] = s.fma(x, b[1], acc[r][1]);
+                    first[r] = s.fma(x[r], b[0], first[r]);
+                    second[r] = s.fma(x[r], b[1], second[r]);
                 }
             }
-            for r in 0..ROWS {
-                s.st(out, r * z.lk + j, acc[r][0]);
-                s.st(out, r * z.lk + j + LANES, acc[r][1]);
-            }
-            j += 2 * LANES;
         } else {
-            let mut acc = [s.zero(); ROWS];
-            for c in 0..d {
-                let b = s.ld(bt, c * z.lk + j);
+            for (c, row) in rows {
+                let b = s.load(&row[j]);
+                let x = [
+                    s.splat(a0[c]),
+                    s.splat(a1[c]),
+                    s.splat(a2[c]),
+                    s.splat(a3[c]),
+                ];
                 for r in 0..ROWS {
-                    acc[r] = s.fma(s.splat(a[r][c]), b, acc[r]);
+                    first[r] = s.fma(x[r], b, first[r]);
                 }
             }
-            for r in 0..ROWS {
-                s.st(out, r * z.lk + j, acc[r]);
-            }
-            j += LANES;
         }
+        for r in 0..ROWS {
+            s.store(&mut out[r * z.vk + j], first[r]);
+            if pair {
+                s.store(&mut out[r * z.vk + j + 1], second[r]);
+            }
+        }
+        j += 2;
     }
 }
 
-/// acc\[r\] += sum over t < n of c[r row + t term] x\[t\], for rows x\[t\] of N vectors.
+/// Row r of the result is the sum over t < n of c[r row + t term] x\[t\], for rows x\[t\] of N vectors.
 #[inline(always)]
 fn weighted_rows<S: Simd, const N: usize>(
     s: S,
@@ -793,16 +814,14 @@ fn weighted_rows<S: Simd, const N: usize>(
     row: usize,
     term: usize,
     n: usize,
-    x: &[f32],
-    acc: &mut [[S::F; N]; ROWS],
-) {
-    let mut sums = *acc;
-    let (x, _) = x.as_chunks::<LANES>();
+    x: &[Lanes],
+) -> [[S::F; N]; ROWS] {
+    let mut sums = [[s.zero(); N]; ROWS];
     let (x, _) = x.as_chunks::<N>();
     for (t, x) in x[..n].iter().enumerate() {
         let mut v = [s.zero(); N];
-        for (v, x) in v.iter_mut().zip(x) {
-            *v = s.load(x);
+        for i in 0..N {
+            v[i] = s.load(&x[i]);
         }
         for r in 0..ROWS {
             let weight = s.splat(c[r * row + t * term]);
@@ -811,42 +830,36 @@ fn weighted_rows<S: Simd, const N: usize>(
             }
         }
     }
-    *acc = sums;
+    sums
 }
 
 /// row = softmax(row + relative) over its first `l` values, zeros beyond; returns log sum exp.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [f32]) -> f32 {
+fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [Lanes]) -> f32 {
     let lowest = s.splat(f32::NEG_INFINITY);
     let mut largest = lowest;
-    let mut j = 0;
-    while j < l {
-        let mut v = s.ld(row, j);
+    for (j, x) in row.iter_mut().enumerate() {
+        let mut v = s.load(x);
         if let Some(relative) = relative {
-            v = s.add(v, s.ld(relative, j));
+            v = s.add(v, s.ld(relative, j * LANES));
         }
-        let v = s.first(v, l - j, lowest);
-        s.st(row, j, v);
+        let v = s.first(v, l - j * LANES, lowest);
+        s.store(x, v);
         largest = s.max(v, largest);
-        j += LANES;
     }
     let largest = s.largest(largest);
     let mut sum = s.zero();
-    let mut j = 0;
-    while j < l {
-        let v = exp(s, s.sub(s.ld(row, j), s.splat(largest)));
-        let v = s.first(v, l - j, s.zero());
-        s.st(row, j, v);
+    for (j, x) in row.iter_mut().enumerate() {
+        let v = exp(s, s.sub(s.load(x), s.splat(largest)));
+        let v = s.first(v, l - j * LANES, s.zero());
+        s.store(x, v);
         sum = s.add(sum, v);
-        j += LANES;
     }
     let sum = s.sum(sum);
     let scale = s.splat(1.0 / sum);
-    let mut j = 0;
-    while j < l {
-        let v = s.mul(s.ld(row, j), scale);
-        s.st(row, j, v);
-        j += LANES;
+    for x in row {
+        let v = s.mul(s.load(x), scale);
+        s.store(x, v);
     }
     largest + sum.ln()
 }
@@ -859,26 +872,22 @@ fn softmax_backward<S: Simd>(
     l: usize,
     relative: Option<&[f32]>,
     lse: f32,
-    p: &mut [f32],
-    d: &mut [f32],
+    p: &mut [Lanes],
+    d: &mut [Lanes],
 ) {
     let mut sum = s.zero();
-    let mut j = 0;
-    while j < l {
-        let mut v = s.sub(s.ld(p, j), s.splat(lse));
+    for (j, (p, d)) in p.iter_mut().zip(&*d).enumerate() {
+        let mut v = s.sub(s.load(p), s.splat(lse));
         if let Some(relative) = relative {
-            v = s.add(v, s.ld(relative, j));
+            v = s.add(v, s.ld(relative, j * LANES));
         }
-        let v = s.first(exp(s, v), l - j, s.zero());
-        s.st(p, j, v);
-        sum = s.fma(v, s.ld(d, j), sum);
-        j += LANES;
+        let v = s.first(exp(s, v), l - j * LANES, s.zero());
+        s.store(p, v);
+        sum = s.fma(v, s.load(d), sum);
     }
     let mean = s.splat(s.sum(sum));
-    let mut j = 0;
-    while j < l {
-        let v = s.mul(s.ld(p, j), s.sub(s.ld(d, j), mean));
-        s.st(d, j, v);
-        j += LANES;
+    for (p, d) in p.iter().zip(d) {
+        let v = s.mul(s.load(p), s.sub(s.load(d), mean));
+        s.store(d, v);
     }
 }

@@ -146,6 +146,23 @@ pub(crate) trait Simd: Copy {
         m
     }
 
+    /// The transpose of a square of sixteen vectors.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::F; LANES]) -> [Self::F; LANES] {
+        let mut columns = [[0.0; LANES]; LANES];
+        for (r, &row) in rows.iter().enumerate() {
+            let row = self.to_array(row);
+            for c in 0..LANES {
+                columns[c][r] = row[c];
+            }
+        }
+        let mut out = rows;
+        for (out, column) in out.iter_mut().zip(&columns) {
+            *out = self.load(column);
+        }
+        out
+    }
+
     /// Lanes `i..i + 16` of `x`; what lies beyond its end is zero.
     #[inline(always)]
     fn ld(self, x: &[f32], i: usize) -> Self::F {
@@ -341,6 +358,40 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn largest(self, v: __m512) -> f32 {
         op!(_mm512_reduce_max_ps(v))
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
+        let mut t = rows;
+        for i in (0..LANES).step_by(2) {
+            t[i] = op!(_mm512_unpacklo_ps(rows[i], rows[i + 1]));
+            t[i + 1] = op!(_mm512_unpackhi_ps(rows[i], rows[i + 1]));
+        }
+        let mut r = t;
+        for i in (0..LANES).step_by(4) {
+            for half in 0..2 {
+                op!({
+                    let a = _mm512_castps_pd(t[i + half]);
+                    let b = _mm512_castps_pd(t[i + half + 2]);
+                    r[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    r[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                });
+            }
+        }
+        // Part l of vector 4 g + c now holds column 4 l + c of rows 4 g .. 4 g + 3.
+        let mut out = r;
+        for c in 0..4 {
+            op!({
+                let even = _mm512_shuffle_f32x4::<0x88>(r[c], r[4 + c]);
+                let odd = _mm512_shuffle_f32x4::<0xDD>(r[c], r[4 + c]);
+                let even_below = _mm512_shuffle_f32x4::<0x88>(r[8 + c], r[12 + c]);
+                let odd_below = _mm512_shuffle_f32x4::<0xDD>(r[8 + c], r[12 + c]);
+                out[c] = _mm512_shuffle_f32x4::<0x88>(even, even_below);
+                out[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd, odd_below);
+                out[8 + c] = _mm512_shuffle_f32x4::<0xDD>(even, even_below);
+                out[12 + c] = _mm512_shuffle_f32x4::<0xDD>(odd, odd_below);
+            });
+        }
+        out
     }
     #[inline(always)]
     fn ld_part(self, x: &[f32]) -> __m512 {

@@ -153,6 +153,9 @@ pub enum ModelError {
     /// libtorch refused a call.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
+    /// A tensor does not lie in memory as the kernels need it.
+    #[error(transparent)]
+    Slice(#[from] shim::SliceError),
 }
 
 /// At most four names, then how many more there are: a wrong checkpoint lacks hundreds.

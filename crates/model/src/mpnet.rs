@@ -10,6 +10,8 @@
 //! Dimensions in the comments: T packed tokens, H hidden size, I intermediate size, h heads,
 //! d = H / h, n sentences of a group, l their length, L the longest sentence of the batch.
 
+pub(crate) mod fused;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -230,14 +232,14 @@ impl Dropout {
 /// MPNet's position ids: the padding id plus the number of non-padding tokens so far.
 ///
 /// A padding token inside of a text, which only its literal `<pad>` makes, has the padding id.
-pub fn position_ids(ids: &[u32]) -> impl Iterator<Item = i64> + '_ {
+pub fn position_ids(ids: &[u32]) -> impl Iterator<Item = u32> + '_ {
     let mut n_tokens = 0;
     ids.iter().map(move |&id| {
         if id == PADDING_ID {
-            return i64::from(PADDING_ID);
+            return PADDING_ID;
         }
         n_tokens += 1;
-        i64::from(PADDING_ID) + n_tokens
+        PADDING_ID + n_tokens
     })
 }
 
@@ -296,6 +298,13 @@ impl MpNet {
         batch: &PackedBatch,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
+        self.check_fits(batch)?;
+        let hidden = self.embeddings.forward(parameters, batch, dropout)?;
+        self.encoder.forward(parameters, hidden, batch, dropout)
+    }
+
+    /// Whether the model has tables for the batch's ids and positions.
+    fn check_fits(&self, batch: &PackedBatch) -> Result<(), ModelError> {
         if i64::from(batch.max_id()) >= self.config.vocab_size {
             return Err(ModelError::Input(format!(
                 "token id {} is beyond the model's vocabulary of {}: the tokenizer is another model's",
@@ -310,8 +319,7 @@ impl MpNet {
                 self.config.max_sentence_length()
             )));
         }
-        let hidden = self.embeddings.forward(parameters, batch, dropout)?;
-        self.encoder.forward(parameters, hidden, batch, dropout)
+        Ok(())
     }
 }
 

@@ -13,6 +13,9 @@ pub struct PackedBatch {
     ids: Tensor,
     positions: Tensor,
     restore: Tensor,
+    host_ids: Vec<u32>,
+    host_positions: Vec<u32>,
+    offsets: Vec<usize>,
     lengths: Vec<usize>,
     groups: Vec<Group>,
     max_id: u32,
@@ -58,12 +61,14 @@ impl PackedBatch {
         let n_tokens = sentences.iter().map(|sentence| sentence.len()).sum();
         let mut ids = Vec::with_capacity(n_tokens);
         let mut positions = Vec::with_capacity(n_tokens);
+        let mut offsets = vec![0];
         let mut restore = vec![0; sentences.len()];
         let mut groups: Vec<Group> = Vec::new();
         for (row, &i) in order.iter().enumerate() {
             restore[i] = row as i64;
-            ids.extend(sentences[i].iter().map(|&id| i64::from(id)));
+            ids.extend_from_slice(sentences[i]);
             positions.extend(mpnet::position_ids(sentences[i]));
+            offsets.push(ids.len());
             let length = sentences[i].len();
             match groups.last_mut() {
                 Some(group) if group.length == length => group.sentences += 1,
@@ -73,19 +78,20 @@ impl PackedBatch {
                 }),
             }
         }
-        let max_id = sentences
-            .iter()
-            .flat_map(|sentence| sentence.iter())
-            .copied()
-            .max()
-            .unwrap_or(0);
+        let wide = |values: &[u32]| -> Result<Tensor, ModelError> {
+            let values: Vec<i64> = values.iter().copied().map(i64::from).collect();
+            Ok(Tensor::f_from_slice(&values)?.f_to_device(device)?)
+        };
         Ok(Self {
-            ids: Tensor::f_from_slice(&ids)?.f_to_device(device)?,
-            positions: Tensor::f_from_slice(&positions)?.f_to_device(device)?,
+            ids: wide(&ids)?,
+            positions: wide(&positions)?,
             restore: Tensor::f_from_slice(&restore)?.f_to_device(device)?,
             lengths: sentences.iter().map(|sentence| sentence.len()).collect(),
             groups,
-            max_id,
+            max_id: ids.iter().copied().max().unwrap_or(0),
+            host_ids: ids,
+            host_positions: positions,
+            offsets,
             prompt_length: 0,
         })
     }
@@ -98,6 +104,21 @@ impl PackedBatch {
             prompt_length,
             ..self
         }
+    }
+
+    /// Token ids in packed order, in the host's memory.
+    pub(crate) fn host_ids(&self) -> &[u32] {
+        &self.host_ids
+    }
+
+    /// MPNet's position ids in packed order, in the host's memory.
+    pub(crate) fn host_positions(&self) -> &[u32] {
+        &self.host_positions
+    }
+
+    /// Where each sentence begins in packed order, and the number of tokens.
+    pub(crate) fn offsets(&self) -> &[usize] {
+        &self.offsets
     }
 
     /// Token ids, `[tokens]`, 64-bit, in packed order.

@@ -93,6 +93,11 @@ impl Parameters {
         self.leaves[id.0].offset
     }
 
+    /// The number of elements of a leaf.
+    pub fn leaf_numel(&self, id: LeafId) -> i64 {
+        self.leaves[id.0].shape.iter().product()
+    }
+
     /// A view of one parameter of the checkpoint, by name, outside of autograd.
     pub fn view(&self, name: &str) -> Result<Tensor, ModelError> {
         let span = self
@@ -115,6 +120,17 @@ impl Parameters {
     ///
     /// Parameters that the loss does not depend on contribute nothing. The graph of `loss` is freed.
     pub fn backward(&self, loss: &Tensor, gradient: &Tensor) -> Result<(), ModelError> {
+        self.backward_to(loss, gradient, &[]).map(drop)
+    }
+
+    /// As [`Parameters::backward`], and returns the gradients of `inputs`, tensors that the loss was
+    /// computed from; one that it does not depend on is undefined.
+    pub(crate) fn backward_to(
+        &self,
+        loss: &Tensor,
+        gradient: &Tensor,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, ModelError> {
         if gradient.size() != self.flat.size() {
             return Err(ModelError::Input(format!(
                 "the gradient has shape {:?}, expected {:?}",
@@ -127,8 +143,10 @@ impl Parameters {
                 "the loss does not depend on the parameters: it was computed under no_grad or detached".to_owned(),
             ));
         }
-        let leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &leaf.tensor).collect();
-        let gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
+        let mut leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &leaf.tensor).collect();
+        leaves.extend(inputs);
+        let mut gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
+        let gradients_of_inputs = gradients.split_off(self.leaves.len());
         let _guard = tch::no_grad_guard();
         for (leaf, gradient_of_leaf) in self.leaves.iter().zip(gradients) {
             if gradient_of_leaf.defined() {
@@ -139,7 +157,7 @@ impl Parameters {
                 let _ = target.f_add_(&gradient_of_leaf)?;
             }
         }
-        Ok(())
+        Ok(gradients_of_inputs)
     }
 }
 

@@ -1,16 +1,26 @@
 //! The whole model, from texts to embeddings, and its folder on disk.
 
-use std::{collections::BTreeMap, fmt, ops::ControlFlow, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use shim::{slice, slice_mut};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
     folder::{self, Description, MIN_SEQ_LENGTH, ModuleDescription, Settings},
     modules::{Dense, Module, Pooling, normalize},
-    mpnet::{self, Dropout, MpNet},
+    mpnet::{
+        self, Dropout, MpNet,
+        fused::{Keep, Workspace},
+    },
     packed::PackedBatch,
     parameters::{Layout, Parameters},
     tokenizer::Tokenizer,
@@ -26,14 +36,18 @@ pub struct SentenceTransformer {
     dropout: Dropout,
     descriptions: Vec<ModuleDescription>,
     settings: Settings,
+    /// One pass at a time; kept so that its buffers are.
+    workspace: Mutex<Workspace>,
 }
 
 /// Whether a forward pass drops units out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// With dropout, drawn from libtorch's generator of the device: seed it with
-    /// `tch::manual_seed` before the pass to repeat one.
-    Train,
+    /// With dropout, drawn from libtorch's generators, which are seeded first.
+    Train {
+        /// The same seed drops the same units.
+        seed: u64,
+    },
     /// Without dropout.
     Eval,
 }
@@ -253,15 +267,98 @@ impl SentenceTransformer {
 
     /// Sentence embeddings, `[sentences, dimension]`, in the caller's order, with autograd.
     ///
+    /// The way for devices without kernels of our own, and the measure of those: [`Self::embed`] and
+    /// [`Self::forward_backward`] give the same numbers, faster.
+    ///
     /// # Errors
     ///
     /// When a token id or a sentence is beyond the model's tables, or libtorch refuses a call.
     pub fn forward(&self, batch: &PackedBatch, mode: Mode) -> Result<Tensor, ModelError> {
         let dropout = match mode {
-            Mode::Train => self.dropout,
+            Mode::Train { seed } => {
+                tch::manual_seed(seed as i64);
+                self.dropout
+            }
             Mode::Eval => Dropout::NONE,
         };
-        let mut embeddings = self.encoder.forward(&self.parameters, batch, dropout)?;
+        let tokens = self.encoder.forward(&self.parameters, batch, dropout)?;
+        self.pool(tokens, batch)
+    }
+
+    /// Sentence embeddings, `[sentences, dimension]`, in the caller's order, without dropout or autograd.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`].
+    pub fn embed(&self, batch: &PackedBatch) -> Result<Tensor, ModelError> {
+        let _guard = tch::no_grad_guard();
+        if self.parameters.device() != Device::Cpu {
+            return self.forward(batch, Mode::Eval);
+        }
+        let mut work = self.workspace();
+        let tokens = self.encoder.fused_forward(
+            &self.parameters,
+            batch,
+            Dropout::NONE,
+            0,
+            Keep::Nothing,
+            &mut work,
+        )?;
+        self.pool(token_tensor(tokens, batch)?, batch)
+    }
+
+    /// A training step's forward and backward pass: the embeddings of `batch` under dropout, `loss` of
+    /// them, and its gradient, which is added to `gradient`, `[n]` in the layout of
+    /// [`Parameters::flat`]. Returns the loss, detached.
+    ///
+    /// `loss` gets `[sentences, dimension]` in the caller's order and returns a scalar. `seed` and the
+    /// position of an element decide what is dropped out: the same seed drops the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`], what `loss` fails with, and when the loss doesn't depend on the embeddings.
+    pub fn forward_backward<E: From<ModelError>>(
+        &self,
+        batch: &PackedBatch,
+        seed: u64,
+        gradient: &Tensor,
+        loss: impl FnOnce(&Tensor) -> Result<Tensor, E>,
+    ) -> Result<Tensor, E> {
+        if self.parameters.device() != Device::Cpu {
+            let loss = loss(&self.forward(batch, Mode::Train { seed })?)?;
+            self.parameters.backward(&loss, gradient)?;
+            return Ok(loss.detach());
+        }
+        let mut work = self.workspace();
+        let tokens = self.encoder.fused_forward(
+            &self.parameters,
+            batch,
+            self.dropout,
+            seed,
+            Keep::Everything,
+            &mut work,
+        )?;
+        let tokens = token_tensor(tokens, batch)?.requires_grad_(true);
+        let loss = loss(&self.pool(tokens.shallow_clone(), batch)?)?;
+        let d_tokens = self.parameters.backward_to(&loss, gradient, &[&tokens])?;
+        for d_tokens in d_tokens.iter().filter(|d_tokens| d_tokens.defined()) {
+            let d_tokens = d_tokens.contiguous();
+            self.encoder.fused_backward(
+                &self.parameters,
+                batch,
+                self.dropout,
+                seed,
+                slice(&d_tokens).map_err(ModelError::from)?,
+                slice_mut(&mut gradient.shallow_clone()).map_err(ModelError::from)?,
+                &mut work,
+            )?;
+        }
+        Ok(loss.detach())
+    }
+
+    /// What follows the encoder: sentence embeddings from token embeddings, [T, H].
+    fn pool(&self, tokens: Tensor, batch: &PackedBatch) -> Result<Tensor, ModelError> {
+        let mut embeddings = tokens;
         for module in &self.modules {
             embeddings = match module {
                 Module::Pooling(pooling) => pooling.forward(&embeddings, batch)?,
@@ -270,6 +367,13 @@ impl SentenceTransformer {
             };
         }
         Ok(embeddings)
+    }
+
+    fn workspace(&self) -> MutexGuard<'_, Workspace> {
+        // A pass that panicked left numbers behind that the next pass overwrites.
+        self.workspace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Embeddings of texts, `[texts, dimension]`, `f32` on the CPU, in order.
@@ -360,9 +464,7 @@ impl SentenceTransformer {
             let batch: Vec<&[u32]> = rows.iter().map(|&i| sentences[i]).collect();
             let batch = PackedBatch::new(&batch, self.parameters.device())?
                 .with_prompt_length(prompt_length);
-            let mut pooled = self
-                .forward(&batch, Mode::Eval)?
-                .f_narrow(1, 0, dimension)?;
+            let mut pooled = self.embed(&batch)?.f_narrow(1, 0, dimension)?;
             if options.normalize_embeddings {
                 pooled = normalize(&pooled)?;
             }
@@ -433,6 +535,7 @@ impl SentenceTransformer {
             dropout,
             descriptions,
             settings,
+            workspace: Mutex::default(),
         })
     }
 }
@@ -510,4 +613,9 @@ fn mix(state: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// Token embeddings of the kernels as a tensor of its own, [T, H].
+fn token_tensor(tokens: &[f32], batch: &PackedBatch) -> Result<Tensor, ModelError> {
+    Ok(Tensor::f_from_slice(tokens)?.f_view([batch.tokens() as i64, -1])?)
 }

@@ -1,3 +1,5 @@
+//! What can end a run, as values.
+
 use std::{fmt, io};
 
 use tch::TchError;
@@ -38,6 +40,9 @@ pub enum TrainError {
     /// A file of the run could not be written or read.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A tensor does not lie in memory as the kernels need it.
+    #[error(transparent)]
+    Slice(#[from] shim::SliceError),
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),

@@ -21,7 +21,7 @@ mod trainer;
 pub use arguments::{IntervalStrategy, TrainingArguments};
 pub use error::{NonFinite, TrainError};
 pub use evaluation::{ColumnEmbeddings, Evaluation, Evaluator};
-pub use optimizer::{Optimizer, OptimizerName, OptimizerOptions, clip_gradient_norm};
+pub use optimizer::{Optimizer, OptimizerName, OptimizerOptions, clip_scale, gradient_norm};
 pub use run_folder::{CONFIG, FINAL, METRICS, RunFolder, write_folder};
 pub use schedule::{Schedule, SchedulerType, warmup_steps};
 pub use state::TrainerState;

@@ -6,8 +6,10 @@
 //!
 //! Each formula is that of the class of the same name in `torch.optim` (2.11), with its defaults.
 
+use kernels::optimizer::{AdamW, squared_norm};
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, no_grad};
+use shim::{slice, slice_mut};
+use tch::{Device, Tensor, no_grad};
 
 use crate::TrainError;
 
@@ -122,7 +124,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One update of `parameters` from `gradient` (both [n] f32) at `learning_rate`, in place.
+    /// One update of `parameters` from `gradient` times `scale` (both [n] f32) at `learning_rate`, in place.
     ///
     /// # Errors
     /// libtorch's.
@@ -130,15 +132,74 @@ impl Optimizer {
         &mut self,
         parameters: &Tensor,
         gradient: &Tensor,
+        scale: f64,
         learning_rate: f64,
     ) -> Result<(), TrainError> {
         self.n_updates += 1;
-        no_grad(|| match self.options.name {
-            OptimizerName::AdamW => self.adam(parameters, gradient, learning_rate, true),
-            OptimizerName::Adam => self.adam(parameters, gradient, learning_rate, false),
-            OptimizerName::Sgd => self.sgd(parameters, gradient, learning_rate),
-            OptimizerName::RmsProp => self.rmsprop(parameters, gradient, learning_rate),
+        if self.options.name == OptimizerName::AdamW && parameters.device() == Device::Cpu {
+            return self.fused_adamw(parameters, gradient, scale, learning_rate);
+        }
+        no_grad(|| {
+            if scale != 1.0 {
+                let _ = gradient.shallow_clone().f_mul_scalar_(scale)?;
+            }
+            match self.options.name {
+                OptimizerName::AdamW => self.adam(parameters, gradient, learning_rate, true),
+                OptimizerName::Adam => self.adam(parameters, gradient, learning_rate, false),
+                OptimizerName::Sgd => self.sgd(parameters, gradient, learning_rate),
+                OptimizerName::RmsProp => self.rmsprop(parameters, gradient, learning_rate),
+            }
         })
+    }
+
+    /// AdamW in one pass over memory, on all cores; the article's optimizer, and the default.
+    fn fused_adamw(
+        &mut self,
+        parameters: &Tensor,
+        gradient: &Tensor,
+        scale: f64,
+        learning_rate: f64,
+    ) -> Result<(), TrainError> {
+        let OptimizerOptions {
+            weight_decay,
+            adam_beta1,
+            adam_beta2,
+            epsilon,
+            ..
+        } = self.options;
+        let (mut parameters, mut gradient) = (parameters.shallow_clone(), gradient.shallow_clone());
+        let n_decayed = self.n_decayed as usize;
+        let [(_, first), (_, second)] = &mut self.moments[..] else {
+            return Err(TrainError::OptimizerState(
+                "AdamW has two moments".to_owned(),
+            ));
+        };
+        let (parameters, parameters_plain) = slice_mut(&mut parameters)?.split_at_mut(n_decayed);
+        let (gradient, gradient_plain) = slice_mut(&mut gradient)?.split_at_mut(n_decayed);
+        let (first, first_plain) = slice_mut(first)?.split_at_mut(n_decayed);
+        let (second, second_plain) = slice_mut(second)?.split_at_mut(n_decayed);
+        let adamw = AdamW {
+            lr: learning_rate,
+            beta1: adam_beta1,
+            beta2: adam_beta2,
+            eps: epsilon,
+            weight_decay,
+            step: self.n_updates,
+            grad_scale: scale,
+        };
+        adamw.update(parameters, gradient, first, second, false);
+        let plain = AdamW {
+            weight_decay: 0.0,
+            ..adamw
+        };
+        plain.update(
+            parameters_plain,
+            gradient_plain,
+            first_plain,
+            second_plain,
+            false,
+        );
+        Ok(())
     }
 
     /// The gradient with weight decay added to the decayed range, as Adam, SGD and RMSprop want it.
@@ -242,20 +303,26 @@ impl Optimizer {
     }
 }
 
-/// Scales `gradient` so that its norm does not exceed `max_norm` and returns the norm before, as
-/// `torch.nn.utils.clip_grad_norm_` does; a `max_norm` of zero or less only measures.
+/// The L2 norm of a flat gradient, [n] f32; not finite if and only if one of its elements is not, or all
+/// together are beyond f64.
 ///
 /// # Errors
 /// libtorch's.
-pub fn clip_gradient_norm(gradient: &Tensor, max_norm: f64) -> Result<f64, TrainError> {
-    no_grad(|| {
-        let norm = f64::try_from(gradient.f_norm()?)?;
-        let coefficient = max_norm / (norm + 1e-6);
-        if max_norm > 0.0 && coefficient < 1.0 {
-            let _ = gradient.shallow_clone().f_mul_scalar_(coefficient)?;
-        }
-        Ok(norm)
-    })
+pub fn gradient_norm(gradient: &Tensor) -> Result<f64, TrainError> {
+    if gradient.device() == Device::Cpu {
+        return Ok(squared_norm(slice(gradient)?).sqrt());
+    }
+    Ok(f64::try_from(no_grad(|| gradient.f_norm())?)?)
+}
+
+/// What to scale a gradient of this norm by so that it does not exceed `max_norm`, as
+/// `torch.nn.utils.clip_grad_norm_` does; one where `max_norm` is zero.
+pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
+    if max_norm > 0.0 {
+        kernels::optimizer::clip_scale(norm, max_norm)
+    } else {
+        1.0
+    }
 }
 
 #[cfg(test)]
@@ -294,7 +361,7 @@ mod tests {
         for step in 1..=3 {
             let (up, down) = (step as f32, 1.0 / step as f32);
             let gradient = Tensor::from_slice(&[0.1 * up, -0.2 * up, 0.3 * down, 4.0 * down]);
-            optimizer.step(&parameters, &gradient, 0.01).unwrap();
+            optimizer.step(&parameters, &gradient, 1.0, 0.01).unwrap();
         }
         let parameters = Vec::<f32>::try_from(&parameters).unwrap();
         for (found, expected) in parameters.iter().zip(expected) {
@@ -362,12 +429,17 @@ mod tests {
     #[test]
     fn clipping_scales_only_what_is_too_long() {
         let gradient = Tensor::from_slice(&[3.0f32, 4.0]);
-        assert_eq!(clip_gradient_norm(&gradient, 0.0).unwrap(), 5.0);
-        assert_eq!(clip_gradient_norm(&gradient, 6.0).unwrap(), 5.0);
-        assert_eq!(Vec::<f32>::try_from(&gradient).unwrap(), [3.0, 4.0]);
-        assert_eq!(clip_gradient_norm(&gradient, 1.0).unwrap(), 5.0);
-        let clipped = Vec::<f32>::try_from(&gradient).unwrap();
-        assert!((clipped[0] - 0.6).abs() < 1e-6 && (clipped[1] - 0.8).abs() < 1e-6);
+        assert_eq!(gradient_norm(&gradient).unwrap(), 5.0);
+        assert_eq!(clip_scale(5.0, 0.0), 1.0);
+        assert_eq!(clip_scale(5.0, 6.0), 1.0);
+        assert!((clip_scale(5.0, 1.0) - 0.2).abs() < 1e-6);
+        let infinite = Tensor::from_slice(&[3.0f32, f32::INFINITY]);
+        assert!(!gradient_norm(&infinite).unwrap().is_finite());
+        assert!(
+            gradient_norm(&Tensor::from_slice(&[f32::NAN, 1.0]))
+                .unwrap()
+                .is_nan()
+        );
     }
 
     #[test]
@@ -383,14 +455,14 @@ mod tests {
         let gradient = Tensor::from_slice(&[0.1f32, -0.7, 0.3]);
         let parameters = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
         let mut optimizer = Optimizer::new(options, &parameters, 3).unwrap();
-        optimizer.step(&parameters, &gradient, 0.1).unwrap();
+        optimizer.step(&parameters, &gradient, 1.0, 0.1).unwrap();
         let (saved_parameters, saved_updates) = (parameters.copy(), optimizer.n_updates());
         let saved: Vec<_> = optimizer
             .moments()
             .iter()
             .map(|(n, t)| (*n, t.copy()))
             .collect();
-        optimizer.step(&parameters, &gradient, 0.1).unwrap();
+        optimizer.step(&parameters, &gradient, 1.0, 0.1).unwrap();
 
         let mut restored = Optimizer::new(options, &saved_parameters, 3).unwrap();
         let find = |name: &str| {
@@ -400,7 +472,9 @@ mod tests {
                 .map(|(_, t)| t.copy())
         };
         restored.restore(saved_updates, find).unwrap();
-        restored.step(&saved_parameters, &gradient, 0.1).unwrap();
+        restored
+            .step(&saved_parameters, &gradient, 1.0, 0.1)
+            .unwrap();
         assert_eq!(
             Vec::<f32>::try_from(&parameters).unwrap(),
             Vec::<f32>::try_from(&saved_parameters).unwrap()

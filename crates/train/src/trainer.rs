@@ -15,7 +15,7 @@ use data::{
 };
 use eval::{Metrics, csv::At};
 use losses::{LabelKind, Loss};
-use model::{Mode, PackedBatch, SentenceTransformer};
+use model::{PackedBatch, SentenceTransformer};
 use serde_json::json;
 use tch::Tensor;
 
@@ -25,7 +25,7 @@ use crate::{
     checkpoint,
     error::NonFinite,
     evaluation::Evaluation,
-    optimizer::{Optimizer, clip_gradient_norm},
+    optimizer::{Optimizer, clip_scale, gradient_norm},
     report::{Event, LogEntry, Observer, Plan, Step},
     run_folder::{RunFolder, write_folder},
     schedule::{Schedule, warmup_steps},
@@ -211,8 +211,7 @@ impl<'a> Trainer<'a> {
             let sentences = sentences(&self.data.tokens, rows);
             n_tokens += sentences.iter().map(|ids| ids.len()).sum::<usize>();
             let batch = PackedBatch::new(&sentences, self.model.parameters().device())?;
-            self.seed_dropout(micro_step);
-            loss += self.accumulate(&batch, rows, micro_batches.len())?;
+            loss += self.accumulate(&batch, rows, micro_step, micro_batches.len())?;
         }
         let rows = || micro_batches.concat();
         let non_finite = |loss: f64, grad_norm| {
@@ -228,15 +227,14 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(non_finite(loss, None));
         }
-        let grad_norm = clip_gradient_norm(&self.gradient, self.arguments.max_grad_norm)?;
+        let grad_norm = gradient_norm(&self.gradient)?;
         if !grad_norm.is_finite() {
             return Err(non_finite(loss, Some(grad_norm)));
         }
-        self.optimizer.step(
-            self.model.parameters().flat(),
-            &self.gradient,
-            learning_rate,
-        )?;
+        let scale = clip_scale(grad_norm, self.arguments.max_grad_norm);
+        let parameters = self.model.parameters().flat();
+        self.optimizer
+            .step(parameters, &self.gradient, scale, learning_rate)?;
         let n_batches = self.state.n_steps_in_epoch as usize
             * self.arguments.gradient_accumulation_steps
             + micro_batches.len();
@@ -260,12 +258,16 @@ impl<'a> Trainer<'a> {
         &mut self,
         batch: &PackedBatch,
         rows: &[u32],
+        micro_step: usize,
         n_micro_batches: usize,
     ) -> Result<f64, TrainError> {
-        let embeddings = self.model.forward(batch, Mode::Train)?;
-        let loss = self.loss_of(&embeddings, rows, self.data)?;
-        let loss = loss.f_div_scalar(n_micro_batches as f64)?;
-        self.model.parameters().backward(&loss, &self.gradient)?;
+        let seed = self.dropout_seed(micro_step);
+        let loss = self
+            .model
+            .forward_backward(batch, seed, &self.gradient, |embeddings| {
+                let loss = self.loss_of(embeddings, rows, self.data)?;
+                Ok::<_, TrainError>(loss.f_div_scalar(n_micro_batches as f64)?)
+            })?;
         Ok(f64::try_from(&loss)?)
     }
 
@@ -286,9 +288,8 @@ impl<'a> Trainer<'a> {
 
     /// Dropout depends on seed, step and micro-batch alone, so that evaluations in between and a resume
     /// change nothing.
-    fn seed_dropout(&self, micro_step: usize) {
-        let seed = mix(mix(mix(self.arguments.seed) ^ self.state.global_step) ^ micro_step as u64);
-        tch::manual_seed(seed as i64);
+    fn dropout_seed(&self, micro_step: usize) -> u64 {
+        mix(mix(mix(self.arguments.seed) ^ self.state.global_step) ^ micro_step as u64)
     }
 
     /// The batches of the epoch that the run is in.
@@ -431,7 +432,7 @@ impl<'a> Trainer<'a> {
                 self.model.parameters().device(),
             )?;
             let loss = tch::no_grad(|| {
-                let embeddings = self.model.forward(&batch, Mode::Eval)?;
+                let embeddings = self.model.embed(&batch)?;
                 self.loss_of(&embeddings, rows, data)
             })?;
             sum += f64::try_from(&loss)? * rows.len() as f64;

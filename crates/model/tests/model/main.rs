@@ -4,6 +4,7 @@
 
 mod encode;
 mod folders;
+mod fused;
 mod hostile;
 mod parity;
 mod pooling;

@@ -37,7 +37,7 @@ fn relative_position_buckets_are_identical() {
 
 #[test]
 fn position_ids_skip_padding_tokens() {
-    let positions: Vec<i64> = mpnet::position_ids(&[0, 7, 1, 9, 1, 2]).collect();
+    let positions: Vec<u32> = mpnet::position_ids(&[0, 7, 1, 9, 1, 2]).collect();
     assert_eq!(positions, [2, 3, 1, 4, 1, 5]);
 }
 
@@ -278,9 +278,11 @@ fn one_sentence_batches_equal_many_sentence_batches() {
 fn dropout_follows_the_seed_and_is_off_in_evaluation() {
     let mut model = tiny();
     let batch = pack(&ids());
-    let train = |model: &model::SentenceTransformer, seed: i64| {
-        tch::manual_seed(seed);
-        model.forward(&batch, Mode::Train).unwrap().detach()
+    let train = |model: &model::SentenceTransformer, seed: u64| {
+        model
+            .forward(&batch, Mode::Train { seed })
+            .unwrap()
+            .detach()
     };
     let eval = model.forward(&batch, Mode::Eval).unwrap().detach();
     let first = train(&model, 1);
