@@ -15,6 +15,7 @@ mod table;
 use std::{io, process::ExitCode};
 
 use clap::Parser;
+use losses::LossError;
 use train::TrainError;
 
 use crate::{
@@ -65,11 +66,23 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return 128 + *signal;
     }
     let is_usage = error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(TrainError::Arguments(_)))
-            || cause.is::<config::ConfigError>()
-            || cause.is::<losses::LossError>()
+        // A transparent error is no cause of its own: the loss's lies within the trainer's.
+        let loss = match cause.downcast_ref() {
+            Some(TrainError::Arguments(_)) => return true,
+            Some(TrainError::Loss(loss)) => Some(loss),
+            _ => cause.downcast_ref(),
+        };
+        cause.is::<config::ConfigError>() || loss.is_some_and(is_wrong_use)
     });
     if is_usage { 2 } else { 1 }
+}
+
+/// Whether a loss was asked for that does not exist, can't have such parameters, or doesn't fit the data.
+fn is_wrong_use(error: &LossError) -> bool {
+    matches!(
+        error,
+        LossError::Unknown { .. } | LossError::Parameter { .. } | LossError::Inputs { .. }
+    )
 }
 
 /// The reader of our output has seen enough, as in `sentune eval ... | head`.
@@ -78,4 +91,26 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_use_is_told_from_failure() {
+        let unknown = || "nonsense".parse::<losses::LossConfig>().unwrap_err();
+        let failed = || io::Error::from(io::ErrorKind::StorageFull);
+        let wrapped = |error: TrainError| anyhow::Error::from(error).context("--loss");
+        for (error, code) in [
+            (wrapped(TrainError::Arguments("--seed".to_owned())), 2),
+            (wrapped(TrainError::Loss(unknown())), 2),
+            (unknown().into(), 2),
+            (wrapped(TrainError::Io(failed())), 1),
+            (failed().into(), 1),
+            (Interrupted { signal: 15 }.into(), 143),
+        ] {
+            assert_eq!(exit_code(&error), code, "{error:#}");
+        }
+    }
 }

@@ -116,7 +116,7 @@ pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
         summary,
     };
     fs_err::write(folder.root().join(RESULTS), results.to_json()?)?;
-    let card = model_card(&flags, &loss_config, &training, &model, &results)?;
+    let card = model_card(&flags, loss.as_ref(), &training, &model, &results)?;
     fs_err::write(folder.final_model().join("README.md"), card)?;
     tracing::info!("the trained model is {}", folder.final_model().display());
     if flags.json == Some(true) {
@@ -221,14 +221,35 @@ fn load_inputs(flags: &TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow
     })
 }
 
+/// The loss, if the trainer does all that it needs.
 fn build_loss(
     config: &LossConfig,
     model: &SentenceTransformer,
 ) -> Result<Box<dyn losses::Loss>, TrainError> {
-    Ok(config.build(&BuildContext {
+    let loss = config.build(&BuildContext {
         dimension: model.dimension(),
         device: Device::Cpu,
-    })?)
+    })?;
+    let missing = if loss.requirements().guide {
+        Some("a guide model beside the one that is trained")
+    } else if !loss.parameters().is_empty() {
+        Some("weights of its own that are trained with the model's")
+    } else if loss.layers_per_step().is_some() {
+        Some("the embeddings of the model's earlier layers")
+    } else {
+        None
+    };
+    if let Some(missing) = missing {
+        return Err(TrainError::Arguments(format!(
+            "--loss {config} needs {missing}, which `sentune train` does not have yet: choose another loss"
+        )));
+    }
+    if loss.mini_batch_size().is_some() {
+        tracing::warn!(
+            "--loss {config}: the batch is embedded in one go, so the loss is right but takes as much memory as without mini-batches"
+        );
+    }
+    Ok(loss)
 }
 
 fn evaluation(
@@ -321,7 +342,7 @@ impl Observer for JsonLines {
 /// README.md of the trained model: the header that the hub reads, then how it was made and what it gained.
 fn model_card(
     flags: &TrainFlags,
-    loss: &LossConfig,
+    loss: &dyn losses::Loss,
     training: &TrainingData,
     model: &SentenceTransformer,
     results: &Results,
@@ -342,7 +363,7 @@ fn model_card(
     let mut card = format!(
         "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n{base_line}tags:\n- sentence-transformers\n- sentence-similarity\n- feature-extraction\n- dataset_size:{n_rows}\n- loss:{loss_name}\n---\n\n\
          # {base} fine-tuned on {data}\n\n\
-         A sentence-transformers model that maps a text of up to {max_length} tokens to {dimension} dimensions, fine-tuned with sentune {version} from {base} on {n_rows} rows of {data} ({columns}) with {loss}.\n\n\
+         A sentence-transformers model that maps a text of up to {max_length} tokens to {dimension} dimensions, fine-tuned with sentune {version} from {base} on {n_rows} rows of {data} ({columns}) with {loss_name}.\n\n\
          ```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(\"path/to/this/folder\")\nembeddings = model.encode([\"The weather is lovely today.\", \"It is sunny outside.\"])\nprint(model.similarity(embeddings, embeddings))\n```\n",
         base = name(base),
         data = training.dataset.name,
