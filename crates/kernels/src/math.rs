@@ -167,7 +167,10 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn avx2_and_avx512_give_the_same_bits() {
-        use crate::simd::{Avx2, Avx512, Level, level};
+        use crate::simd::{
+            Level, level,
+            x86::{Avx2, Avx512},
+        };
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         fn wide(x: &mut [f32; LANES]) -> f32 {

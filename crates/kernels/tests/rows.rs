@@ -506,3 +506,8 @@ fn products_match_their_formula() {
         }
     }
 }
+
+#[test]
+fn every_instruction_set_passes() {
+    common::on_lower_levels();
+}

@@ -96,3 +96,23 @@ pub(crate) fn offsets(lengths: &[usize]) -> Vec<usize> {
     }
     offsets
 }
+
+/// Runs this whole test file again on the instruction sets below the best one.
+#[track_caller]
+pub(crate) fn on_lower_levels() {
+    const NAME: &str = "KERNELS_LEVEL";
+    if std::env::var_os(NAME).is_some() {
+        return;
+    }
+    for level in ["avx2", "portable"] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .env(NAME, level)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{level}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+}
