@@ -102,7 +102,11 @@ pub fn write_folder(
     folder: &Path,
     fill: impl FnOnce(&Path) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    let parent = folder.parent().unwrap_or(Path::new("."));
+    // A name alone has an empty parent, which stands for the current folder but is no path.
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let temporary = tempfile::Builder::new()
         .prefix(".writing-")
         .tempdir_in(parent)?;
