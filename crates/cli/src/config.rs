@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use train::TrainingArguments;
 
-use crate::flags::{OnBadRow, TrainFlags};
+use crate::flags::{OnBadRow, TrainFlags, UsageError};
 
 /// The article's base model.
 const DEFAULT_MODEL: &str = "microsoft/mpnet-base";
@@ -13,13 +13,6 @@ const DEFAULT_DATA: &str = "sentence-transformers/all-nli:triplet";
 /// The article's number of training rows.
 const DEFAULT_MAX_TRAIN_SAMPLES: usize = 100_000;
 const DEFAULT_LOSS: &str = "multiple-negatives-ranking";
-
-/// A configuration file that can't be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{problem}")]
-pub(crate) struct ConfigError {
-    problem: String,
-}
 
 /// Lays `flags` over the file they name and fills in the defaults.
 ///
@@ -62,12 +55,16 @@ pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
     )
 }
 
-fn read(path: &Path) -> Result<TrainFlags, ConfigError> {
-    let text = fs_err::read_to_string(path).map_err(|error| ConfigError {
-        problem: format!("configuration file: {error}"),
-    })?;
-    parse(&text).map_err(|error| ConfigError {
-        problem: format!("{}: {error}", path.display()),
+fn read(path: &Path) -> Result<TrainFlags, UsageError> {
+    let text =
+        fs_err::read_to_string(path).map_err(|error| UsageError(format!("--config: {error}")))?;
+    // The parser ends what it points at with a line end.
+    parse(&text).map_err(|error| {
+        UsageError(format!(
+            "{}: {}",
+            path.display(),
+            error.to_string().trim_end()
+        ))
     })
 }
 
@@ -295,6 +292,6 @@ mod tests {
             text.contains("learning-rte") && text.contains("learning-rate"),
             "{text}"
         );
-        assert!(error.is::<ConfigError>());
+        assert!(error.is::<UsageError>());
     }
 }

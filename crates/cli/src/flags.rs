@@ -5,6 +5,8 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::source::Split;
+
 /// Fine-tune sentence transformers.
 #[derive(Debug, Parser)]
 #[command(
@@ -263,8 +265,8 @@ pub(crate) struct EvalDataFlags {
     #[arg(long, value_name = "DATA")]
     pub(crate) data: String,
     /// Split of a data set on the hub: train, dev, test.
-    #[arg(long, value_name = "SPLIT", default_value = "test")]
-    pub(crate) split: String,
+    #[arg(long, value_name = "SPLIT", default_value = "test", value_parser = Split::parse)]
+    pub(crate) split: Split,
     /// Name that the metrics' keys begin with [default: from the data's name].
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
@@ -380,6 +382,11 @@ pub(crate) struct InitFlags {
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub(crate) seed: u64,
 }
+
+/// A use of the program that can't be meant: flags or a configuration file that no run could follow.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
 
 /// The command line with `--flag_name` read as `--flag-name`: transformers' users know both.
 pub(crate) fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {

@@ -72,7 +72,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             Some(TrainError::Loss(loss)) => Some(loss),
             _ => cause.downcast_ref(),
         };
-        cause.is::<config::ConfigError>() || loss.is_some_and(is_wrong_use)
+        cause.is::<flags::UsageError>() || loss.is_some_and(is_wrong_use)
     });
     if is_usage { 2 } else { 1 }
 }

@@ -23,12 +23,12 @@ pub(crate) enum Split {
 
 impl Split {
     /// Reads `train`, `dev` (or `validation`) or `test`.
-    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         match text {
             "train" => Ok(Self::Train),
             "dev" | "validation" | "val" => Ok(Self::Dev),
             "test" => Ok(Self::Test),
-            _ => bail!("--split is `{text}`: it must be train, dev or test"),
+            _ => Err("it must be train, dev or test"),
         }
     }
 

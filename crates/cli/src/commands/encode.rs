@@ -13,7 +13,7 @@ use npyz::WriterBuilder;
 
 use crate::{
     commands::{encode_options, load_model},
-    flags::EncodeFlags,
+    flags::{EncodeFlags, UsageError},
     interrupt::Interrupt,
     progress::Talk,
 };
@@ -55,7 +55,7 @@ pub(crate) fn run(flags: &EncodeFlags, talk: &Talk, interrupt: &Interrupt) -> an
         .with_context(|| format!("--output {}", flags.output.display()))
 }
 
-fn format_of(path: &Path) -> anyhow::Result<Format> {
+fn format_of(path: &Path) -> Result<Format, UsageError> {
     if path == Path::new("-") {
         return Ok(Format::Stdout);
     }
@@ -63,10 +63,10 @@ fn format_of(path: &Path) -> anyhow::Result<Format> {
         Some("npy") => Ok(Format::Npy),
         Some("parquet") => Ok(Format::Parquet),
         Some("jsonl" | "ndjson") => Ok(Format::JsonLines),
-        _ => bail!(
+        _ => Err(UsageError(format!(
             "--output {}: the name must end in .npy, .parquet or .jsonl, or be - for JSON Lines on stdout",
             path.display()
-        ),
+        ))),
     }
 }
 
@@ -94,10 +94,11 @@ fn read_texts(flags: &EncodeFlags) -> anyhow::Result<Vec<String>> {
             };
             let dataset = data::load(input, &options).context("--input")?;
             let [column] = dataset.columns.as_slice() else {
-                bail!(
+                return Err(UsageError(format!(
                     "--input {input} has the text columns {}: say which one with --column",
                     dataset.column_names().join(", ")
-                );
+                ))
+                .into());
             };
             Ok(column.texts.iter().map(str::to_owned).collect())
         }

@@ -2,21 +2,26 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use model::{Pooling, PoolingMode, SentenceTransformer, mpnet::Config};
 use tch::Device;
 use train::write_folder;
 
-use crate::{flags::InitFlags, progress::Talk, table::thousands};
+use crate::{
+    flags::{InitFlags, UsageError},
+    progress::Talk,
+    table::thousands,
+};
 
 /// Makes the model in a folder that does not exist yet.
 pub(crate) fn run(flags: &InitFlags, _talk: &Talk) -> anyhow::Result<()> {
     let output = &flags.output;
     if output.exists() {
-        bail!(
+        return Err(UsageError(format!(
             "--output {} is there already: give another folder, or remove it",
             output.display()
-        );
+        ))
+        .into());
     }
     let vocabulary = fs_err::read_to_string(&flags.vocab_file).context("--vocab-file")?;
     let config = Config {

@@ -11,13 +11,13 @@ use std::{ops::ControlFlow, path::Path};
 use data::{Dataset, TokenizedDataset};
 use model::{EncodeOptions, SentenceTransformer, Tokenizer};
 use tch::Device;
-use train_crate::{Evaluation, TrainError, TrainingData};
+use train_crate::{Evaluation, TrainingData};
 
 use crate::{
-    flags::{EncodingFlags, EvalDataFlags},
+    flags::{EncodingFlags, EvalDataFlags, UsageError},
     interrupt::Interrupt,
     progress::Talk,
-    source::{self, DataOptions, Split},
+    source::{self, DataOptions},
     table::thousands,
 };
 
@@ -78,23 +78,28 @@ fn load_eval_data(
         max_rows: flags.max_samples,
         on_bad_row: Some(flags.on_bad_row),
     };
-    source::dataset(
-        &flags.data,
-        Split::parse(&flags.split)?,
-        &options,
-        talk,
-        interrupt,
-    )
+    source::dataset(&flags.data, flags.split, &options, talk, interrupt)
+}
+
+/// Sets the longest input, where a flag asks for one that the model can take.
+fn set_max_seq_length(
+    model: &mut SentenceTransformer,
+    max_seq_length: Option<usize>,
+) -> Result<(), UsageError> {
+    match max_seq_length {
+        None => Ok(()),
+        Some(length) => model
+            .set_max_seq_length(length)
+            .map_err(|error| UsageError(format!("--max-seq-length: {error}"))),
+    }
 }
 
 /// What the model is asked for by these flags.
 fn encode_options(
     flags: &EncodingFlags,
     model: &mut SentenceTransformer,
-) -> Result<EncodeOptions, TrainError> {
-    if let Some(max_seq_length) = flags.max_seq_length {
-        model.set_max_seq_length(max_seq_length)?;
-    }
+) -> Result<EncodeOptions, UsageError> {
+    set_max_seq_length(model, flags.max_seq_length)?;
     Ok(EncodeOptions {
         batch_size: flags.batch_size as usize,
         prompt: flags.prompt.clone(),

@@ -14,9 +14,9 @@ use train::{
 };
 
 use crate::{
-    commands::{encode_evaluation, load_model, tokenize},
+    commands::{encode_evaluation, load_model, set_max_seq_length, tokenize},
     config::{resolve, to_toml, training_arguments},
-    flags::TrainFlags,
+    flags::{TrainFlags, UsageError},
     interrupt::Interrupt,
     output::{print, print_json},
     progress::{Talk, TrainingProgress},
@@ -46,15 +46,13 @@ pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
         .context("a resolved configuration names its model")?;
     let inputs = load_inputs(&flags, talk, interrupt)?;
     let mut model = load_model(model_name, talk, interrupt)?;
-    if let Some(max_seq_length) = flags.max_seq_length {
-        model
-            .set_max_seq_length(max_seq_length)
-            .map_err(TrainError::from)?;
-    }
+    set_max_seq_length(&mut model, flags.max_seq_length)?;
     if let Some(dropout) = flags.dropout {
-        model.set_dropout(dropout).map_err(TrainError::from)?;
+        model
+            .set_dropout(dropout)
+            .map_err(|error| UsageError(format!("--dropout: {error}")))?;
     }
-    let loss = build_loss(&loss_config, &model)?;
+    let loss = build_loss(&loss_config, &model).context("--loss")?;
     let training = tokenize(inputs.train, model.tokenizer(), talk, interrupt)?;
     let own_similarity = [model.similarity_fn_name().parse()?];
     let dev = evaluation(inputs.eval, &own_similarity, &model, talk, interrupt)?;
@@ -133,7 +131,7 @@ const RESULTS: &str = "results.json";
 
 /// The folder of the run, made and checked for writing, and free of another run.
 fn claim(output_dir: &Path, flags: &TrainFlags) -> anyhow::Result<RunFolder> {
-    let folder = RunFolder::create(output_dir)?;
+    let folder = RunFolder::create(output_dir).context("--output-dir")?;
     let holds_a_run = folder.root().join(CONFIG).exists()
         || folder.final_model().exists()
         || !folder.checkpoints()?.is_empty();
@@ -141,7 +139,7 @@ fn claim(output_dir: &Path, flags: &TrainFlags) -> anyhow::Result<RunFolder> {
         return Ok(folder);
     }
     if flags.overwrite_output_dir != Some(true) {
-        return Err(TrainError::Arguments(format!(
+        return Err(UsageError(format!(
             "--output-dir {} already holds a run: give another folder, or add --resume-from-checkpoint to go on with it or --overwrite-output-dir to start over",
             output_dir.display()
         ))
@@ -241,7 +239,7 @@ fn build_loss(
     };
     if let Some(missing) = missing {
         return Err(TrainError::Arguments(format!(
-            "--loss {config} needs {missing}, which `sentune train` does not have yet: choose another loss"
+            "{config} needs {missing}, which `sentune train` does not have yet: choose another loss"
         )));
     }
     if loss.mini_batch_size().is_some() {
