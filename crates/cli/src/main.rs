@@ -50,10 +50,13 @@ fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
     }
 }
 
-/// One number of threads for libtorch and for our own work over rows.
+/// The threads of our kernels and of work over rows; all cores where the flag doesn't say.
+///
+/// libtorch keeps one: what is left to it between our kernels is small, and its OpenMP workers spin for a
+/// while after each parallel loop, on cores that the kernels need.
 fn set_threads(n_threads: Option<u16>) -> anyhow::Result<()> {
+    tch::set_num_threads(1);
     if let Some(n_threads) = n_threads {
-        tch::set_num_threads(i32::from(n_threads));
         rayon::ThreadPoolBuilder::new()
             .num_threads(usize::from(n_threads))
             .build_global()?;

@@ -125,6 +125,7 @@ impl Optimizer {
     }
 
     /// One update of `parameters` from `gradient` times `scale` (both [n] f32) at `learning_rate`, in place.
+    /// Leaves the gradient zeroed for the next step.
     ///
     /// # Errors
     /// libtorch's.
@@ -148,7 +149,9 @@ impl Optimizer {
                 OptimizerName::Adam => self.adam(parameters, gradient, learning_rate, false),
                 OptimizerName::Sgd => self.sgd(parameters, gradient, learning_rate),
                 OptimizerName::RmsProp => self.rmsprop(parameters, gradient, learning_rate),
-            }
+            }?;
+            let _ = gradient.shallow_clone().f_zero_()?;
+            Ok(())
         })
     }
 
@@ -187,7 +190,7 @@ impl Optimizer {
             step: self.n_updates,
             grad_scale: scale,
         };
-        adamw.update(parameters, gradient, first, second, false);
+        adamw.update(parameters, gradient, first, second, true);
         let plain = AdamW {
             weight_decay: 0.0,
             ..adamw
@@ -197,7 +200,7 @@ impl Optimizer {
             gradient_plain,
             first_plain,
             second_plain,
-            false,
+            true,
         );
         Ok(())
     }
@@ -456,6 +459,12 @@ mod tests {
         let parameters = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
         let mut optimizer = Optimizer::new(options, &parameters, 3).unwrap();
         optimizer.step(&parameters, &gradient, 1.0, 0.1).unwrap();
+        assert_eq!(
+            f64::try_from(gradient.abs().sum(tch::Kind::Float)).unwrap(),
+            0.0
+        );
+        let gradient = Tensor::from_slice(&[0.2f32, 0.5, -0.3]);
+        let second_gradient = gradient.copy();
         let (saved_parameters, saved_updates) = (parameters.copy(), optimizer.n_updates());
         let saved: Vec<_> = optimizer
             .moments()
@@ -473,7 +482,7 @@ mod tests {
         };
         restored.restore(saved_updates, find).unwrap();
         restored
-            .step(&saved_parameters, &gradient, 1.0, 0.1)
+            .step(&saved_parameters, &second_gradient, 1.0, 0.1)
             .unwrap();
         assert_eq!(
             Vec::<f32>::try_from(&parameters).unwrap(),

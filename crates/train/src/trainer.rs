@@ -202,7 +202,6 @@ impl<'a> Trainer<'a> {
         n_steps_of_epoch: usize,
     ) -> Result<Option<Step>, TrainError> {
         let learning_rate = self.schedule.learning_rate(self.state.global_step);
-        let _ = self.gradient.f_zero_()?;
         let (mut loss, mut n_tokens) = (0.0, 0);
         for (micro_step, rows) in micro_batches.iter().enumerate() {
             if (self.is_interrupted)() {
