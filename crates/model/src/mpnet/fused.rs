@@ -168,6 +168,10 @@ impl MpNet {
     /// # Errors
     ///
     /// When the parameters are not on the CPU.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the forward pass took, and the two gradients"
+    )]
     pub(crate) fn fused_backward(
         &self,
         parameters: &Parameters,
