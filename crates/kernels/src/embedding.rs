@@ -20,7 +20,7 @@ pub struct Embeddings<'a> {
     pub norm: LayerNorm<'a>,
 }
 
-/// out = dropout(LN(word[id] + position[position])) for each token: `ids` and `positions` \[tokens\],
+/// `out = dropout(LN(word[id] + position[position]))` for each token: `ids` and `positions` \[tokens\],
 /// `normalised` and `out` [tokens, width], `rstd` \[tokens\].
 ///
 /// `normalised` (rows before gamma and beta) and `rstd` are what [`embed_backward`] needs.

@@ -54,7 +54,7 @@ pub fn gelu_backward(derivative: &[f32], d: &mut [f32], d_bias: &mut [f32], scra
     rows::add_partials(partials, width, &mut [d_bias]);
 }
 
-/// sums[c] += sum over rows of d[row][c], for `d` [rows, width]: the gradient of a bias that nothing
+/// `sums[c] += sum over rows of d[row][c]`, for `d` [rows, width]: the gradient of a bias that nothing
 /// else reads.
 ///
 /// # Panics
