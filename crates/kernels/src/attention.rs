@@ -6,9 +6,8 @@
 //!
 //! (Vaswani et al., 2017; the bias is that of MPNet and T5, which depends on j - i alone). The
 //! forward pass keeps only the logarithm of each row's sum of exponentials; the backward pass makes
-//! P again from it (Dao et al., "FlashAttention", 2022). At the lengths of NLI that costs less than
-//! reading P back would at long ones, memory stays linear in the number of tokens, and both passes
-//! need no more than two [length, length] matrices of one head at a time.
+//! P again from it (Dao et al., "FlashAttention", 2022), so what is kept is linear in the number of
+//! tokens, and neither pass needs more than two [length, length] matrices of one head at a time.
 
 use crate::{
     Scratch,
