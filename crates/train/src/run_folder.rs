@@ -5,7 +5,8 @@
 //!   config.toml            the resolved configuration, which re-runs the run
 //!   metrics.jsonl          every log entry, one JSON object a line
 //!   runs/                  TensorBoard events
-//!   eval/                  the evaluators' CSV files
+//!   eval/                  the CSV files of evaluations during training
+//!   test/                  those of the evaluations before and after
 //!   checkpoint-<step>/     a model, the optimizer's moments and trainer_state.json
 //!   final/                 the trained model
 //! ```
@@ -65,9 +66,15 @@ impl RunFolder {
         self.root.join("runs")
     }
 
-    /// Where evaluators append their CSV files.
+    /// Where evaluations during training append to their CSV files.
     pub fn eval(&self) -> PathBuf {
         self.root.join("eval")
+    }
+
+    /// Where the evaluations before and after do: they have more similarities, and so other columns, even where
+    /// the data is the same.
+    pub fn test(&self) -> PathBuf {
+        self.root.join("test")
     }
 
     /// Where the checkpoint of `step` lies.

@@ -148,7 +148,12 @@ fn claim(output_dir: &Path, flags: &TrainFlags) -> anyhow::Result<RunFolder> {
     for step in folder.checkpoints()? {
         fs_err::remove_dir_all(folder.checkpoint(step))?;
     }
-    for path in [folder.final_model(), folder.tensorboard(), folder.eval()] {
+    for path in [
+        folder.final_model(),
+        folder.tensorboard(),
+        folder.eval(),
+        folder.test(),
+    ] {
         if path.exists() {
             fs_err::remove_dir_all(path)?;
         }
@@ -278,7 +283,7 @@ fn measure(
 ) -> anyhow::Result<Metrics> {
     let embeddings = encode_evaluation(test, model, talk, interrupt)?;
     let metrics = test.metrics(&embeddings)?;
-    test.append_csv(&folder.eval(), &metrics, eval::csv::At::Outside)?;
+    test.append_csv(&folder.test(), &metrics, eval::csv::At::Outside)?;
     Ok(metrics)
 }
 

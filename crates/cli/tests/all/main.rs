@@ -1,0 +1,7 @@
+//! The real binary on the tiny model, as a user would call it.
+
+mod bad_input;
+mod commands;
+mod sandbox;
+mod signals;
+mod training;

@@ -1,0 +1,146 @@
+//! A folder to call `sentune` in, and what comes of it.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Two layers, 32 wide.
+pub(crate) fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/tiny-mpnet")
+}
+
+/// One of the data sets that the trainer's tests use.
+pub(crate) fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../train/tests/fixtures")
+        .join(name)
+}
+
+/// An empty folder that commands are run in.
+pub(crate) struct Sandbox {
+    folder: TempDir,
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs_err::write(&path, content).unwrap();
+        path
+    }
+
+    /// A copy of the tiny model, to be spoiled.
+    pub(crate) fn copy_of_model(&self) -> PathBuf {
+        let copy = self.path("model");
+        copy_folder(&model(), &copy);
+        copy
+    }
+
+    /// `sentune`, far from the hub and from the caller's settings.
+    pub(crate) fn command(&self, arguments: &[&dyn AsRef<OsStr>]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sentune"));
+        command
+            .current_dir(self.folder.path())
+            .args(arguments)
+            .env("HF_HUB_OFFLINE", "1")
+            .env("HF_HOME", self.path("hub"))
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&dyn AsRef<OsStr>]) -> Ended {
+        Ended::from(self.command(arguments).output().unwrap())
+    }
+
+    /// A run of the tiny model on `train_data` into the folder `run`.
+    pub(crate) fn train(&self, train_data: &Path, more: &[&str]) -> Ended {
+        let model = model();
+        let mut arguments: Vec<&dyn AsRef<OsStr>> =
+            vec![&"train", &"--model", &model, &"--train-data", &train_data];
+        arguments.extend([&"--output-dir" as &dyn AsRef<OsStr>, &"run"]);
+        arguments.extend(more.iter().map(|argument| argument as &dyn AsRef<OsStr>));
+        self.run(&arguments)
+    }
+
+    pub(crate) fn files(&self, folder: &str) -> Vec<String> {
+        let entries = fs_err::read_dir(self.path(folder)).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+impl Ended {
+    /// stdout of a command that succeeded.
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+
+    /// The one line of a command that failed with `code`, which must hold all of `parts`, and no data.
+    pub(crate) fn failed(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stdout, "", "{self:?}");
+        let message = self.stderr.lines().find(|line| line.starts_with("error: "));
+        let message = message.unwrap_or_else(|| panic!("no error line: {self:?}"));
+        for part in parts {
+            assert!(message.contains(part), "`{part}` is not in: {message}");
+        }
+    }
+}
+
+/// JSON Lines.
+pub(crate) fn json_lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs_err::create_dir(to).unwrap();
+    for entry in fs_err::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs_err::copy(entry.path(), target).unwrap();
+        }
+    }
+}
