@@ -19,6 +19,7 @@ use hub::{
     name::{DatasetId, RepoId},
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing_subscriber::filter::LevelFilter;
 
 /// The data set that the article trains on.
 const DATASET: &str = "sentence-transformers/all-nli:triplet";
@@ -46,6 +47,14 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    // What the hub crate has to say: retries, a cache used for want of an answer, splits left out.
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::INFO)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -82,12 +91,12 @@ fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Where a data set's files go below data/: `<name>/<subset>/<split>.parquet`, with the shard's number
-/// where a split has several.
+/// Where a data set's files go below data/: `<name>/<subset>/<split>.parquet`, with the revision behind
+/// the name where it is not the default, and with the shard's number where a split has several.
 fn dataset_places<'a>(dataset: &DatasetId, files: &'a DatasetFiles) -> Vec<(PathBuf, &'a Path)> {
     let name = dataset.repo.id().rsplit('/').next().unwrap_or_default();
     let subset = dataset.subset.as_deref().unwrap_or("default");
-    let folder = Path::new(name).join(subset);
+    let folder = Path::new(&with_revision(name, &dataset.repo)).join(subset);
     let splits = [
         ("train", &files.train),
         ("dev", &files.dev),
@@ -112,14 +121,19 @@ fn dataset_places<'a>(dataset: &DatasetId, files: &'a DatasetFiles) -> Vec<(Path
 /// Where a model's folder goes below data/: `models/<org>/<name>`, with the revision where it is not
 /// the default.
 fn model_place(model: &RepoId) -> PathBuf {
-    // A branch may have slashes in its name, and is one folder here.
-    Path::new("models").join(match model.revision() {
-        "main" => model.id().to_owned(),
-        revision => format!("{}@{}", model.id(), revision.replace('/', "-")),
-    })
+    Path::new("models").join(with_revision(model.id(), model))
 }
 
-/// Leads the link `place` to what was fetched, in one step, and says so.
+/// `name`, with `@<revision>` behind it for another revision than the default.
+fn with_revision(name: &str, repo: &RepoId) -> String {
+    match repo.revision() {
+        "main" => name.to_owned(),
+        // A branch may have slashes in its name, and is one folder here.
+        revision => format!("{name}@{}", revision.replace('/', "-")),
+    }
+}
+
+/// Leads the link `place` to what was fetched, in one step and only where it leads elsewhere, and says so.
 fn put(place: &Path, fetched: &Path) -> Result<()> {
     ensure!(
         place.is_symlink() || !place.exists(),
@@ -130,10 +144,13 @@ fn put(place: &Path, fetched: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
     }
     let fetched = fs::canonicalize(fetched)?;
-    let mut new = place.as_os_str().to_owned();
-    new.push(format!(".{}.new", process::id()));
-    link(&fetched, Path::new(&new))?;
-    fs::rename(&new, place)?;
+    let leads_there = fs::read_link(place).is_ok_and(|found| found == fetched);
+    if !leads_there {
+        let mut new = place.as_os_str().to_owned();
+        new.push(format!(".{}.new", process::id()));
+        link(&fetched, Path::new(&new))?;
+        fs::rename(&new, place)?;
+    }
     eprintln!("  {} -> {}", place.display(), fetched.display());
     Ok(())
 }
@@ -226,6 +243,10 @@ mod tests {
         assert_eq!(
             places("org/pairs", &files)?[2],
             "pairs/default/test.parquet"
+        );
+        assert_eq!(
+            places("org/pairs@refs/pr/3:a", &files)?[2],
+            "pairs@refs-pr-3/a/test.parquet"
         );
         Ok(())
     }
