@@ -287,7 +287,7 @@ fn a_checkpoint_of_another_run_is_refused() {
 /// A learning rate that is too high, so that the best evaluation is not the last.
 fn best_in_the_middle() -> Value {
     json!({
-        "learning-rate": 3e-2, "lr-scheduler-type": "constant", "max-steps": 24,
+        "learning-rate": 1e-1, "lr-scheduler-type": "constant", "max-steps": 24,
         "eval-strategy": "steps", "eval-steps": 3, "save-steps": 6, "logging-steps": 100,
         "load-best-model-at-end": true,
     })
