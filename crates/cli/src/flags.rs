@@ -1,5 +1,8 @@
 //! What the user typed: every flag, its help, and the file that may hold the flags of a run.
 
+// The doc comments of flags are also their help texts, where `<s>` is a token and not a tag.
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

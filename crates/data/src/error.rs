@@ -339,5 +339,5 @@ fn bad_rows(rows: &[BadRow], n_rows: usize, n_bad: usize) -> String {
     } else {
         message += &format!("; it is the only bad one of {n_rows} rows");
     }
-    message + "; mend them, or load the others with on-bad-row = \"skip\""
+    message + "; mend them, or load the others with --on-bad-row skip"
 }

@@ -60,7 +60,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer for `parameters` ([n] f32), of which the first `n_decayed` elements are subject to
+    /// An optimizer for `parameters` (`[n]` f32), of which the first `n_decayed` elements are subject to
     /// weight decay.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ impl Optimizer {
         self.n_updates
     }
 
-    /// The moments by their names in torch's state dictionaries, each [n] f32.
+    /// The moments by their names in torch's state dictionaries, each `[n]` f32.
     pub fn moments(&self) -> &[(&'static str, Tensor)] {
         &self.moments
     }
@@ -124,7 +124,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One update of `parameters` from `gradient` times `scale` (both [n] f32) at `learning_rate`, in place.
+    /// One update of `parameters` from `gradient` times `scale` (both `[n]` f32) at `learning_rate`, in place.
     /// Leaves the gradient zeroed for the next step.
     ///
     /// # Errors
@@ -306,7 +306,7 @@ impl Optimizer {
     }
 }
 
-/// The L2 norm of a flat gradient, [n] f32; not finite if and only if one of its elements is not, or all
+/// The L2 norm of a flat gradient, `[n]` f32; not finite if and only if one of its elements is not, or all
 /// together are beyond f64.
 ///
 /// # Errors
