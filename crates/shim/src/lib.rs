@@ -43,7 +43,7 @@ pub fn slice(tensor: &Tensor) -> Result<&[f32], SliceError> {
     Ok(unsafe { std::slice::from_raw_parts(pointer, len) })
 }
 
-/// As [`slice`], to be written.
+/// As [`slice()`], to be written.
 ///
 /// # Errors
 /// When the tensor has another layout.

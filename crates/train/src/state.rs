@@ -213,7 +213,8 @@ impl TrainerState {
         entry
     }
 
-    /// Whether a run with these arguments over this data goes on where this state left off.
+    /// Whether a run with these arguments over this data goes on where this state left off. How often it logs
+    /// and saves may differ, and where no evaluation decides anything, how often it evaluates.
     ///
     /// # Errors
     /// Names every argument that differs.
@@ -227,9 +228,16 @@ impl TrainerState {
             _ => LogEntry::new(),
         };
         let (saved, now) = (fields(&self.arguments), fields(arguments));
+        let evaluation_decides = self.arguments.load_best_model_at_end
+            || self.arguments.early_stopping_patience.is_some();
+        let shapes_the_run = |name: &str| match name.split('-').next() {
+            Some("logging" | "save") => false,
+            Some("eval") => evaluation_decides,
+            _ => true,
+        };
         let mut differences: Vec<String> = saved
             .iter()
-            .filter(|(name, value)| now.get(*name) != Some(value))
+            .filter(|(name, value)| shapes_the_run(name) && now.get(*name) != Some(value))
             .map(|(name, value)| {
                 let now = now.get(name).unwrap_or(&Value::Null);
                 format!("--{name} was {value} and is {now}")

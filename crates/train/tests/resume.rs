@@ -243,6 +243,18 @@ fn an_evaluation_broken_off_is_made_up_for() {
 }
 
 #[test]
+fn how_often_a_run_logs_and_saves_may_change() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let stop = at_question(3);
+    let broken = run(folder.path(), &ten_steps(), None, None, &stop).unwrap();
+    let step = interrupted_at(&broken);
+    let other = with(ten_steps(), json!({"logging-steps": 7, "save-steps": 9}));
+    let resumed = run(folder.path(), &other, None, Some(step), &|| false).unwrap();
+    assert_eq!(resumed.state.global_step, 10);
+}
+
+#[test]
 fn a_checkpoint_of_another_run_is_refused() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();

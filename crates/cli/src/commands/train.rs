@@ -27,24 +27,38 @@ use crate::{
 /// Trains as the flags and their configuration file say.
 pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
     let flags = resolve(flags)?;
-    let arguments = training_arguments(&flags);
-    arguments.validate()?;
-    let loss_config = flags
-        .loss
-        .clone()
-        .context("a resolved configuration names its loss")?;
+    training_arguments(&flags).validate()?;
     let output_dir = flags
         .output_dir
         .clone()
         .context("a resolved configuration names its folder")?;
     let folder = claim(&output_dir, &flags)?;
-    let checkpoint = resume_from(&folder, &flags)?;
+    let outcome = run_in(&folder, &flags, talk, interrupt);
+    if outcome.is_err() {
+        // What failed before it wrote anything leaves no folder behind; one with files in it can't be removed.
+        let _ = fs_err::remove_dir(folder.root());
+    }
+    outcome
+}
+
+fn run_in(
+    folder: &RunFolder,
+    flags: &TrainFlags,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let arguments = training_arguments(flags);
+    let loss_config = flags
+        .loss
+        .clone()
+        .context("a resolved configuration names its loss")?;
+    let checkpoint = resume_from(folder, flags)?;
 
     let model_name = flags
         .model
         .as_deref()
         .context("a resolved configuration names its model")?;
-    let inputs = load_inputs(&flags, talk, interrupt)?;
+    let inputs = load_inputs(flags, talk, interrupt)?;
     let mut model = load_model(model_name, talk, interrupt)?;
     set_max_seq_length(&mut model, flags.max_seq_length)?;
     if let Some(dropout) = flags.dropout {
@@ -74,10 +88,10 @@ pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
         folder.clone(),
         &is_interrupted,
     )?;
-    fs_err::write(folder.root().join(CONFIG), to_toml(&flags)?)?;
+    fs_err::write(folder.root().join(CONFIG), to_toml(flags)?)?;
     let before = test
         .as_ref()
-        .map(|test| measure(test, trainer.model(), &folder, talk, interrupt))
+        .map(|test| measure(test, trainer.model(), folder, talk, interrupt))
         .transpose()?;
     if let Some(checkpoint) = &checkpoint {
         trainer.resume(checkpoint)?;
@@ -105,7 +119,7 @@ pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
     };
     let after = test
         .as_ref()
-        .map(|test| measure(test, trainer.model(), &folder, talk, interrupt))
+        .map(|test| measure(test, trainer.model(), folder, talk, interrupt))
         .transpose()?;
     drop(trainer);
     let results = Results {
@@ -114,7 +128,7 @@ pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
         summary,
     };
     fs_err::write(folder.root().join(RESULTS), results.to_json()?)?;
-    let card = model_card(&flags, loss.as_ref(), &training, &model, &results)?;
+    let card = model_card(flags, loss.as_ref(), &training, &model, &results)?;
     fs_err::write(folder.final_model().join("README.md"), card)?;
     tracing::info!("the trained model is {}", folder.final_model().display());
     if flags.json == Some(true) {
