@@ -50,7 +50,7 @@ pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
         weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, seed,
         batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
         eval_steps, save_strategy, save_steps, load_best_model_at_end, early_stopping_threshold;
-        data_seed, save_total_limit, metric_for_best_model, greater_is_better,
+        mini_batch_tokens, data_seed, save_total_limit, metric_for_best_model, greater_is_better,
         early_stopping_patience
     )
 }
@@ -103,6 +103,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         per_device_train_batch_size,
         per_device_eval_batch_size,
         gradient_accumulation_steps,
+        mini_batch_tokens,
         learning_rate,
         lr_scheduler_type,
         warmup_steps,

@@ -139,6 +139,10 @@ pub(crate) struct TrainFlags {
     /// Batches whose gradients are summed before an update [default: 1].
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) gradient_accumulation_steps: Option<usize>,
+    /// Embed a batch in parts of at most N tokens, each twice, so that memory does not grow with the batch
+    /// [default: all at once; 4096 for losses with a mini_batch_size].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) mini_batch_tokens: Option<usize>,
     /// Peak learning rate [default: 5e-5].
     #[arg(
         long,

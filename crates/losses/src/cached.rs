@@ -13,9 +13,9 @@ use tch::Tensor;
 ///
 /// # Inputs
 ///
-/// Those of the inner loss. The trainer embeds [`Loss::mini_batch_size`] rows at a time without a
-/// graph, takes [`embedding_gradients`], embeds each part again with the same dropout, and calls
-/// `backward` on the dot product of embeddings and gradients.
+/// Those of the inner loss. The trainer embeds [`Loss::mini_batch_size`] texts at a time without
+/// keeping what a backward pass needs, takes [`embedding_gradients`], embeds each part again with
+/// the same dropout, and goes back from there.
 ///
 /// # Defaults
 ///
@@ -41,21 +41,23 @@ pub struct Cached {
     mini_batch_size: usize,
 }
 
-/// The value of a loss and its gradient by each column of `embeddings`; the graph behind them is
-/// left alone.
+/// `weight` times the value of a loss, and the gradient of that by each column of `embeddings`; the
+/// graph behind them is left alone. Tensors of [`Loss::parameters`] gather theirs as libtorch's
+/// leaves do.
 ///
 /// # Errors
-/// Those of the loss.
+/// Those of the loss, and where it depends on nothing that has a gradient.
 pub fn embedding_gradients(
     loss: &dyn Loss,
     embeddings: &[Tensor],
     labels: Option<&Tensor>,
+    weight: f64,
 ) -> Result<(Tensor, Vec<Tensor>), LossError> {
     let mut leaves = Vec::with_capacity(embeddings.len());
     for column in embeddings {
         leaves.push(column.f_detach()?.f_set_requires_grad(true)?);
     }
-    let value = loss.compute(&leaves, labels)?;
+    let value = loss.compute(&leaves, labels)?.f_mul_scalar(weight)?;
     value.f_backward()?;
     let mut gradients = Vec::with_capacity(leaves.len());
     for leaf in &leaves {

@@ -182,7 +182,7 @@ fn agree(cases: &str) {
         }
         if loss.parameters().is_empty() && layers.is_empty() {
             let (cached, gradients) =
-                embedding_gradients(loss.as_ref(), &embeddings, labels.as_ref()).unwrap();
+                embedding_gradients(loss.as_ref(), &embeddings, labels.as_ref(), 1.0).unwrap();
             close(&cached, &case["value"], &title);
             for (gradient, expected) in gradients.iter().zip(case["gradients"].as_array().unwrap())
             {

@@ -35,7 +35,7 @@ mod weights;
 pub use crate::{
     error::ModelError,
     modules::{Activation, Dense, Pooling, PoolingMode},
-    packed::{Group, PackedBatch},
+    packed::{ChunkLimit, ChunkedBatch, Group, PackedBatch},
     parameters::{LeafId, Parameters, Span},
     sentence_transformer::{EncodeOptions, Mode, SentenceTransformer},
     tokenizer::Tokenizer,

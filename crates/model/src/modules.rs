@@ -1,7 +1,9 @@
 //! What follows the transformer: pooling, dense layers, normalising.
 
+use kernels::pooling::{self, pool, pool_backward};
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor};
+use shim::slice_mut;
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::ModelError,
@@ -65,6 +67,18 @@ impl PoolingMode {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
+    /// The mode's kernel.
+    fn kernel(self) -> pooling::Pooling {
+        match self {
+            Self::Cls => pooling::Pooling::Cls,
+            Self::Max => pooling::Pooling::Max,
+            Self::Mean => pooling::Pooling::Mean,
+            Self::MeanSqrtLen => pooling::Pooling::MeanSqrtLen,
+            Self::WeightedMean => pooling::Pooling::WeightedMean,
+            Self::LastToken => pooling::Pooling::LastToken,
+        }
+    }
+
     /// The mode's flag in the classic layout.
     pub(crate) fn flag(self) -> &'static str {
         match self {
@@ -118,6 +132,65 @@ impl Pooling {
             })
             .collect::<Result<Vec<_>, ModelError>>()?;
         Ok(Tensor::f_cat(&pooled, 0)?.f_index_select(0, batch.restore())?)
+    }
+
+    /// [`Self::forward`] on our kernels, for token embeddings `[T, H]` in the host's memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`].
+    pub(crate) fn fused_forward(
+        &self,
+        tokens: &[f32],
+        batch: &PackedBatch,
+    ) -> Result<Tensor, ModelError> {
+        let width = tokens.len() / batch.tokens();
+        if !self.include_prompt && batch.prompt_length() > 0 {
+            let tokens = Tensor::f_from_slice(tokens)?.f_view([-1, width as i64])?;
+            return self.forward(&tokens, batch);
+        }
+        let row = width * self.modes.len();
+        let shape = [batch.sentences() as i64, row as i64];
+        let mut embeddings = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+        let values = slice_mut(&mut embeddings)?;
+        let mut packed = vec![0.0; batch.sentences() * width];
+        for (i, mode) in self.modes.iter().enumerate() {
+            pool(mode.kernel(), batch.offsets(), width, tokens, &mut packed);
+            for (to, &from) in values.chunks_exact_mut(row).zip(batch.host_restore()) {
+                to[i * width..][..width].copy_from_slice(&packed[from * width..][..width]);
+            }
+        }
+        Ok(embeddings)
+    }
+
+    /// The backward pass of [`Self::fused_forward`] with whole sentences: writes `d_tokens` `[T, H]`, given
+    /// `d_embeddings` `[sentences, modes * H]`.
+    pub(crate) fn fused_backward(
+        &self,
+        tokens: &[f32],
+        d_embeddings: &[f32],
+        batch: &PackedBatch,
+        d_tokens: &mut [f32],
+    ) {
+        let width = tokens.len() / batch.tokens();
+        let row = width * self.modes.len();
+        let mut packed = vec![0.0; batch.sentences() * width];
+        let mut more = Vec::new();
+        for (i, mode) in self.modes.iter().enumerate() {
+            for (from, &to) in d_embeddings.chunks_exact(row).zip(batch.host_restore()) {
+                packed[to * width..][..width].copy_from_slice(&from[i * width..][..width]);
+            }
+            let (mode, offsets) = (mode.kernel(), batch.offsets());
+            if i == 0 {
+                pool_backward(mode, offsets, width, tokens, &packed, d_tokens);
+            } else {
+                more.resize(tokens.len(), 0.0);
+                pool_backward(mode, offsets, width, tokens, &packed, &mut more);
+                for (d, more) in d_tokens.iter_mut().zip(&more) {
+                    *d += more;
+                }
+            }
+        }
     }
 
     /// The object of 1_Pooling/config.json: the classic flags, or version 6's key where they
@@ -305,10 +378,9 @@ impl Dense {
     }
 }
 
-/// A module after the encoder.
+/// A module after the pooling.
 #[derive(Debug)]
 pub(crate) enum Module {
-    Pooling(Pooling),
     Dense(Dense),
     Normalize,
 }

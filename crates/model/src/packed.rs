@@ -15,11 +15,13 @@ pub struct PackedBatch {
     restore: Tensor,
     host_ids: Vec<u32>,
     host_positions: Vec<u32>,
+    host_restore: Vec<usize>,
     offsets: Vec<usize>,
     lengths: Vec<usize>,
     groups: Vec<Group>,
     max_id: u32,
     prompt_length: usize,
+    first_token: usize,
 }
 
 /// The sentences of one length in a [`PackedBatch`].
@@ -55,9 +57,7 @@ impl PackedBatch {
                 "sentence {i} of the batch has no tokens: even an empty text has its special tokens"
             )));
         }
-        let mut order: Vec<usize> = (0..sentences.len()).collect();
-        order.sort_by_key(|&i| sentences[i].len());
-
+        let order = by_length(sentences);
         let n_tokens = sentences.iter().map(|sentence| sentence.len()).sum();
         let mut ids = Vec::with_capacity(n_tokens);
         let mut positions = Vec::with_capacity(n_tokens);
@@ -65,7 +65,7 @@ impl PackedBatch {
         let mut restore = vec![0; sentences.len()];
         let mut groups: Vec<Group> = Vec::new();
         for (row, &i) in order.iter().enumerate() {
-            restore[i] = row as i64;
+            restore[i] = row;
             ids.extend_from_slice(sentences[i]);
             positions.extend(mpnet::position_ids(sentences[i]));
             offsets.push(ids.len());
@@ -85,7 +85,8 @@ impl PackedBatch {
         Ok(Self {
             ids: wide(&ids)?,
             positions: wide(&positions)?,
-            restore: Tensor::f_from_slice(&restore)?.f_to_device(device)?,
+            restore: places(&restore, device)?,
+            host_restore: restore,
             lengths: sentences.iter().map(|sentence| sentence.len()).collect(),
             groups,
             max_id: ids.iter().copied().max().unwrap_or(0),
@@ -93,6 +94,7 @@ impl PackedBatch {
             host_positions: positions,
             offsets,
             prompt_length: 0,
+            first_token: 0,
         })
     }
 
@@ -106,6 +108,11 @@ impl PackedBatch {
         }
     }
 
+    /// Where the first token stands in the whole batch that this is a chunk of.
+    pub(crate) fn first_token(&self) -> usize {
+        self.first_token
+    }
+
     /// Token ids in packed order, in the host's memory.
     pub(crate) fn host_ids(&self) -> &[u32] {
         &self.host_ids
@@ -114,6 +121,11 @@ impl PackedBatch {
     /// MPNet's position ids in packed order, in the host's memory.
     pub(crate) fn host_positions(&self) -> &[u32] {
         &self.host_positions
+    }
+
+    /// The packed row of each of the caller's sentences, in the host's memory.
+    pub(crate) fn host_restore(&self) -> &[usize] {
+        &self.host_restore
     }
 
     /// Where each sentence begins in packed order, and the number of tokens.
@@ -181,5 +193,164 @@ impl PackedBatch {
             .map(|group| group.tokens() as i64)
             .collect();
         Ok(rows.f_split_with_sizes(sizes.as_slice(), 0)?)
+    }
+}
+
+/// How much of a batch is embedded at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkLimit {
+    /// The largest number of tokens; a longer sentence is a chunk of its own.
+    pub tokens: usize,
+    /// The largest number of sentences.
+    pub sentences: usize,
+}
+
+impl ChunkLimit {
+    /// The whole batch at once.
+    pub const NONE: Self = Self {
+        tokens: usize::MAX,
+        sentences: usize::MAX,
+    };
+}
+
+/// A batch that is embedded in chunks, so that a chunk and not the batch has to fit in memory.
+///
+/// The chunks cut the rows of tokens that [`PackedBatch`] makes of the whole batch: each holds sentences of
+/// similar length, whatever column they come from. A token keeps its place in the whole batch, which decides
+/// what dropout drops.
+#[derive(Debug)]
+pub struct ChunkedBatch {
+    chunks: Vec<PackedBatch>,
+    /// The places of each chunk's sentences in the caller's order, 64-bit.
+    rows: Vec<Tensor>,
+}
+
+impl ChunkedBatch {
+    /// Packs token ids, special tokens included, in as few chunks as `limit` allows.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackedBatch::new`].
+    pub fn new(
+        sentences: &[&[u32]],
+        limit: ChunkLimit,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let order = by_length(sentences);
+        let (mut chunks, mut rows) = (Vec::new(), Vec::new());
+        let (mut begin, mut first_token) = (0, 0);
+        while begin < order.len() || chunks.is_empty() {
+            let mut n_tokens = 0;
+            let n_fitting = order[begin..]
+                .iter()
+                .take(limit.sentences)
+                .take_while(|&&i| {
+                    n_tokens += sentences[i].len();
+                    n_tokens <= limit.tokens
+                })
+                .count();
+            let end = (begin + n_fitting.max(1)).min(order.len());
+            let chunk: Vec<&[u32]> = order[begin..end].iter().map(|&i| sentences[i]).collect();
+            let mut chunk = PackedBatch::new(&chunk, device)?;
+            chunk.first_token = first_token;
+            first_token += chunk.tokens();
+            chunks.push(chunk);
+            rows.push(places(&order[begin..end], device)?);
+            begin = end;
+        }
+        Ok(Self { chunks, rows })
+    }
+
+    /// The chunks, shortest sentences first.
+    pub fn chunks(&self) -> &[PackedBatch] {
+        &self.chunks
+    }
+
+    /// The number of sentences.
+    pub fn sentences(&self) -> usize {
+        self.chunks.iter().map(PackedBatch::sentences).sum()
+    }
+
+    /// The number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.chunks.iter().map(PackedBatch::tokens).sum()
+    }
+
+    /// The places of a chunk's sentences in the caller's order, `[sentences]`, 64-bit.
+    pub(crate) fn rows(&self, chunk: usize) -> &Tensor {
+        &self.rows[chunk]
+    }
+}
+
+/// Rows as libtorch's indices, 64-bit.
+fn places(rows: &[usize], device: Device) -> Result<Tensor, ModelError> {
+    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+    Ok(Tensor::f_from_slice(&rows)?.f_to_device(device)?)
+}
+
+/// The sentences' places, shortest first and otherwise in the caller's order.
+fn by_length(sentences: &[&[u32]]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sentences.len()).collect();
+    order.sort_by_key(|&i| sentences[i].len());
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(
+        lengths: &[usize],
+        tokens: usize,
+        sentences: usize,
+    ) -> Vec<(usize, Vec<usize>, Vec<i64>)> {
+        let ids: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![7; length]).collect();
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let batch = ChunkedBatch::new(&ids, ChunkLimit { tokens, sentences }, Device::Cpu).unwrap();
+        assert_eq!(batch.sentences(), lengths.len());
+        assert_eq!(batch.tokens(), lengths.iter().sum::<usize>());
+        let chunks = batch.chunks.iter().zip(&batch.rows);
+        chunks
+            .map(|(chunk, rows)| {
+                let rows = Vec::<i64>::try_from(rows).unwrap();
+                (chunk.first_token(), chunk.lengths().to_vec(), rows)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn chunks_hold_neighbours_in_length_up_to_the_limit() {
+        let (all, none) = (usize::MAX, usize::MAX);
+        assert_eq!(
+            chunks(&[5, 2, 9, 2], all, none),
+            [(0, vec![2, 2, 5, 9], vec![1, 3, 0, 2])]
+        );
+        assert_eq!(
+            chunks(&[5, 2, 9, 2], 9, none),
+            [(0, vec![2, 2, 5], vec![1, 3, 0]), (9, vec![9], vec![2])]
+        );
+        assert_eq!(
+            chunks(&[5, 2, 9, 2], all, 1),
+            [
+                (0, vec![2], vec![1]),
+                (2, vec![2], vec![3]),
+                (4, vec![5], vec![0]),
+                (9, vec![9], vec![2])
+            ]
+        );
+        // Longer than the limit: alone.
+        assert_eq!(
+            chunks(&[8, 6], 3, none),
+            [(0, vec![6], vec![1]), (6, vec![8], vec![0])]
+        );
+    }
+
+    #[test]
+    fn no_sentences_are_refused_as_by_a_packed_batch() {
+        let error = ChunkedBatch::new(&[], ChunkLimit::NONE, Device::Cpu).unwrap_err();
+        assert!(
+            error.to_string().contains("at least one sentence"),
+            "{error}"
+        );
     }
 }

@@ -116,6 +116,17 @@ impl Parameters {
         Ok(self.flat.f_zeros_like()?)
     }
 
+    /// Whether a gradient has the shape of the flat tensor.
+    pub(crate) fn check_gradient(&self, gradient: &Tensor) -> Result<(), ModelError> {
+        let (found, expected) = (gradient.size(), self.flat.size());
+        if found != expected {
+            return Err(ModelError::Input(format!(
+                "the gradient has shape {found:?}, expected {expected:?}"
+            )));
+        }
+        Ok(())
+    }
+
     /// Adds the gradient of `loss`, a scalar, to `gradient`, `[n]` in the layout of the flat tensor.
     ///
     /// Parameters that the loss does not depend on contribute nothing. The graph of `loss` is freed.
@@ -131,13 +142,7 @@ impl Parameters {
         gradient: &Tensor,
         inputs: &[&Tensor],
     ) -> Result<Vec<Tensor>, ModelError> {
-        if gradient.size() != self.flat.size() {
-            return Err(ModelError::Input(format!(
-                "the gradient has shape {:?}, expected {:?}",
-                gradient.size(),
-                self.flat.size()
-            )));
-        }
+        self.check_gradient(gradient)?;
         if !loss.requires_grad() {
             return Err(ModelError::Input(
                 "the loss does not depend on the parameters: it was computed under no_grad or detached".to_owned(),

@@ -21,7 +21,7 @@ use crate::{
         self, Dropout, MpNet,
         fused::{Keep, Workspace},
     },
-    packed::PackedBatch,
+    packed::{ChunkedBatch, PackedBatch},
     parameters::{Layout, Parameters},
     tokenizer::Tokenizer,
     weights::{self, Checkpoint},
@@ -31,6 +31,8 @@ use crate::{
 pub struct SentenceTransformer {
     tokenizer: Tokenizer,
     encoder: MpNet,
+    pooling: Pooling,
+    /// What follows the pooling.
     modules: Vec<Module>,
     parameters: Parameters,
     dropout: Dropout,
@@ -200,14 +202,13 @@ impl SentenceTransformer {
 
     /// The number of dimensions of an embedding.
     pub fn dimension(&self) -> i64 {
-        self.modules.iter().fold(
-            self.encoder.config().hidden_size,
-            |width, module| match module {
-                Module::Pooling(pooling) => width * pooling.modes.len() as i64,
+        let pooled = self.encoder.config().hidden_size * self.pooling.modes.len() as i64;
+        self.modules
+            .iter()
+            .fold(pooled, |width, module| match module {
                 Module::Dense(dense) => dense.shape.out_features,
                 Module::Normalize => width,
-            },
-        )
+            })
     }
 
     /// The largest number of tokens of a text, special tokens included.
@@ -282,7 +283,7 @@ impl SentenceTransformer {
             Mode::Eval => Dropout::NONE,
         };
         let tokens = self.encoder.forward(&self.parameters, batch, dropout)?;
-        self.pool(tokens, batch)
+        self.after_pooling(self.pooling.forward(&tokens, batch)?)
     }
 
     /// Sentence embeddings, `[sentences, dimension]`, in the caller's order, without dropout or autograd.
@@ -304,69 +305,176 @@ impl SentenceTransformer {
             Keep::Nothing,
             &mut work,
         )?;
-        self.pool(token_tensor(tokens, batch)?, batch)
+        self.after_pooling(self.pooling.fused_forward(tokens, batch)?)
     }
 
-    /// A training step's forward and backward pass: the embeddings of `batch` under dropout, `loss` of
-    /// them, and its gradient, which is added to `gradient`, `[n]` in the layout of
-    /// [`Parameters::flat`]. Returns the loss, detached.
-    ///
-    /// `loss` gets `[sentences, dimension]` in the caller's order and returns a scalar. `seed` and the
-    /// position of an element decide what is dropped out: the same seed drops the same.
+    /// As [`Self::embed`], chunk by chunk.
     ///
     /// # Errors
     ///
-    /// As [`Self::forward`], what `loss` fails with, and when the loss doesn't depend on the embeddings.
-    pub fn forward_backward<E: From<ModelError>>(
-        &self,
-        batch: &PackedBatch,
-        seed: u64,
-        gradient: &Tensor,
-        loss: impl FnOnce(&Tensor) -> Result<Tensor, E>,
-    ) -> Result<Tensor, E> {
-        if self.parameters.device() != Device::Cpu {
-            let loss = loss(&self.forward(batch, Mode::Train { seed })?)?;
-            self.parameters.backward(&loss, gradient)?;
-            return Ok(loss.detach());
+    /// As [`Self::forward`].
+    pub fn embed_chunks(&self, batch: &ChunkedBatch) -> Result<Tensor, ModelError> {
+        let mut embeddings = self.room_for(batch)?;
+        for (i, chunk) in batch.chunks().iter().enumerate() {
+            let _ = embeddings.f_index_copy_(0, batch.rows(i), &self.embed(chunk)?)?;
         }
-        let mut work = self.workspace();
-        let tokens = self.encoder.fused_forward(
-            &self.parameters,
-            batch,
-            self.dropout,
-            seed,
-            Keep::Everything,
-            &mut work,
-        )?;
-        let tokens = token_tensor(tokens, batch)?.requires_grad_(true);
-        let loss = loss(&self.pool(tokens.shallow_clone(), batch)?)?;
-        let d_tokens = self.parameters.backward_to(&loss, gradient, &[&tokens])?;
-        for d_tokens in d_tokens.iter().filter(|d_tokens| d_tokens.defined()) {
-            let d_tokens = d_tokens.contiguous();
-            self.encoder.fused_backward(
-                &self.parameters,
-                batch,
-                self.dropout,
-                seed,
-                slice(&d_tokens).map_err(ModelError::from)?,
-                slice_mut(&mut gradient.shallow_clone()).map_err(ModelError::from)?,
-                &mut work,
-            )?;
-        }
-        Ok(loss.detach())
+        Ok(embeddings)
     }
 
-    /// What follows the encoder: sentence embeddings from token embeddings, [T, H].
-    fn pool(&self, tokens: Tensor, batch: &PackedBatch) -> Result<Tensor, ModelError> {
-        let mut embeddings = tokens;
+    /// A training step's forward and backward pass: the embeddings of `batch` under dropout, `loss` of
+    /// them, and its gradient by the weights, which is added to `gradient`, `[n]` in the layout of
+    /// [`Parameters::flat`]. Returns the loss.
+    ///
+    /// `loss` gets `[sentences, dimension]` in the caller's order, and returns a scalar and its gradient by
+    /// the embeddings, of the same shape.
+    ///
+    /// A batch of several chunks takes the memory of its largest. All are embedded, but what their backward
+    /// pass needs is thrown away, except for the last; once the gradient by the embeddings is there, each is
+    /// embedded again with what that takes (gradient caching, Gao et al. 2021, [arXiv
+    /// 2101.06983](https://arxiv.org/abs/2101.06983)).
+    ///
+    /// `seed` and the position of an element in the batch decide what is dropped out: the same seed drops the
+    /// same, both times and however the batch is cut into chunks. On devices without kernels of our own it
+    /// also depends on the cut.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`], what `loss` fails with, and when the gradient has another shape than the
+    /// parameters or the embeddings.
+    pub fn forward_backward<E: From<ModelError>>(
+        &self,
+        batch: &ChunkedBatch,
+        seed: u64,
+        gradient: &Tensor,
+        loss: impl FnOnce(&Tensor) -> Result<(Tensor, Tensor), E>,
+    ) -> Result<Tensor, E> {
+        let mut work = self.workspace();
+        let chunks = batch.chunks();
+        let mut embeddings = self.room_for(batch)?;
+        let mut kept = None;
+        for (i, chunk) in chunks.iter().enumerate() {
+            let keep = if i + 1 == chunks.len() {
+                Keep::Everything
+            } else {
+                Keep::Nothing
+            };
+            let part = self.training_forward(chunk, seed, keep, &mut work)?;
+            let _guard = tch::no_grad_guard();
+            let _ = embeddings
+                .f_index_copy_(0, batch.rows(i), &part.embeddings)
+                .map_err(ModelError::from)?;
+            kept = Some(part);
+        }
+        let (value, d_embeddings) = loss(&embeddings)?;
+        if d_embeddings.size() != embeddings.size() {
+            let (found, expected) = (d_embeddings.size(), embeddings.size());
+            return Err(ModelError::Input(format!(
+                "the gradient by the embeddings has shape {found:?}, expected {expected:?}"
+            ))
+            .into());
+        }
+        for (i, chunk) in chunks.iter().enumerate().rev() {
+            let part = match kept.take() {
+                Some(part) => part,
+                None => self.training_forward(chunk, seed, Keep::Everything, &mut work)?,
+            };
+            let d_part = d_embeddings
+                .f_index_select(0, batch.rows(i))
+                .map_err(ModelError::from)?;
+            self.training_backward(chunk, seed, &part, &d_part, gradient, &mut work)?;
+        }
+        Ok(value)
+    }
+
+    /// The embeddings of a chunk under dropout.
+    fn training_forward(
+        &self,
+        chunk: &PackedBatch,
+        seed: u64,
+        keep: Keep,
+        work: &mut Workspace,
+    ) -> Result<Part, ModelError> {
+        let follow = |pooled: Tensor| -> Result<Part, ModelError> {
+            let embeddings = self.after_pooling(pooled.shallow_clone())?;
+            Ok(Part { pooled, embeddings })
+        };
+        let _guard = (keep == Keep::Nothing).then(tch::no_grad_guard);
+        if self.parameters.device() != Device::Cpu {
+            // libtorch's generator knows nothing of a chunk's place.
+            let seed = mix(seed ^ chunk.first_token() as u64);
+            tch::manual_seed(seed as i64);
+            let tokens = self
+                .encoder
+                .forward(&self.parameters, chunk, self.dropout)?;
+            return follow(self.pooling.forward(&tokens, chunk)?);
+        }
+        let tokens =
+            self.encoder
+                .fused_forward(&self.parameters, chunk, self.dropout, seed, keep, work)?;
+        let pooled = self.pooling.fused_forward(tokens, chunk)?;
+        follow(pooled.f_set_requires_grad(keep == Keep::Everything)?)
+    }
+
+    /// Adds to `gradient` what the gradient `d_embeddings` of a chunk's embeddings comes to, after
+    /// [`Self::training_forward`] of that chunk with [`Keep::Everything`].
+    fn training_backward(
+        &self,
+        chunk: &PackedBatch,
+        seed: u64,
+        part: &Part,
+        d_embeddings: &Tensor,
+        gradient: &Tensor,
+        work: &mut Workspace,
+    ) -> Result<(), ModelError> {
+        self.parameters.check_gradient(gradient)?;
+        let is_fused = self.parameters.device() == Device::Cpu;
+        let d_pooled = if is_fused && self.modules.is_empty() {
+            d_embeddings.f_contiguous()?
+        } else {
+            // Its gradient by the embeddings is theirs.
+            let product = part.embeddings.f_mul(d_embeddings)?.f_sum(Kind::Float)?;
+            let inputs: &[&Tensor] = if is_fused { &[&part.pooled] } else { &[] };
+            let d_inputs = self.parameters.backward_to(&product, gradient, inputs)?;
+            match d_inputs.into_iter().next() {
+                Some(d_pooled) => d_pooled.f_contiguous()?,
+                None => return Ok(()),
+            }
+        };
+        let d_pooled = slice(&d_pooled)?;
+        let mut gradient = gradient.shallow_clone();
+        self.encoder.fused_backward(
+            &self.parameters,
+            chunk,
+            self.dropout,
+            seed,
+            |tokens, d_tokens| {
+                self.pooling
+                    .fused_backward(tokens, d_pooled, chunk, d_tokens);
+            },
+            slice_mut(&mut gradient)?,
+            work,
+        )
+    }
+
+    /// What follows the pooling: sentence embeddings from pooled token embeddings.
+    fn after_pooling(&self, pooled: Tensor) -> Result<Tensor, ModelError> {
+        let mut embeddings = pooled;
         for module in &self.modules {
             embeddings = match module {
-                Module::Pooling(pooling) => pooling.forward(&embeddings, batch)?,
                 Module::Dense(dense) => dense.forward(&self.parameters, &embeddings)?,
                 Module::Normalize => normalize(&embeddings)?,
             };
         }
         Ok(embeddings)
+    }
+
+    /// Where the embeddings of a batch go, `[sentences, dimension]`.
+    fn room_for(&self, batch: &ChunkedBatch) -> Result<Tensor, ModelError> {
+        let shape = [batch.sentences() as i64, self.dimension()];
+        Ok(Tensor::f_zeros(
+            shape,
+            (Kind::Float, self.parameters.device()),
+        )?)
     }
 
     fn workspace(&self) -> MutexGuard<'_, Workspace> {
@@ -512,16 +620,20 @@ impl SentenceTransformer {
     ) -> Result<Self, ModelError> {
         let mut layout = Layout::default();
         let encoder = MpNet::new(config, &mut layout.root(""));
-        let modules = descriptions
-            .iter()
-            .map(|description| match description {
-                ModuleDescription::Pooling(pooling) => Module::Pooling(pooling.clone()),
+        let (mut pooling, mut modules) = (None, Vec::new());
+        for description in &descriptions {
+            match description {
+                ModuleDescription::Pooling(described) => pooling = Some(described.clone()),
                 ModuleDescription::Dense { path, shape } => {
-                    Module::Dense(Dense::new(*shape, &mut layout.root(&scope_of(path))))
+                    let dense = Dense::new(*shape, &mut layout.root(&scope_of(path)));
+                    modules.push(Module::Dense(dense));
                 }
-                ModuleDescription::Normalize => Module::Normalize,
-            })
-            .collect();
+                ModuleDescription::Normalize => modules.push(Module::Normalize),
+            }
+        }
+        let pooling = pooling.ok_or_else(|| {
+            ModelError::Input("the modules have no Pooling: a sentence needs one".to_owned())
+        })?;
         let parameters = layout.build(device)?;
         let dropout = Dropout {
             hidden: config.hidden_dropout_prob,
@@ -530,6 +642,7 @@ impl SentenceTransformer {
         Ok(Self {
             tokenizer,
             encoder,
+            pooling,
             modules,
             parameters,
             dropout,
@@ -615,7 +728,10 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Token embeddings of the kernels as a tensor of its own, [T, H].
-fn token_tensor(tokens: &[f32], batch: &PackedBatch) -> Result<Tensor, ModelError> {
-    Ok(Tensor::f_from_slice(tokens)?.f_view([batch.tokens() as i64, -1])?)
+/// A chunk's embeddings, and what they were made from, both in the chunk's order.
+struct Part {
+    /// `[sentences, modes * H]`
+    pooled: Tensor,
+    /// `[sentences, dimension]`
+    embeddings: Tensor,
 }

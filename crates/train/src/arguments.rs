@@ -35,6 +35,9 @@ pub struct TrainingArguments {
     pub per_device_eval_batch_size: usize,
     /// Batches whose gradients are summed before an update.
     pub gradient_accumulation_steps: usize,
+    /// Embed a batch in parts of so many tokens and each twice, so that memory does not grow with the batch
+    /// (gradient caching); otherwise only losses with a `mini_batch_size` do so.
+    pub mini_batch_tokens: Option<usize>,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Shape of the learning rate over the run.
@@ -99,6 +102,7 @@ impl Default for TrainingArguments {
             per_device_train_batch_size: 8,
             per_device_eval_batch_size: 8,
             gradient_accumulation_steps: 1,
+            mini_batch_tokens: None,
             learning_rate: 5e-5,
             lr_scheduler_type: SchedulerType::Linear,
             warmup_steps: 0.0,
@@ -180,6 +184,10 @@ impl TrainingArguments {
         count(
             "gradient-accumulation-steps",
             self.gradient_accumulation_steps as u64,
+        )?;
+        count(
+            "mini-batch-tokens",
+            self.mini_batch_tokens.unwrap_or(1) as u64,
         )?;
         count("logging-steps", self.logging_steps)?;
         count("eval-steps", self.eval_steps)?;
@@ -298,6 +306,7 @@ mod tests {
         assert!(refused(|a| a.max_steps = 0).starts_with("--max-steps is 0"));
         assert!(refused(|a| a.max_steps = -2).starts_with("--max-steps is -2"));
         assert!(refused(|a| a.per_device_train_batch_size = 0).contains("at least 1"));
+        assert!(refused(|a| a.mini_batch_tokens = Some(0)).starts_with("--mini-batch-tokens is 0"));
         assert!(refused(|a| a.learning_rate = -1e-5).starts_with("--learning-rate"));
         assert!(refused(|a| a.warmup_steps = 1.5).contains("whole number"));
         assert!(refused(|a| a.adam_beta1 = 1.0).contains("below 1"));

@@ -14,8 +14,8 @@ use data::{
     sampler::{epoch_batches, n_batches_upper_bound},
 };
 use eval::{Metrics, csv::At};
-use losses::{LabelKind, Loss};
-use model::{PackedBatch, SentenceTransformer};
+use losses::{LabelKind, Loss, cached::embedding_gradients};
+use model::{ChunkLimit, ChunkedBatch, SentenceTransformer};
 use serde_json::json;
 use tch::Tensor;
 
@@ -209,7 +209,7 @@ impl<'a> Trainer<'a> {
             }
             let sentences = sentences(&self.data.tokens, rows);
             n_tokens += sentences.iter().map(|ids| ids.len()).sum::<usize>();
-            let batch = PackedBatch::new(&sentences, self.model.parameters().device())?;
+            let batch = self.chunks(&sentences)?;
             loss += self.accumulate(&batch, rows, micro_step, micro_batches.len())?;
         }
         let rows = || micro_batches.concat();
@@ -255,34 +255,32 @@ impl<'a> Trainer<'a> {
     /// its share of the step's loss.
     fn accumulate(
         &mut self,
-        batch: &PackedBatch,
+        batch: &ChunkedBatch,
         rows: &[u32],
         micro_step: usize,
         n_micro_batches: usize,
     ) -> Result<f64, TrainError> {
         let seed = self.dropout_seed(micro_step);
+        let share = 1.0 / n_micro_batches as f64;
         let loss = self
             .model
             .forward_backward(batch, seed, &self.gradient, |embeddings| {
-                let loss = self.loss_of(embeddings, rows, self.data)?;
-                Ok::<_, TrainError>(loss.f_div_scalar(n_micro_batches as f64)?)
+                let (columns, labels) = loss_inputs(embeddings, rows, self.data)?;
+                let (loss, gradients) =
+                    embedding_gradients(self.loss, &columns, labels.as_ref(), share)?;
+                Ok::<_, TrainError>((loss, Tensor::f_cat(&gradients, 0)?))
             })?;
         Ok(f64::try_from(&loss)?)
     }
 
-    /// The loss of a batch whose embeddings stand column after column, [n_columns * n_rows, dimension].
-    fn loss_of(
-        &self,
-        embeddings: &Tensor,
-        rows: &[u32],
-        data: &TrainingData,
-    ) -> Result<Tensor, TrainError> {
-        let columns = embeddings.f_split(rows.len() as i64, 0)?;
-        let labels = labels_of(data.tokens.labels.as_ref(), rows)?;
-        let labels = labels
-            .map(|labels| labels.f_to_device(embeddings.device()))
-            .transpose()?;
-        Ok(self.loss.compute(&columns, labels.as_ref())?)
+    /// A batch, cut as gradient caching asks for: by the loss or by `mini_batch_tokens`.
+    fn chunks(&self, sentences: &[&[u32]]) -> Result<ChunkedBatch, TrainError> {
+        let limit = chunk_limit(
+            self.loss.mini_batch_size(),
+            self.arguments.mini_batch_tokens,
+        );
+        let device = self.model.parameters().device();
+        Ok(ChunkedBatch::new(sentences, limit, device)?)
     }
 
     /// Dropout depends on seed, step and micro-batch alone, so that evaluations in between and a resume
@@ -426,13 +424,11 @@ impl<'a> Trainer<'a> {
             if (self.is_interrupted)() {
                 return Ok(None);
             }
-            let batch = PackedBatch::new(
-                &sentences(&data.tokens, rows),
-                self.model.parameters().device(),
-            )?;
+            let batch = self.chunks(&sentences(&data.tokens, rows))?;
             let loss = tch::no_grad(|| {
-                let embeddings = self.model.embed(&batch)?;
-                self.loss_of(&embeddings, rows, data)
+                let embeddings = self.model.embed_chunks(&batch)?;
+                let (columns, labels) = loss_inputs(&embeddings, rows, data)?;
+                Ok::<_, TrainError>(self.loss.compute(&columns, labels.as_ref())?)
             })?;
             sum += f64::try_from(&loss)? * rows.len() as f64;
             n_rows += rows.len();
@@ -583,6 +579,35 @@ fn label_kind(labels: Option<&Labels>) -> LabelKind {
         Some(Labels::Integer(_)) => LabelKind::Integer,
         Some(Labels::Float(_)) => LabelKind::Float,
     }
+}
+
+/// Tokens of a chunk where the loss asks for chunks and the arguments don't say how large: about 2.4 GB of
+/// activations with MPNet-base, and more than enough to keep the cores busy.
+const MINI_BATCH_TOKENS: usize = 4096;
+
+/// What gradient caching embeds at a time, where the loss or the arguments ask for it.
+fn chunk_limit(mini_batch_size: Option<usize>, mini_batch_tokens: Option<usize>) -> ChunkLimit {
+    match (mini_batch_size, mini_batch_tokens) {
+        (None, None) => ChunkLimit::NONE,
+        (sentences, tokens) => ChunkLimit {
+            tokens: tokens.unwrap_or(MINI_BATCH_TOKENS),
+            sentences: sentences.unwrap_or(usize::MAX),
+        },
+    }
+}
+
+/// What a loss is computed from: the columns of a batch whose embeddings stand column after column,
+/// [n_columns * n_rows, dimension], and the labels.
+fn loss_inputs(
+    embeddings: &Tensor,
+    rows: &[u32],
+    data: &TrainingData,
+) -> Result<(Vec<Tensor>, Option<Tensor>), TrainError> {
+    let columns = embeddings.f_split(rows.len() as i64, 0)?;
+    let labels = labels_of(data.tokens.labels.as_ref(), rows)?
+        .map(|labels| labels.f_to_device(embeddings.device()))
+        .transpose()?;
+    Ok((columns, labels))
 }
 
 /// The labels of these rows, [n_rows], in their own kind.

@@ -7,7 +7,8 @@ mod support;
 
 use std::{collections::BTreeMap, path::Path};
 
-use model::PackedBatch;
+use losses::cached::embedding_gradients;
+use model::{ChunkLimit, ChunkedBatch};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use support::{arguments, fixture, loss, read, read_evaluation, tiny};
@@ -266,13 +267,15 @@ fn check_gradient(name: &str, file: &str) {
         .iter()
         .flat_map(|column| (0..8).map(|row| column.get(row)))
         .collect();
-    let batch = PackedBatch::new(&sentences, Device::Cpu).unwrap();
+    let batch = ChunkedBatch::new(&sentences, ChunkLimit::NONE, Device::Cpu).unwrap();
     let parameters = model.parameters();
     let gradient = parameters.zero_gradient().unwrap();
     let loss = loss("multiple-negatives-ranking");
     let value = model
         .forward_backward(&batch, 0, &gradient, |embeddings| {
-            Ok::<_, TrainError>(loss.compute(&embeddings.split(8, 0), None)?)
+            let columns = embeddings.split(8, 0);
+            let (value, gradients) = embedding_gradients(loss.as_ref(), &columns, None, 1.0)?;
+            Ok::<_, TrainError>((value, Tensor::cat(&gradients, 0)))
         })
         .unwrap();
     let expected_value = expected[&format!("{name}/loss")].double_value(&[]);

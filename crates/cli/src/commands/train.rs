@@ -261,11 +261,6 @@ fn build_loss(
             "{config} needs {missing}, which `sentune train` does not have yet: choose another loss"
         )));
     }
-    if loss.mini_batch_size().is_some() {
-        tracing::warn!(
-            "--loss {config}: the batch is embedded in one go, so the loss is right but takes as much memory as without mini-batches"
-        );
-    }
     Ok(loss)
 }
 

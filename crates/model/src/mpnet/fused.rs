@@ -161,9 +161,10 @@ impl MpNet {
         Ok(&work.hidden[last][..n_tokens * width])
     }
 
-    /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], given that of the
-    /// token embeddings that [`MpNet::fused_forward`] left with [`Keep::Everything`] for the same batch,
-    /// dropout and seed.
+    /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch,
+    /// dropout and seed that [`MpNet::fused_forward`] had last, with [`Keep::Everything`].
+    ///
+    /// `output_gradient` is given the token embeddings [T, H] and writes their gradient.
     ///
     /// # Errors
     ///
@@ -178,7 +179,7 @@ impl MpNet {
         batch: &PackedBatch,
         dropout: Dropout,
         seed: u64,
-        d_tokens: &[f32],
+        output_gradient: impl FnOnce(&[f32], &mut [f32]),
         gradient: &mut [f32],
         work: &mut Workspace,
     ) -> Result<(), ModelError> {
@@ -199,7 +200,7 @@ impl MpNet {
         let d_y = room(d_y, n_tokens * width);
         let wide = self.config.intermediate_size.max(self.config.hidden_size) as usize;
         let d_wide = room(d_wide, n_tokens * wide);
-        d.copy_from_slice(d_tokens);
+        output_gradient(&hidden[self.encoder.layers.len()][..n_tokens * width], d);
         d_more.fill(0.0);
         let mut d_relative = vec![0.0; pass.relative.len()];
         for (i, layer) in self.encoder.layers.iter().enumerate().rev() {
@@ -477,7 +478,7 @@ impl<'a> Pass<'a> {
         if probability == 0.0 {
             Mask::NONE
         } else {
-            Mask::new(probability, self.seed, 0, site as u32)
+            Mask::new(probability, self.seed, 0, site as u32).starting_at(self.batch.first_token())
         }
     }
 

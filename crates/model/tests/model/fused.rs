@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use model::{Mode, ModelError, PackedBatch, SentenceTransformer};
+use model::{ChunkLimit, ChunkedBatch, Mode, ModelError, PackedBatch, SentenceTransformer};
 use tch::{Device, Tensor};
 
 /// Sentences of these lengths, from ids that begin after the special tokens.
@@ -39,6 +39,29 @@ fn weighted_sum(embeddings: &Tensor) -> Tensor {
     (embeddings.flatten(0, -1) * weights).sum(tch::Kind::Float)
 }
 
+/// That sum, and its gradient by the embeddings.
+fn weighted_sum_and_gradient(embeddings: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
+    let leaf = embeddings.detach().set_requires_grad(true);
+    let sum = weighted_sum(&leaf);
+    sum.backward();
+    Ok((sum.detach(), leaf.grad()))
+}
+
+/// The loss and the gradient of a step.
+fn step(
+    model: &SentenceTransformer,
+    ids: &[&[u32]],
+    limit: ChunkLimit,
+    seed: u64,
+) -> (Tensor, Tensor) {
+    let batch = ChunkedBatch::new(ids, limit, Device::Cpu).unwrap();
+    let gradient = model.parameters().zero_gradient().unwrap();
+    let loss = model
+        .forward_backward(&batch, seed, &gradient, weighted_sum_and_gradient)
+        .unwrap();
+    (loss, gradient)
+}
+
 #[test]
 fn values_and_gradients_are_autograds() {
     let model = tiny();
@@ -67,9 +90,7 @@ fn values_and_gradients_are_autograds() {
             .parameters()
             .backward(&loss, &expected_gradient)
             .unwrap();
-        let gradient = model.parameters().zero_gradient().unwrap();
-        let fused = |embeddings: &Tensor| Ok::<_, ModelError>(weighted_sum(embeddings));
-        let fused_loss = model.forward_backward(&batch, 0, &gradient, fused).unwrap();
+        let (fused_loss, gradient) = step(&model, &ids, ChunkLimit::NONE, 0);
         assert!(distance(&fused_loss, &loss.detach()) < 1e-5, "{lengths:?}");
         for span in model.parameters().spans() {
             let of = |gradient: &Tensor| gradient.narrow(0, span.offset, span.numel());
@@ -84,12 +105,15 @@ fn a_second_pass_adds_its_gradient() {
     let model = tiny();
     let ids = sentences(&[5, 9], 3);
     let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let batch = PackedBatch::new(&ids, Device::Cpu).unwrap();
+    let batch = ChunkedBatch::new(&ids, ChunkLimit::NONE, Device::Cpu).unwrap();
     let gradient = model.parameters().zero_gradient().unwrap();
-    let fused = |embeddings: &Tensor| Ok::<_, ModelError>(weighted_sum(embeddings));
-    let _ = model.forward_backward(&batch, 0, &gradient, fused).unwrap();
+    let add = || {
+        let loss = model.forward_backward(&batch, 0, &gradient, weighted_sum_and_gradient);
+        drop(loss.unwrap());
+    };
+    add();
     let once = gradient.copy();
-    let _ = model.forward_backward(&batch, 0, &gradient, fused).unwrap();
+    add();
     assert!(distance(&gradient, &(once * 2.0)) < 1e-6);
 }
 
@@ -99,15 +123,72 @@ fn dropout_is_the_seeds() {
     model.set_dropout(0.1).unwrap();
     let ids = sentences(&[5, 9, 17, 17, 40], 4);
     let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let batch = PackedBatch::new(&ids, Device::Cpu).unwrap();
     let gradient_of = |seed: u64| {
-        let gradient = model.parameters().zero_gradient().unwrap();
-        let fused = |embeddings: &Tensor| Ok::<_, ModelError>(weighted_sum(embeddings));
-        let _ = model
-            .forward_backward(&batch, seed, &gradient, fused)
-            .unwrap();
+        let (_, gradient) = step(&model, &ids, ChunkLimit::NONE, seed);
         Vec::<f32>::try_from(&gradient).unwrap()
     };
     assert!(gradient_of(1) == gradient_of(1));
     assert!(gradient_of(1) != gradient_of(2));
+}
+
+#[test]
+fn chunks_give_the_gradient_of_the_whole_batch_under_the_same_dropout() {
+    let mut model = tiny();
+    let lengths = [5, 9, 17, 17, 40, 3, 3, 9, 1, 64, 12];
+    let ids = sentences(&lengths, 5);
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    for dropout in [0.0, 0.1] {
+        model.set_dropout(dropout).unwrap();
+        let (loss, gradient) = step(&model, &ids, ChunkLimit::NONE, 3);
+        for (tokens, sentences) in [(1, 1), (usize::MAX, 2), (50, usize::MAX), (70, 3)] {
+            let limit = ChunkLimit { tokens, sentences };
+            let (chunked_loss, chunked) = step(&model, &ids, limit, 3);
+            assert!(distance(&chunked_loss, &loss) < 1e-5, "{limit:?}");
+            for span in model.parameters().spans() {
+                let of = |gradient: &Tensor| gradient.narrow(0, span.offset, span.numel());
+                let off = distance(&of(&chunked), &of(&gradient));
+                assert!(off < 1e-5, "{limit:?}: {} is off by {off}", span.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn embeddings_of_chunks_are_those_of_the_whole_batch() {
+    let model = tiny();
+    let ids = sentences(&[5, 9, 17, 17, 40, 3], 6);
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let whole = PackedBatch::new(&ids, Device::Cpu).unwrap();
+    let limit = ChunkLimit {
+        tokens: 30,
+        sentences: 2,
+    };
+    let chunked = ChunkedBatch::new(&ids, limit, Device::Cpu).unwrap();
+    assert_eq!(chunked.chunks().len(), 4);
+    let expected = model.embed(&whole).unwrap();
+    assert!(distance(&model.embed_chunks(&chunked).unwrap(), &expected) < 1e-6);
+}
+
+#[test]
+fn a_gradient_of_another_shape_is_refused() {
+    let model = tiny();
+    let ids = sentences(&[5, 9], 7);
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let batch = ChunkedBatch::new(&ids, ChunkLimit::NONE, Device::Cpu).unwrap();
+    let gradient = model.parameters().zero_gradient().unwrap();
+    let error = model
+        .forward_backward(&batch, 0, &gradient, |embeddings| {
+            Ok::<_, ModelError>((embeddings.sum(tch::Kind::Float), embeddings.narrow(0, 0, 1)))
+        })
+        .unwrap_err();
+    assert!(error.to_string().contains("expected [2, 32]"), "{error}");
+    let error = model
+        .forward_backward(
+            &batch,
+            0,
+            &gradient.narrow(0, 0, 9),
+            weighted_sum_and_gradient,
+        )
+        .unwrap_err();
+    assert!(error.to_string().contains("has shape [9]"), "{error}");
 }
