@@ -12,7 +12,10 @@ use kernels::{
     dropout::{self, Dropout},
     embedding::{self, Embeddings, Order},
     gelu,
-    gemm::{Gemm, Kind, RustGemm, Shape},
+    gemm::{
+        Gemm, Kind, RustGemm, Shape,
+        half::{Bf16Gemm, Fp16Gemm},
+    },
     norm::{self, LayerNorm, LayerNormGrad},
     optimizer::{self, AdamW},
     pooling::{self, Pooling},
@@ -406,23 +409,36 @@ fn products(c: &mut Criterion) {
             );
             let (mut d_x, mut d_w, mut out) = (x.clone(), w.clone(), y.clone());
             group.throughput(Throughput::Elements((2 * tokens * inputs * outputs) as u64));
-            let name = format!("{tokens},{inputs},{outputs}");
             let (m, n, k) = (tokens, outputs, inputs);
-            group.bench_function(format!("gemm {name} forward"), |b| {
-                b.iter(|| {
-                    RustGemm.product(Kind::NT, Shape { m, n, k }, 1.0, &x, &w, 0.0, &mut out)
+            for (format, gemm) in &gemms() {
+                let name = format!("{format} {tokens},{inputs},{outputs}");
+                group.bench_function(format!("gemm {name} forward"), |b| {
+                    let shape = Shape { m, n, k };
+                    b.iter(|| gemm.product(Kind::NT, shape, 1.0, &x, &w, 0.0, &mut out));
                 });
-            });
-            group.bench_function(format!("gemm {name} input"), |b| {
-                let shape = Shape { m, n: k, k: n };
-                b.iter(|| RustGemm.product(Kind::NN, shape, 1.0, &y, &w, 0.0, &mut d_x));
-            });
-            group.bench_function(format!("gemm {name} weight"), |b| {
-                let shape = Shape { m: n, n: k, k: m };
-                b.iter(|| RustGemm.product(Kind::TN, shape, 1.0, &y, &x, 1.0, &mut d_w));
-            });
+                group.bench_function(format!("gemm {name} input"), |b| {
+                    let shape = Shape { m, n: k, k: n };
+                    b.iter(|| gemm.product(Kind::NN, shape, 1.0, &y, &w, 0.0, &mut d_x));
+                });
+                group.bench_function(format!("gemm {name} weight"), |b| {
+                    let shape = Shape { m: n, n: k, k: m };
+                    b.iter(|| gemm.product(Kind::TN, shape, 1.0, &y, &x, 1.0, &mut d_w));
+                });
+            }
         }
     }
+}
+
+/// The products that this processor has instructions for.
+fn gemms() -> Vec<(&'static str, Box<dyn Gemm>)> {
+    let mut gemms: Vec<(&'static str, Box<dyn Gemm>)> = vec![("fp32", Box::new(RustGemm))];
+    if let Some(gemm) = Bf16Gemm::new() {
+        gemms.push(("bf16", Box::new(gemm)));
+    }
+    if let Some(gemm) = Fp16Gemm::new() {
+        gemms.push(("fp16", Box::new(gemm)));
+    }
+    gemms
 }
 
 criterion_group! {

@@ -1,4 +1,6 @@
-//! Matrix products in fp32.
+//! Matrix products of f32 matrices.
+
+pub mod half;
 
 /// The product wanted; all matrices row-major, with C [m, n].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
