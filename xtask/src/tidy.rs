@@ -44,11 +44,12 @@ const FORBIDDEN_MARKS: [&str; 3] = [
 ];
 
 /// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("libtorch", &[]),
     ("grammar", &[]),
     ("hub", &[]),
     ("kernels", &[]),
+    ("search", &["kernels"]),
     ("shim", &["libtorch"]),
     ("data", &[]),
     ("model", &["libtorch", "kernels", "shim"]),
