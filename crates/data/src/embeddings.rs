@@ -35,9 +35,9 @@ pub fn write_embeddings(
         embeddings.finish().into_series().into_column(),
     ];
     let mut frame = DataFrame::new(texts.len(), columns)
-        .map_err(|error| DataError::Write(error.to_string()))?;
+        .map_err(|error| DataError::Write(format!("parquet: {error}")))?;
     ParquetWriter::new(out)
         .finish(&mut frame)
-        .map_err(|error| DataError::Write(error.to_string()))?;
+        .map_err(|error| DataError::Write(format!("parquet: {error}")))?;
     Ok(())
 }

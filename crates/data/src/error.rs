@@ -66,8 +66,8 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A file could not be written.
-    #[error("parquet: {0}")]
+    /// A table could not be written.
+    #[error("{0}")]
     Write(String),
     /// The file has columns but no rows, or all its rows were skipped.
     #[error("{pattern}: no rows{}", skipped(*n_skipped))]

@@ -13,10 +13,13 @@ mod error;
 mod files;
 mod jsonl;
 mod load;
+pub mod nli;
 mod parquet;
 pub mod sampler;
+pub mod split;
 mod table;
 mod tokens;
+mod write;
 
 pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
@@ -24,4 +27,5 @@ pub use crate::{
     error::{BadRow, DataError, Defect},
     load::{LoadOptions, OnBadRow, load, load_files},
     tokens::{TokenColumn, TokenizedDataset},
+    write::{Cells, OutputColumn, TableFormat, write_table},
 };
