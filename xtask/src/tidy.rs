@@ -44,15 +44,16 @@ const FORBIDDEN_MARKS: [&str; 3] = [
 ];
 
 /// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("libtorch", &[]),
     ("grammar", &[]),
+    ("mutate", &[]),
     ("hub", &[]),
     ("kernels", &[]),
     ("search", &["kernels"]),
     ("shim", &["libtorch"]),
-    ("data", &[]),
-    ("model", &["libtorch", "kernels", "shim"]),
+    ("data", &["mutate"]),
+    ("model", &["libtorch", "kernels", "shim", "mutate"]),
     ("losses", &["libtorch"]),
     ("eval", &["libtorch"]),
     (

@@ -1,19 +1,20 @@
 //! CSV and TSV with a header line.
 //!
-//! polars decodes the fields; the rows are found and checked here first. polars' own reader splits
-//! lines at a guess where quotes don't match, fills up short rows with nulls, and says neither row
-//! nor line when it gives up, so what it gets to see is only rows of the right shape.
+//! Read here and not by polars, whose reader splits lines at a guess where quotes don't match, fills
+//! up short rows with nulls, drops a byte order mark or a carriage return that is part of a text, and
+//! says neither row nor line when it gives up.
 
-use std::{io::Cursor, ops::Range, path::Path, sync::Arc};
+use std::{borrow::Cow, ops::Range, path::Path};
 
-use polars::prelude::{
-    Column, CsvParseOptions, CsvReadOptions, DataType, Field, PolarsResult, Schema, SerReader,
-};
+use polars::prelude::{Column, PolarsResult, StringChunkedBuilder};
+use rayon::prelude::*;
 
 use crate::{
     error::{BadRow, DataError, Defect},
     load::LoadOptions,
-    table::{BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded},
+    table::{
+        BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded, text_columns,
+    },
 };
 
 /// Reads the chosen columns.
@@ -45,8 +46,6 @@ pub(crate) fn read(
     let mut bad_rows = BadRows::default();
     let mut lines = Vec::new();
     let mut rows: Vec<Range<usize>> = Vec::new();
-    // polars may take the file as it is only if it would see the same rows in it.
-    let mut is_plain = true;
     let mut n_read = 0;
     for record in scanner.by_ref().take(max_rows) {
         n_read += 1;
@@ -67,27 +66,14 @@ pub(crate) fn read(
                 column: None,
                 defect,
             });
-            is_plain = false;
             continue;
         }
-        is_plain &= !record.has_stray_quote;
         lines.push((n_read as u32, record.line as u32));
         rows.push(record.bytes);
     }
     let skipped = bad_rows.check(path, n_read, options)?;
-    is_plain &= !scanner.saw_blank_line;
-
-    let end = rows.last().map_or(0, |row| row.end);
-    let start = rows.first().map_or(0, |row| row.start);
-    let rewritten;
-    let text = if is_plain {
-        &bytes[start..end]
-    } else {
-        rewritten = rewrite(&bytes, &rows, separator);
-        &rewritten
-    };
     let (texts, label) = guarded(path, format, || {
-        decode(text, &names, &chosen, separator, rows.is_empty())
+        decode(&bytes, &rows, &names, &chosen, separator)
     })?;
     for column in texts.iter().chain(&label) {
         check_height(path, format, column.len(), rows.len())?;
@@ -96,6 +82,7 @@ pub(crate) fn read(
         texts,
         label,
         rows: RowNumbers::Lines(lines),
+        defects: Vec::new(),
         is_typed: false,
         n_read,
         skipped,
@@ -138,72 +125,44 @@ fn header_names(
     Ok(names)
 }
 
+/// The chosen columns of rows that all have the header's number of fields.
 fn decode(
-    text: &[u8],
+    bytes: &[u8],
+    rows: &[Range<usize>],
     names: &[String],
     chosen: &Chosen,
     separator: u8,
-    is_empty: bool,
 ) -> PolarsResult<(Vec<Column>, Option<Column>)> {
-    let field = |name: &String| Field::new(name.as_str().into(), DataType::String);
-    let schema = Arc::new(Schema::from_iter(names.iter().map(field)));
-    let frame = if is_empty {
-        polars::prelude::DataFrame::empty_with_schema(&schema)
-    } else {
-        let projection = names
-            .iter()
-            .enumerate()
-            .filter(|(_, name)| chosen.names().any(|chosen| chosen == *name))
-            .map(|(i, _)| i)
-            .collect();
-        CsvReadOptions::default()
-            .with_has_header(false)
-            .with_schema(Some(schema))
-            .with_projection(Some(Arc::new(projection)))
-            .with_parse_options(
-                CsvParseOptions::default()
-                    .with_separator(separator)
-                    .with_missing_is_null(false),
-            )
-            .into_reader_with_file_handle(Cursor::new(text))
-            .finish()?
-    };
-    let texts = chosen
-        .texts
+    // Enough rows that a thread's part is worth its start.
+    const PART: usize = 1 << 13;
+    let chosen_names: Vec<String> = chosen.names().cloned().collect();
+    let places: Vec<Option<usize>> = names
         .iter()
-        .map(|name| frame.column(name).cloned())
-        .collect::<PolarsResult<_>>()?;
-    let label = match &chosen.label {
-        Some(name) => Some(frame.column(name)?.clone()),
+        .map(|name| chosen_names.iter().position(|chosen| chosen == name))
+        .collect();
+    let parts = rows.par_chunks(PART).map(|rows| {
+        let mut builders: Vec<StringChunkedBuilder> = chosen_names
+            .iter()
+            .map(|name| StringChunkedBuilder::new(name.as_str().into(), rows.len()))
+            .collect();
+        for row in rows {
+            for (field, place) in fields(&bytes[row.clone()], separator).zip(&places) {
+                if let Some(place) = place {
+                    builders[*place].append_value(String::from_utf8_lossy(&unquoted(field)));
+                }
+            }
+        }
+        builders
+            .into_iter()
+            .map(StringChunkedBuilder::finish)
+            .collect()
+    });
+    let mut texts = text_columns(&chosen_names, parts.collect())?;
+    let label = match chosen.label {
+        Some(_) => texts.pop(),
         None => None,
     };
     Ok((texts, label))
-}
-
-/// The rows again, without blank lines and with every field in quotes where a quote is in it.
-fn rewrite(bytes: &[u8], rows: &[Range<usize>], separator: u8) -> Vec<u8> {
-    let mut rewritten = Vec::with_capacity(rows.iter().map(|row| row.len() + 1).sum());
-    for row in rows {
-        for (i, field) in fields(&bytes[row.clone()], separator).enumerate() {
-            if i > 0 {
-                rewritten.push(separator);
-            }
-            if field.first() == Some(&b'"') || !field.contains(&b'"') {
-                rewritten.extend_from_slice(field);
-            } else {
-                rewritten.push(b'"');
-                for &byte in field {
-                    rewritten.push(byte);
-                    if byte == b'"' {
-                        rewritten.push(b'"');
-                    }
-                }
-                rewritten.push(b'"');
-            }
-        }
-        rewritten.push(b'\n');
-    }
-    rewritten
 }
 
 /// A row as it stands in the file, without its line end.
@@ -212,8 +171,6 @@ struct Record {
     /// The line it starts on, from 1.
     line: usize,
     n_fields: usize,
-    /// Whether an unquoted field has a quote in it.
-    has_stray_quote: bool,
     defect: Option<Defect>,
 }
 
@@ -223,7 +180,6 @@ struct Scanner<'a> {
     separator: u8,
     at: usize,
     line: usize,
-    saw_blank_line: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -238,7 +194,6 @@ impl<'a> Scanner<'a> {
                 0
             },
             line: 1,
-            saw_blank_line: false,
         }
     }
 
@@ -258,7 +213,6 @@ impl<'a> Scanner<'a> {
                 n => {
                     self.at += n;
                     self.line += 1;
-                    self.saw_blank_line = true;
                 }
             }
         }
@@ -289,11 +243,11 @@ impl<'a> Scanner<'a> {
         };
         if !is_end {
             record.defect.get_or_insert(Defect::TextAfterQuote);
-            self.unquoted_field(record);
+            self.unquoted_field();
         }
     }
 
-    fn unquoted_field(&mut self, record: &mut Record) {
+    fn unquoted_field(&mut self) {
         while let Some(&byte) = self.bytes.get(self.at) {
             if byte == self.separator || byte == b'\n' {
                 break;
@@ -301,7 +255,6 @@ impl<'a> Scanner<'a> {
             if byte == b'\r' && self.line_end(self.at) > 0 {
                 break;
             }
-            record.has_stray_quote |= byte == b'"';
             self.at += 1;
         }
     }
@@ -319,7 +272,6 @@ impl Iterator for Scanner<'_> {
             bytes: self.at..self.at,
             line: self.line,
             n_fields: 0,
-            has_stray_quote: false,
             defect: None,
         };
         loop {
@@ -327,7 +279,7 @@ impl Iterator for Scanner<'_> {
             if self.bytes.get(self.at) == Some(&b'"') {
                 self.quoted_field(&mut record);
             } else {
-                self.unquoted_field(&mut record);
+                self.unquoted_field();
             }
             if self.bytes.get(self.at) != Some(&self.separator) {
                 break;
@@ -358,9 +310,9 @@ fn fields(row: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A field's value.
-fn unquoted(field: &[u8]) -> Vec<u8> {
+fn unquoted(field: &[u8]) -> Cow<'_, [u8]> {
     match field {
-        [b'"', inner @ .., b'"'] => {
+        [b'"', inner @ .., b'"'] if inner.contains(&b'"') => {
             let mut value = Vec::with_capacity(inner.len());
             let mut bytes = inner.iter().copied();
             while let Some(byte) = bytes.next() {
@@ -369,8 +321,9 @@ fn unquoted(field: &[u8]) -> Vec<u8> {
                     bytes.next();
                 }
             }
-            value
+            Cow::Owned(value)
         }
-        field => field.to_vec(),
+        [b'"', inner @ .., b'"'] => Cow::Borrowed(inner),
+        field => Cow::Borrowed(field),
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt, io, path::PathBuf};
 
 use polars::prelude::PolarsError;
 
+use crate::table::shortened;
+
 /// Why data could not be loaded. Every message names the file and says what to do next.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -94,7 +96,7 @@ pub enum DataError {
         message: String,
     },
     /// A column was asked for that is not there.
-    #[error("{}: no column `{column}`; the columns are {}", path.display(), quoted(available))]
+    #[error("{}: no column `{}`; the columns are {}", path.display(), shortened(column), quoted(available))]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -105,8 +107,8 @@ pub enum DataError {
     },
     /// A column that is no label holds something else than text.
     #[error(
-        "{}: column `{column}` holds {found}, not text: choose the columns to use, in their order \
-         (anchor, positive, negatives), from {}", path.display(), quoted(available)
+        "{}: column `{}` holds {found}, not text: choose the columns to use, in their order \
+         (anchor, positive, negatives), from {}", path.display(), shortened(column), quoted(available)
     )]
     NotText {
         /// The file.
@@ -265,7 +267,7 @@ impl fmt::Display for BadRow {
             write!(f, " (line {line})")?;
         }
         if let Some(column) = &self.column {
-            write!(f, ", column `{column}`")?;
+            write!(f, ", column `{}`", shortened(column))?;
         }
         write!(f, ": {}", self.defect)
     }
@@ -308,8 +310,14 @@ const EXTENSIONS: &str = ".parquet, .csv, .tsv, .jsonl, .ndjson or .json";
 
 /// "`a`, `b`, `c`".
 pub(crate) fn quoted(names: &[String]) -> String {
-    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-    names.join(", ")
+    const N_SHOWN: usize = 20;
+    let shown = names.iter().take(N_SHOWN);
+    let shown: Vec<_> = shown.map(|name| format!("`{}`", shortened(name))).collect();
+    let mut list = shown.join(", ");
+    if names.len() > N_SHOWN {
+        list += &format!(" and {} more", names.len() - N_SHOWN);
+    }
+    list
 }
 
 fn skipped(n_skipped: usize) -> String {

@@ -1,14 +1,12 @@
 //! JSON Lines: one object a line.
 //!
-//! polars decodes the columns; every line is checked here first, on all cores. polars' own reader
-//! turns numbers and lists in a column of texts into texts, a missing key into a null, and says no
-//! line when it gives up, so what it gets to see is only lines of the right shape.
+//! Read here, on all cores, and not by polars, whose reader turns numbers and lists in a column of
+//! texts into texts, a missing key into a null, 1e-4294967296 into 1, and says no line when it gives
+//! up.
 
-use std::{collections::HashMap, fmt, io::Cursor, path::Path, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt, path::Path};
 
-use polars::prelude::{
-    Column, DataFrame, DataType, Field, JsonFormat, JsonReader, PolarsResult, Schema, SerReader,
-};
+use polars::prelude::{Column, StringChunked, StringChunkedBuilder};
 use rayon::prelude::*;
 use serde::{
     Deserialize,
@@ -18,7 +16,10 @@ use serde::{
 use crate::{
     error::{BadRow, DataError, Defect},
     load::LoadOptions,
-    table::{BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded, shortened},
+    table::{
+        BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded, shortened,
+        text_columns,
+    },
 };
 
 const FORMAT: &str = "JSON Lines";
@@ -58,47 +59,27 @@ pub(crate) fn read(
     let chosen = choose(path, &columns, options)?;
     let shape = Shape::new(&columns, &chosen, options.columns.is_some());
 
-    let checked: Vec<Result<LabelKind, BadLine>> = lines
-        .par_iter()
-        .map(|(_, line)| shape.check(line))
+    let parts: Vec<Part> = lines
+        .par_chunks(PART)
+        .enumerate()
+        .map(|(i, lines)| Part::read(&shape, &chosen, i * PART, lines))
         .collect();
     let mut bad_rows = BadRows::default();
     let mut rows = Vec::with_capacity(lines.len());
-    let mut label_kind = LabelKind::Absent;
-    for (i, (checked, (line, _))) in checked.into_iter().zip(&lines).enumerate() {
-        match checked {
-            Ok(kind) => {
-                label_kind = label_kind.max(kind);
-                rows.push((i as u32 + 1, *line));
-            }
-            Err(bad) => {
-                let (column, defect) = *bad;
-                bad_rows.push(BadRow {
-                    row: i + 1,
-                    line: Some(*line as usize),
-                    column,
-                    defect,
-                });
-            }
-        }
+    let mut labels = Vec::new();
+    let mut columns = Vec::with_capacity(parts.len());
+    for part in parts {
+        part.bad.into_iter().for_each(|bad| bad_rows.push(bad));
+        rows.extend(part.rows);
+        labels.extend(part.labels);
+        columns.push(part.texts);
     }
     let skipped = bad_rows.check(path, lines.len(), options)?;
-
-    let kept;
-    let text = if skipped.is_empty() && lines.len() < max_rows {
-        text
-    } else {
-        kept = rows
-            .iter()
-            .flat_map(|(row, _)| [lines[*row as usize - 1].1, b"\n"])
-            .flatten()
-            .copied()
-            .collect::<Vec<u8>>();
-        &kept
-    };
-    let (texts, label) = guarded(path, FORMAT, || {
-        decode(text, &chosen, label_kind, rows.is_empty())
-    })?;
+    let texts = guarded(path, FORMAT, || text_columns(&chosen.texts, columns))?;
+    let label = chosen
+        .label
+        .as_ref()
+        .map(|name| label_column(name, &labels));
     for column in texts.iter().chain(&label) {
         check_height(path, FORMAT, column.len(), rows.len())?;
     }
@@ -107,47 +88,85 @@ pub(crate) fn read(
         label,
         n_read: lines.len(),
         rows: RowNumbers::Lines(rows),
+        defects: Vec::new(),
         is_typed: true,
         skipped,
     })
 }
 
-fn decode(
-    text: &[u8],
-    chosen: &Chosen,
-    label_kind: LabelKind,
-    is_empty: bool,
-) -> PolarsResult<(Vec<Column>, Option<Column>)> {
-    let label_type = match label_kind {
-        LabelKind::Absent | LabelKind::Integer => DataType::Int64,
-        LabelKind::Truth => DataType::Boolean,
-        LabelKind::Float => DataType::Float64,
-    };
-    let fields = chosen
-        .texts
-        .iter()
-        .map(|name| (name, DataType::String))
-        .chain(chosen.label.iter().map(|name| (name, label_type.clone())))
-        .map(|(name, dtype)| Field::new(name.as_str().into(), dtype));
-    let schema = Arc::new(Schema::from_iter(fields));
-    let frame = if is_empty {
-        DataFrame::empty_with_schema(&schema)
+/// Enough lines that a thread's part is worth its start.
+const PART: usize = 1 << 12;
+
+/// The columns of some lines, without the bad ones among them.
+struct Part {
+    texts: Vec<StringChunked>,
+    labels: Vec<Label>,
+    /// Number and line of each row.
+    rows: Vec<(u32, u32)>,
+    bad: Vec<BadRow>,
+}
+
+impl Part {
+    /// Reads lines of which the first is row `before + 1`.
+    fn read(shape: &Shape, chosen: &Chosen, before: usize, lines: &[(u32, &[u8])]) -> Self {
+        let mut builders: Vec<StringChunkedBuilder> = chosen
+            .texts
+            .iter()
+            .map(|name| StringChunkedBuilder::new(name.as_str().into(), lines.len()))
+            .collect();
+        let (mut labels, mut rows, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, (line, text)) in lines.iter().enumerate() {
+            let row = before + i + 1;
+            match shape.read(text) {
+                Ok(read) => {
+                    for (builder, text) in builders.iter_mut().zip(&read.texts) {
+                        builder.append_option(text.as_deref());
+                    }
+                    labels.extend(read.label);
+                    rows.push((row as u32, *line));
+                }
+                Err(found) => {
+                    let (column, defect) = *found;
+                    bad.push(BadRow {
+                        row,
+                        line: Some(*line as usize),
+                        column,
+                        defect,
+                    });
+                }
+            }
+        }
+        Self {
+            texts: builders
+                .into_iter()
+                .map(StringChunkedBuilder::finish)
+                .collect(),
+            labels,
+            rows,
+            bad,
+        }
+    }
+}
+
+/// Fractions anywhere make all labels fractions; truth values stay what they are among themselves.
+fn label_column(name: &str, labels: &[Label]) -> Column {
+    let is_float = labels.iter().any(|label| matches!(label, Label::Float(_)));
+    if is_float {
+        let floats = labels.iter().map(|label| match label {
+            Label::Null => None,
+            Label::Truth(label) => Some(f64::from(*label)),
+            Label::Integer(label) => Some(*label as f64),
+            Label::Float(label) => Some(*label),
+        });
+        Column::new(name.into(), floats.collect::<Vec<_>>())
     } else {
-        JsonReader::new(Cursor::new(text))
-            .with_json_format(JsonFormat::JsonLines)
-            .with_schema(schema)
-            .finish()?
-    };
-    let texts = chosen
-        .texts
-        .iter()
-        .map(|name| frame.column(name).cloned())
-        .collect::<PolarsResult<_>>()?;
-    let label = match &chosen.label {
-        Some(name) => Some(frame.column(name)?.clone()),
-        None => None,
-    };
-    Ok((texts, label))
+        let integers = labels.iter().map(|label| match label {
+            Label::Null | Label::Float(_) => None,
+            Label::Truth(label) => Some(i64::from(*label)),
+            Label::Integer(label) => Some(*label),
+        });
+        Column::new(name.into(), integers.collect::<Vec<_>>())
+    }
 }
 
 /// The columns that a line gives, if it is an object.
@@ -212,14 +231,20 @@ fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
 /// The column, where it is in one, and what is wrong.
 type BadLine = Box<(Option<String>, Defect)>;
 
-/// What the labels of some lines are; the larger includes the smaller, except that truth values
-/// and numbers don't mix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum LabelKind {
-    Absent,
-    Truth,
-    Integer,
-    Float,
+/// A label as the line has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Label {
+    Null,
+    Truth(bool),
+    Integer(i64),
+    Float(f64),
+}
+
+/// What a line of the right shape holds: the texts in the order of the chosen columns, `None` for
+/// null, and the label where one is chosen.
+struct Line<'a> {
+    texts: Vec<Option<Cow<'a, str>>>,
+    label: Option<Label>,
 }
 
 /// What every line must look like.
@@ -265,13 +290,13 @@ impl Shape {
         }
     }
 
-    fn check(&self, line: &[u8]) -> Result<LabelKind, BadLine> {
+    fn read<'a>(&self, line: &'a [u8]) -> Result<Line<'a>, BadLine> {
         let mut deserializer = serde_json::Deserializer::from_slice(line);
         let checked = ShapeVisitor(self)
             .deserialize(&mut deserializer)
             .and_then(|checked| deserializer.end().map(|()| checked));
         match checked {
-            Ok(Ok(kind)) => Ok(kind),
+            Ok(Ok(line)) => Ok(line),
             Ok(Err((column, defect))) => Err(Box::new((column, defect))),
             Err(error) => Err(Box::new((
                 None,
@@ -285,32 +310,36 @@ impl Shape {
 }
 
 /// Reads one line; the inner result is about the row's shape, the outer about JSON.
-struct ShapeVisitor<'a>(&'a Shape);
+struct ShapeVisitor<'s>(&'s Shape);
 
-type Checked = Result<LabelKind, (Option<String>, Defect)>;
+type Checked<'a> = Result<Line<'a>, (Option<String>, Defect)>;
 
 impl<'de> DeserializeSeed<'de> for ShapeVisitor<'_> {
-    type Value = Checked;
+    type Value = Checked<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Checked, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Checked<'de>, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for ShapeVisitor<'_> {
-    type Value = Checked;
+    type Value = Checked<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Checked, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Checked<'de>, A::Error> {
         let shape = self.0;
-        let mut kind = LabelKind::Absent;
+        let n_texts = shape.keys.iter().filter(|(_, role)| *role == Role::Text);
+        let mut read = Line {
+            texts: vec![None; n_texts.count()],
+            label: None,
+        };
         let mut seen = vec![false; shape.keys.len()];
         let mut bad: Option<(Option<String>, Defect)> = None;
         while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
-            let value: Value = map.next_value()?;
+            let value: Value<'de> = map.next_value()?;
             let defect = match shape.indices.get(key.as_ref()) {
                 None if shape.allows_others => None,
                 None => Some(Defect::UnknownKey),
@@ -318,9 +347,15 @@ impl<'de> Visitor<'de> for ShapeVisitor<'_> {
                 Some(&i) => {
                     seen[i] = true;
                     match shape.keys[i].1 {
-                        Role::Text => value.text_defect(),
+                        Role::Text => {
+                            let defect = value.text_defect();
+                            if let Value::Text(text) = value {
+                                read.texts[i] = Some(text);
+                            }
+                            defect
+                        }
                         Role::Label(truth) => {
-                            kind = value.label_kind();
+                            read.label = value.label();
                             value.label_defect(truth)
                         }
                     }
@@ -335,69 +370,70 @@ impl<'de> Visitor<'de> for ShapeVisitor<'_> {
         }
         Ok(match bad {
             Some(bad) => Err(bad),
-            None => Ok(kind),
+            None => Ok(read),
         })
     }
 }
 
-/// A JSON value's kind. It is read to the end, with all its escapes, and nothing of it is kept.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Value {
+/// A JSON value, of which lists and objects are read to the end and not kept.
+#[derive(Debug, Clone, PartialEq)]
+enum Value<'a> {
     Null,
-    Truth,
-    Integer,
+    Truth(bool),
+    Integer(i64),
     /// A whole number past `i64`.
     Large(u64),
-    Float,
-    Text,
+    Float(f64),
+    Text(Cow<'a, str>),
     List,
     Object,
 }
 
-impl Value {
-    fn name(self) -> &'static str {
+impl Value<'_> {
+    fn name(&self) -> &'static str {
         match self {
             Self::Null => "null",
-            Self::Truth => "true or false",
-            Self::Integer | Self::Large(_) | Self::Float => "a number",
-            Self::Text => "a text",
+            Self::Truth(_) => "true or false",
+            Self::Integer(_) | Self::Large(_) | Self::Float(_) => "a number",
+            Self::Text(_) => "a text",
             Self::List => "a list",
             Self::Object => "an object",
         }
     }
 
     /// Null is left to the check that all formats share.
-    fn text_defect(self) -> Option<Defect> {
+    fn text_defect(&self) -> Option<Defect> {
         match self {
-            Self::Text | Self::Null => None,
+            Self::Text(_) | Self::Null => None,
             other => Some(Defect::NotText(other.name())),
         }
     }
 
-    fn label_defect(self, truth: Option<bool>) -> Option<Defect> {
+    fn label_defect(&self, truth: Option<bool>) -> Option<Defect> {
         match (self, truth) {
             (Self::Null, _) => None,
-            (Self::Truth, Some(true) | None) => None,
-            (Self::Integer | Self::Float, Some(false) | None) => None,
+            (Self::Truth(_), Some(true) | None) => None,
+            (Self::Integer(_) | Self::Float(_), Some(false) | None) => None,
             (Self::Large(label), _) => Some(Defect::OutOfRange(label.to_string())),
-            (Self::Integer | Self::Float, Some(true)) => Some(Defect::NotNumber(
+            (Self::Integer(_) | Self::Float(_), Some(true)) => Some(Defect::NotNumber(
                 "a number where the first row has true or false".to_owned(),
             )),
             (other, _) => Some(Defect::NotNumber(other.name().to_owned())),
         }
     }
 
-    fn label_kind(self) -> LabelKind {
+    fn label(&self) -> Option<Label> {
         match self {
-            Self::Truth => LabelKind::Truth,
-            Self::Integer => LabelKind::Integer,
-            Self::Float => LabelKind::Float,
-            _ => LabelKind::Absent,
+            Self::Null => Some(Label::Null),
+            Self::Truth(label) => Some(Label::Truth(*label)),
+            Self::Integer(label) => Some(Label::Integer(*label)),
+            Self::Float(label) => Some(Label::Float(*label)),
+            _ => None,
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for Value<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ValueVisitor)
     }
@@ -406,46 +442,50 @@ impl<'de> Deserialize<'de> for Value {
 struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
+    type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
+    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
         Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Truth)
+    fn visit_bool<E>(self, truth: bool) -> Result<Value<'de>, E> {
+        Ok(Value::Truth(truth))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
-        Ok(Value::Integer)
+    fn visit_i64<E>(self, number: i64) -> Result<Value<'de>, E> {
+        Ok(Value::Integer(number))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+    fn visit_u64<E>(self, number: u64) -> Result<Value<'de>, E> {
         Ok(match i64::try_from(number) {
-            Ok(_) => Value::Integer,
+            Ok(number) => Value::Integer(number),
             Err(_) => Value::Large(number),
         })
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Float)
+    fn visit_f64<E>(self, number: f64) -> Result<Value<'de>, E> {
+        Ok(Value::Float(number))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Value, E> {
-        Ok(Value::Text)
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
+        Ok(Value::Text(Cow::Borrowed(text)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        while list.next_element::<Value>()?.is_some() {}
+    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
+        Ok(Value::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value<'de>, A::Error> {
+        while list.next_element::<Value<'de>>()?.is_some() {}
         Ok(Value::List)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        while map.next_entry::<String, Value>()?.is_some() {}
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
+        while map.next_entry::<String, Value<'de>>()?.is_some() {}
         Ok(Value::Object)
     }
 }

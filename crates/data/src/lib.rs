@@ -1,6 +1,6 @@
 //! Training data: loading, validation, tokenised columns and the order of batches.
 //!
-//! [`load()`] reads parquet, CSV, TSV and JSON Lines through polars into a [`Dataset`]: columns of
+//! [`load()`] reads parquet (through polars), CSV, TSV and JSON Lines into a [`Dataset`]: columns of
 //! texts whose order has a meaning, and labels. Whatever is wrong with a file is found there,
 //! before any training, and named by file, row and column; `README.md` beside this crate lists
 //! every kind of bad input with its outcome. [`Dataset::tokenize`] turns the texts into ids once,

@@ -1,11 +1,18 @@
-//! Parquet: the schema is checked first, then only the chosen columns and rows are decoded.
+//! Parquet: the schema and all page headers are checked first, then only the chosen columns and rows
+//! are decoded.
 
-use std::{io::Cursor, path::Path};
+use std::{io::Cursor, path::Path, sync::Arc};
 
-use polars::prelude::{Column, DataType, ParquetReader, PolarsResult, SerReader};
+use polars::prelude::{
+    Column, DataType, ParquetReader, PolarsError, PolarsResult, SerReader, StringChunkedBuilder,
+};
+use polars_parquet::read::{
+    _read_metadata, FileMetadata, ParquetType, PhysicalType, infer_schema, schema::SchemaDescriptor,
+};
+use polars_parquet_format::{PageHeader, thrift::protocol::TCompactInputProtocol};
 
 use crate::{
-    error::DataError,
+    error::{BadRow, DataError, Defect},
     load::LoadOptions,
     sampler::MAX_ROWS,
     table::{BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded},
@@ -21,8 +28,8 @@ pub(crate) fn read(
     max_rows: usize,
     options: &LoadOptions,
 ) -> Result<Table, DataError> {
-    let (columns, n_rows) = guarded(path, FORMAT, || schema(&bytes))?;
-    let n_rows = n_rows.min(max_rows);
+    let (metadata, columns) = guarded(path, FORMAT, || schema(&bytes))?;
+    let n_rows = metadata.num_rows.min(max_rows);
     if n_rows > MAX_ROWS {
         return Err(DataError::TooManyRows {
             path: path.to_path_buf(),
@@ -30,32 +37,48 @@ pub(crate) fn read(
         });
     }
     let chosen = choose(path, &columns, options)?;
-    let (texts, label) = guarded(path, FORMAT, || decode(&bytes, &chosen, n_rows))?;
+    guarded(path, FORMAT, || check_pages(&bytes, &metadata, &chosen))?;
+    let decoded = guarded(path, FORMAT, || {
+        decode(&bytes, Arc::clone(&metadata), &chosen, n_rows)
+    });
+    let (texts, label, defects) = match decoded {
+        Ok((texts, label)) => (texts, label, Vec::new()),
+        // Polars says that something is no UTF-8, but not where.
+        Err(error) => match guarded(path, FORMAT, || {
+            decode_bytes(&bytes, &metadata, &chosen, n_rows)
+        }) {
+            Ok((texts, label, defects)) if !defects.is_empty() => (texts, label, defects),
+            _ => return Err(error),
+        },
+    };
     for column in texts.iter().chain(&label) {
         check_height(path, FORMAT, column.len(), n_rows)?;
     }
+    guarded(path, FORMAT, || check_size(&texts, bytes.len()))?;
     Ok(Table {
         texts,
         label,
         rows: RowNumbers::Sequential,
+        defects,
         is_typed: true,
         n_read: n_rows,
         skipped: BadRows::default(),
     })
 }
 
-fn schema(bytes: &[u8]) -> PolarsResult<(Vec<(String, Holds)>, usize)> {
-    let mut reader = ParquetReader::new(Cursor::new(bytes));
-    let n_rows = reader.num_rows()?;
-    let columns = reader
-        .schema()?
+/// A file's footer, and its columns.
+type Footer = (Arc<FileMetadata>, Vec<(String, Holds)>);
+
+fn schema(bytes: &[u8]) -> PolarsResult<Footer> {
+    let metadata = _read_metadata(&mut Cursor::new(bytes))?;
+    let columns = infer_schema(&metadata)?
         .iter_values()
         .map(|field| {
             let holds = holds(&DataType::from_arrow_field(field));
             (field.name.to_string(), holds)
         })
         .collect();
-    Ok((columns, n_rows))
+    Ok((Arc::new(metadata), columns))
 }
 
 fn holds(dtype: &DataType) -> Holds {
@@ -70,23 +93,190 @@ fn holds(dtype: &DataType) -> Holds {
     }
 }
 
+/// What a file may unpack to: far more than compressed texts do, and less than a bomb.
+fn most_bytes(file: usize) -> u64 {
+    (512 << 20) + 256 * file as u64
+}
+
+fn damaged(what: String) -> PolarsError {
+    PolarsError::ComputeError(what.into())
+}
+
+/// Walks over the headers of all pages that will be decoded. Polars takes memory by the numbers in
+/// them and believes negative ones, and memory that can't be had ends the process.
+fn check_pages(bytes: &[u8], metadata: &FileMetadata, chosen: &Chosen) -> PolarsResult<()> {
+    let (mut n_rows, mut n_unpacked) = (0_usize, 0_u64);
+    for group in &metadata.row_groups {
+        n_rows = n_rows.saturating_add(group.num_rows());
+        for name in chosen.names() {
+            for column in group.columns_under_root_iter(name).into_iter().flatten() {
+                let n_values = column.num_values();
+                if usize::try_from(n_values) != Ok(group.num_rows()) {
+                    return Err(damaged(format!(
+                        "{n_values} values in a group of {} rows",
+                        group.num_rows()
+                    )));
+                }
+                let range = column.byte_range();
+                let chunk = usize::try_from(range.start)
+                    .ok()
+                    .zip(usize::try_from(range.end).ok())
+                    .and_then(|(start, end)| bytes.get(start..end))
+                    .ok_or_else(|| damaged("a column lies outside of the file".to_owned()))?;
+                n_unpacked = n_unpacked.saturating_add(check_chunk(chunk, n_values)?);
+            }
+        }
+    }
+    if n_rows != metadata.num_rows {
+        return Err(damaged(format!(
+            "{} rows in all and {n_rows} in the row groups",
+            metadata.num_rows
+        )));
+    }
+    if n_unpacked > most_bytes(bytes.len()) {
+        return Err(damaged(format!(
+            "its {} bytes unpack to {n_unpacked}: write the file again with less compression",
+            bytes.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Checks one column of one row group, and returns the number of bytes that it unpacks to.
+fn check_chunk(chunk: &[u8], n_values: i64) -> PolarsResult<u64> {
+    let unreadable = |error| damaged(format!("a page header can't be read: {error}"));
+    let size = |what: &str, value: i32| {
+        u64::try_from(value).map_err(|_| damaged(format!("a page has {value} {what}")))
+    };
+    let (mut n_seen, mut n_unpacked) = (0, 0);
+    let mut cursor = Cursor::new(chunk);
+    while n_seen < n_values {
+        let mut protocol = TCompactInputProtocol::new(&mut cursor, chunk.len());
+        let header = PageHeader::read_from_in_protocol(&mut protocol).map_err(unreadable)?;
+        let packed = size("bytes", header.compressed_page_size)?;
+        let unpacked = size("unpacked bytes", header.uncompressed_page_size)?;
+        let end = cursor.position().saturating_add(packed);
+        if end > chunk.len() as u64 {
+            return Err(damaged("a page goes on after its column's end".to_owned()));
+        }
+        cursor.set_position(end);
+        n_unpacked += unpacked;
+        let n_page = match (
+            &header.data_page_header,
+            &header.data_page_header_v2,
+            &header.dictionary_page_header,
+        ) {
+            (Some(page), None, None) => page.num_values,
+            (None, Some(page), None) => page.num_values,
+            (None, None, Some(page)) => {
+                if size("dictionary values", page.num_values)? > unpacked {
+                    return Err(damaged("more dictionary values than bytes".to_owned()));
+                }
+                continue;
+            }
+            _ => return Err(damaged("a page of no kind".to_owned())),
+        };
+        // Values may be run-length encoded, so that their number is bound by the rows alone.
+        n_seen += i64::try_from(size("values", n_page)?).unwrap_or(i64::MAX);
+    }
+    if n_seen != n_values {
+        return Err(damaged(format!(
+            "{n_values} values in a column whose pages have {n_seen}"
+        )));
+    }
+    Ok(n_unpacked)
+}
+
+/// Refuses texts that are short in the file only because one stands for a million of its like.
+fn check_size(texts: &[Column], file: usize) -> PolarsResult<()> {
+    let mut n_bytes = 0_u64;
+    for column in texts {
+        for chunk in column.str()?.downcast_iter() {
+            n_bytes = n_bytes.saturating_add(chunk.total_bytes_len() as u64);
+        }
+    }
+    if n_bytes > most_bytes(file) {
+        return Err(damaged(format!(
+            "its {file} bytes hold {n_bytes} bytes of text: load fewer rows of it"
+        )));
+    }
+    Ok(())
+}
+
 fn decode(
     bytes: &[u8],
+    metadata: Arc<FileMetadata>,
     chosen: &Chosen,
     n_rows: usize,
 ) -> PolarsResult<(Vec<Column>, Option<Column>)> {
-    let frame = ParquetReader::new(Cursor::new(bytes))
+    let mut reader = ParquetReader::new(Cursor::new(bytes));
+    reader.set_metadata(metadata);
+    let frame = reader
         .with_columns(Some(chosen.names().cloned().collect()))
         .with_slice(Some((0, n_rows)))
         .finish()?;
     let texts = chosen
         .texts
         .iter()
-        .map(|name| frame.column(name)?.cast(&DataType::String))
+        .map(|name| match frame.column(name)? {
+            column if *column.dtype() == DataType::Binary => Ok(column.clone()),
+            column => column.cast(&DataType::String),
+        })
         .collect::<PolarsResult<_>>()?;
     let label = match &chosen.label {
         Some(name) => Some(frame.column(name)?.clone()),
         None => None,
     };
     Ok((texts, label))
+}
+
+/// As [`decode`], from a schema that calls texts bytes; with the rows that are no UTF-8, which are
+/// null in the columns.
+fn decode_bytes(
+    bytes: &[u8],
+    metadata: &FileMetadata,
+    chosen: &Chosen,
+    n_rows: usize,
+) -> PolarsResult<(Vec<Column>, Option<Column>, Vec<BadRow>)> {
+    let mut metadata = metadata.clone();
+    let schema = &metadata.schema_descr;
+    let fields = schema.fields().iter().cloned().map(|mut field| {
+        if let ParquetType::PrimitiveType(kind) = &mut field
+            && chosen
+                .texts
+                .iter()
+                .any(|name| *name == kind.field_info.name)
+            && kind.physical_type == PhysicalType::ByteArray
+        {
+            kind.logical_type = None;
+            kind.converted_type = None;
+        }
+        field
+    });
+    metadata.schema_descr = SchemaDescriptor::new(schema.name().into(), fields.collect());
+    // Arrow's own schema, which would win.
+    metadata.key_value_metadata = None;
+    let (columns, label) = decode(bytes, Arc::new(metadata), chosen, n_rows)?;
+    let mut defects = Vec::new();
+    let mut texts = Vec::new();
+    for column in columns {
+        let name = column.name().clone();
+        let mut builder = StringChunkedBuilder::new(name.clone(), column.len());
+        for (i, value) in column.binary()?.iter().enumerate() {
+            let text = value.map(std::str::from_utf8);
+            if let Some(Err(_)) = text {
+                defects.push(BadRow {
+                    row: i + 1,
+                    line: None,
+                    column: Some(name.to_string()),
+                    defect: Defect::NotUtf8,
+                });
+            }
+            builder.append_option(text.and_then(Result::ok));
+        }
+        texts.push(Column::from(polars::prelude::IntoSeries::into_series(
+            builder.finish(),
+        )));
+    }
+    Ok((texts, label, defects))
 }

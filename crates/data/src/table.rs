@@ -5,7 +5,9 @@ use std::{
     path::Path,
 };
 
-use polars::prelude::{Column, DataType, PolarsError, PolarsResult};
+use polars::prelude::{
+    ChunkFullNull, Column, DataType, IntoColumn, PolarsError, PolarsResult, StringChunked,
+};
 use rayon::prelude::*;
 
 use crate::{
@@ -22,6 +24,9 @@ pub(crate) struct Table {
     pub(crate) label: Option<Column>,
     /// Where each row was in the file.
     pub(crate) rows: RowNumbers,
+    /// Values that the reader itself found bad, and left null, in rows that are still there; only
+    /// where row numbers are sequential.
+    pub(crate) defects: Vec<BadRow>,
     /// Whether the format tells numbers from texts.
     pub(crate) is_typed: bool,
     /// Rows of the file that were looked at, the bad ones too.
@@ -138,7 +143,10 @@ pub(crate) fn choose(
     if let Some(twice) = first_repeated(&available) {
         return Err(DataError::Header {
             path: path_buf(),
-            message: format!("two columns are called `{twice}`: rename one of them"),
+            message: format!(
+                "two columns are called `{}`: rename one of them",
+                shortened(twice)
+            ),
         });
     }
     let wanted = options.columns.as_ref().unwrap_or(&available);
@@ -269,6 +277,11 @@ impl Table {
         let labels = labels.map_err(unreadable)?;
 
         let mut defects: Vec<(usize, &str, &Defect)> = Vec::new();
+        // First, so that they win over the null that stands in their place.
+        for bad in &self.defects {
+            let column = bad.column.as_deref().unwrap_or_default();
+            defects.push((bad.row - 1, column, &bad.defect));
+        }
         for (column, (_, found)) in self.texts.iter().zip(&texts) {
             defects.extend(
                 found
@@ -403,6 +416,16 @@ fn parse_labels<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> (Labels, De
         let text = text.unwrap_or_default().trim();
         let (integer, float) = match (text.parse::<i64>(), text.parse::<f64>()) {
             (Ok(integer), _) => (integer, integer as f32),
+            // A whole number past 64 bits would make scores of all labels.
+            (Err(_), Ok(_))
+                if text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || byte == b'-') =>
+            {
+                let found = format!("{} (past 64 bits)", shortened(text));
+                defects.push((i, Defect::OutOfRange(found)));
+                (0, 0.0)
+            }
             (Err(_), Ok(float)) => {
                 defects.extend(out_of_range(float).map(|defect| (i, defect)));
                 all_integers = false;
@@ -451,6 +474,26 @@ fn check_not_numbers(path: &Path, columns: &[TextColumn]) -> Result<(), DataErro
             available: columns.iter().map(|column| column.name.clone()).collect(),
         }),
     }
+}
+
+/// Columns of texts from parts that follow each other; `parts[i][j]` is of column `names[j]`.
+pub(crate) fn text_columns(
+    names: &[String],
+    parts: Vec<Vec<StringChunked>>,
+) -> PolarsResult<Vec<Column>> {
+    let mut columns: Vec<StringChunked> = names
+        .iter()
+        .map(|name| StringChunked::full_null(name.as_str().into(), 0))
+        .collect();
+    for part in parts {
+        for (column, more) in columns.iter_mut().zip(part) {
+            column.append_owned(more)?;
+        }
+    }
+    Ok(columns
+        .into_iter()
+        .map(|column| column.into_column())
+        .collect())
 }
 
 /// Enough of a text to recognise it in a message.

@@ -1,0 +1,358 @@
+//! Damaged files by the thousand: 300 of each kind here, 10,000 with `SENTUNE_MUTATIONS=10000`.
+//!
+//! What loads must be what the file says. For CSV and JSON Lines a second, slow reader says it, text
+//! for text and label for label; for parquet, which keeps no checksums, it is the names, the number
+//! of rows and that no text is blank. With `MUTATE_CASES=17..18 MUTATE_LOG=log` a test runs one file.
+
+use std::{fs, io::Cursor};
+
+use data::{DataError, Dataset, LABEL_COLUMNS, Labels, LoadOptions, OnBadRow, load};
+use mutate::{Gauntlet, Mutator, Outcome, count};
+use polars::prelude::*;
+use serde_json::{Map, Value};
+
+const WORDS: &[&str] = &[
+    "\"a\"",
+    "\"label\"",
+    "label",
+    "score",
+    "a,b",
+    "\"\"",
+    "\"",
+    "\"\"\"",
+    ",",
+    "\t",
+    "\r\n",
+    "\n\n",
+    "\r",
+    "null",
+    "{}",
+    "[]",
+    "{\"a\":",
+    "\\u0000",
+    "\\\"",
+    "dataset_name",
+    " ",
+    "PAR1",
+    "PK\u{3}\u{4}",
+];
+
+const MIB: u64 = 256;
+
+fn options(i: u64) -> LoadOptions {
+    LoadOptions {
+        on_bad_row: if i.is_multiple_of(2) {
+            OnBadRow::Error
+        } else {
+            OnBadRow::Skip
+        },
+        ..LoadOptions::default()
+    }
+}
+
+/// Runs one kind: `bases` are whole files, and `check` looks at what a damaged one loads as.
+fn gauntlet(test: &str, file: &str, bases: &[Vec<u8>], check: impl Fn(&[u8], &Dataset, OnBadRow)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(file);
+    let run = Gauntlet {
+        test,
+        kind: file,
+        n_files: count(300),
+        address_space: 6 << 10,
+        memory: MIB,
+    };
+    run.run(|i| {
+        let mut mutator = Mutator::new(i, WORDS);
+        let base = &bases[mutator.below(bases.len())];
+        let other = &bases[mutator.below(bases.len())];
+        let bytes = mutator.mutate(base, other);
+        fs::write(&path, &bytes).unwrap();
+        let options = options(i);
+        match load(path.to_str().unwrap(), &options) {
+            Ok(dataset) => {
+                assert!(dataset.n_rows() > 0);
+                for column in &dataset.columns {
+                    assert_eq!(column.texts.len(), dataset.n_rows());
+                    assert!(column.texts.iter().all(|text| !text.trim().is_empty()));
+                }
+                if let Some(labels) = &dataset.labels {
+                    assert_eq!(labels.len(), dataset.n_rows());
+                }
+                check(&bytes, &dataset, options.on_bad_row);
+                Outcome::Loaded
+            }
+            Err(error) => {
+                let message = error.to_string();
+                assert!(message.contains(file), "names no file: {message}");
+                assert!(message.len() < 4000, "{} bytes of message", message.len());
+                match error {
+                    DataError::Damaged { .. } => Outcome::PanicCaught,
+                    _ => Outcome::Refused,
+                }
+            }
+        }
+    });
+}
+
+/// One row as a slow reader sees it: the texts in the order of the data set's columns, and the
+/// label.
+type Row = (Vec<String>, Option<f32>);
+
+fn rows_of(dataset: &Dataset) -> Vec<Row> {
+    let label = |i: usize| match &dataset.labels {
+        None => None,
+        Some(Labels::Integer(labels)) => Some(labels[i] as f32),
+        Some(Labels::Float(labels)) => Some(labels[i]),
+    };
+    (0..dataset.n_rows())
+        .map(|i| {
+            let texts = dataset.columns.iter();
+            let texts = texts.map(|column| column.texts.get(i).unwrap().to_owned());
+            (texts.collect(), label(i))
+        })
+        .collect()
+}
+
+fn is_good((texts, label): &Row) -> bool {
+    texts.iter().all(|text| !text.trim().is_empty()) && label.is_none_or(f32::is_finite)
+}
+
+#[test]
+fn csv() {
+    let quoted: String = (0..60)
+        .map(|i| format!("\"text, \"\"{i}\"\"\n\",caf\u{e9} {i},{i}\r\n"))
+        .collect();
+    let plain: String = (0..80)
+        .map(|i| format!("an anchor {i},a \"positive\" {i},0.{i}\n"))
+        .collect();
+    let bases = [
+        format!("a,b,label\n{quoted}").into_bytes(),
+        format!("\u{feff}anchor,positive,score\n{plain}").into_bytes(),
+        b"a,b\nx,y\n".to_vec(),
+    ];
+    gauntlet("csv", "rows.csv", &bases, |bytes, dataset, on_bad_row| {
+        let (names, records) = csv_records(bytes);
+        let is_label = |name: &String| LABEL_COLUMNS.contains(&name.as_str());
+        let texts: Vec<&str> = names
+            .iter()
+            .filter(|n| !is_label(n))
+            .map(String::as_str)
+            .collect();
+        assert_eq!(dataset.column_names(), texts);
+        let row = |fields: &Vec<String>| -> Option<Row> {
+            let label = names.iter().position(is_label);
+            let label = label.map(|i| csv_label(fields[i].trim()));
+            let texts = fields
+                .iter()
+                .zip(&names)
+                .filter(|(_, name)| !is_label(name));
+            let row = (texts.map(|(field, _)| field.clone()).collect(), label);
+            is_good(&row).then_some(row)
+        };
+        let good: Vec<Row> = records.iter().flatten().filter_map(row).collect();
+        assert_eq!(dataset.n_rows() + dataset.n_skipped, records.len());
+        assert!(on_bad_row == OnBadRow::Skip || good.len() == records.len());
+        assert_eq!(rows_of(dataset), good);
+    });
+}
+
+/// NaN stands for what is no number, and for a whole number past 64 bits.
+fn csv_label(text: &str) -> f32 {
+    let is_whole = text.bytes().all(|byte| b"-0123456789".contains(&byte));
+    match (text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(label), _) => label as f32,
+        (Err(_), Ok(label)) if !is_whole => label as f32,
+        _ => f32::NAN,
+    }
+}
+
+/// The header, and each record's fields unless its shape is wrong: byte for byte, by RFC 4180.
+fn csv_records(bytes: &[u8]) -> (Vec<String>, Vec<Option<Vec<String>>>) {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut records: Vec<(Vec<Vec<u8>>, bool)> = Vec::new();
+    let mut at = 0;
+    let line_end = |at: usize| match &bytes[at.min(bytes.len())..] {
+        [b'\n', ..] => 1,
+        [b'\r', b'\n', ..] => 2,
+        _ => 0,
+    };
+    while at < bytes.len() {
+        if line_end(at) > 0 {
+            at += line_end(at);
+            continue;
+        }
+        let (mut fields, mut is_whole) = (Vec::new(), true);
+        loop {
+            let mut field = Vec::new();
+            if bytes.get(at) == Some(&b'"') {
+                at += 1;
+                loop {
+                    match (bytes.get(at), bytes.get(at + 1)) {
+                        (None, _) => {
+                            is_whole = false;
+                            break;
+                        }
+                        (Some(b'"'), Some(b'"')) => {
+                            field.push(b'"');
+                            at += 2;
+                        }
+                        (Some(b'"'), _) => {
+                            at += 1;
+                            break;
+                        }
+                        (Some(byte), _) => {
+                            field.push(*byte);
+                            at += 1;
+                        }
+                    }
+                }
+                is_whole &= at >= bytes.len() || bytes[at] == b',' || line_end(at) > 0;
+            }
+            while at < bytes.len() && bytes[at] != b',' && line_end(at) == 0 {
+                field.push(bytes[at]);
+                at += 1;
+            }
+            fields.push(field);
+            if bytes.get(at) != Some(&b',') {
+                break;
+            }
+            at += 1;
+        }
+        at += line_end(at);
+        records.push((fields, is_whole));
+    }
+    let mut records = records.into_iter().map(|(fields, is_whole)| {
+        let fields: Option<Vec<String>> = fields
+            .into_iter()
+            .map(|field| String::from_utf8(field).ok())
+            .collect();
+        fields.filter(|_| is_whole)
+    });
+    let names = records
+        .next()
+        .flatten()
+        .expect("a header that loads is whole");
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
+    let records = records
+        .map(|fields| fields.filter(|fields| fields.len() == names.len()))
+        .collect();
+    (names, records)
+}
+
+#[test]
+fn json_lines() {
+    let escaped: String = (0..60)
+        .map(|i| {
+            format!("{{\"a\":\"caf\\u00e9 {i}\",\"b\":\"\u{e9} \\ud83d\\ude00\",\"label\":{i}}}\n")
+        })
+        .collect();
+    let scores: String = (0..60)
+        .map(|i| {
+            format!(" {{ \"text\" : \"a \\\"quoted\\\" text\\n{i}\", \"score\":{i}.5e-1 }}\r\n\n")
+        })
+        .collect();
+    let truths: String = (0..20)
+        .map(|i| format!("{{\"a\":\"x{i}\",\"b\":\"y\",\"label\":{}}}\n", i % 2 == 0))
+        .collect();
+    let bases = [
+        escaped.into_bytes(),
+        scores.into_bytes(),
+        truths.into_bytes(),
+    ];
+    gauntlet(
+        "json_lines",
+        "rows.jsonl",
+        &bases,
+        |bytes, dataset, on_bad_row| {
+            let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+            let lines: Vec<Option<Map<String, Value>>> = bytes
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.trim_ascii().is_empty())
+                .map(|line| serde_json::from_slice(line).ok())
+                .collect();
+            assert_eq!(dataset.n_rows() + dataset.n_skipped, lines.len());
+            let row = |line: &Map<String, Value>| -> Option<Row> {
+                let mut texts = Vec::new();
+                for name in dataset.column_names() {
+                    texts.push(line.get(name)?.as_str()?.to_owned());
+                }
+                let label = line
+                    .iter()
+                    .find(|(key, _)| LABEL_COLUMNS.contains(&key.as_str()));
+                let label = match label.map(|(_, value)| value) {
+                    None => None,
+                    Some(Value::Bool(label)) => Some(f32::from(*label)),
+                    Some(label) => Some(label.as_f64()? as f32),
+                };
+                Some((texts, label))
+            };
+            let rows: Vec<Row> = lines.iter().flatten().filter_map(row).collect();
+            let loaded = rows_of(dataset);
+            if on_bad_row == OnBadRow::Error {
+                assert_eq!(loaded, rows);
+                let n_keys = lines[0].as_ref().map_or(0, Map::len);
+                assert!(lines.iter().flatten().all(|line| line.len() == n_keys));
+            }
+            // Skipping, the good rows are there in the order of the file.
+            let mut rest = rows.into_iter();
+            for row in loaded {
+                assert!(
+                    rest.any(|candidate| candidate == row),
+                    "{row:?} is not in the file: {:?}",
+                    String::from_utf8_lossy(bytes)
+                );
+            }
+        },
+    );
+}
+
+#[test]
+fn parquet() {
+    let text = |prefix: &str, n: i32| -> Vec<String> {
+        (0..n)
+            .map(|i| format!("{prefix} number {} of all", i * 7 % 90))
+            .collect()
+    };
+    let frame = |n: i32| {
+        DataFrame::new_infer_height(vec![
+            Column::new("anchor".into(), text("an anchor", n)),
+            Column::new("positive".into(), text("a positive", n)),
+            Column::new("score".into(), (0..n).map(f64::from).collect::<Vec<_>>()),
+        ])
+        .unwrap()
+    };
+    let written = |n, compression, group| {
+        let mut bytes = Cursor::new(Vec::new());
+        ParquetWriter::new(&mut bytes)
+            .with_compression(compression)
+            .with_row_group_size(Some(group))
+            .finish(&mut frame(n))
+            .unwrap();
+        bytes.into_inner()
+    };
+    let bases = [
+        written(300, ParquetCompression::Zstd(None), 1000),
+        written(300, ParquetCompression::Uncompressed, 100),
+        written(120, ParquetCompression::Snappy, 50),
+        written(10, ParquetCompression::Uncompressed, 1000),
+    ];
+    gauntlet("parquet", "rows.parquet", &bases, |bytes, dataset, _| {
+        let mut reader = ParquetReader::new(Cursor::new(bytes));
+        assert_eq!(
+            dataset.n_rows() + dataset.n_skipped,
+            reader.num_rows().unwrap()
+        );
+        let schema = reader.schema().unwrap();
+        let names = schema.iter_names().map(|name| name.to_string());
+        let texts: Vec<String> = names
+            .filter(|name| !LABEL_COLUMNS.contains(&name.as_str()))
+            .collect();
+        assert_eq!(dataset.column_names(), texts);
+        assert!(
+            dataset
+                .columns
+                .iter()
+                .all(|column| column.texts.n_bytes() < 64 << 20)
+        );
+    });
+}
