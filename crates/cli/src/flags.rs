@@ -190,7 +190,7 @@ pub(crate) struct TrainFlags {
     /// Seed of the data order alone [default: that of --seed].
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) data_seed: Option<u64>,
-    /// How rows are put into batches: batch_sampler, no_duplicates [default: batch_sampler].
+    /// How rows are put into batches: batch_sampler, no_duplicates, group_by_label [default: batch_sampler].
     #[arg(long, value_name = "NAME", value_parser = named::<data::sampler::BatchSampler>, help_heading = "Training")]
     pub(crate) batch_sampler: Option<data::sampler::BatchSampler>,
     /// Leave out an epoch's last batch when it is not full [default: false].

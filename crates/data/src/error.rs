@@ -87,6 +87,16 @@ pub enum DataError {
         /// The largest number.
         max: usize,
     },
+    /// Batches of this kind can't be drawn from the data set.
+    #[error("data set `{dataset}`: batch sampler {sampler}: {problem}")]
+    Sampler {
+        /// Name of the data set.
+        dataset: String,
+        /// Name of the sampler.
+        sampler: &'static str,
+        /// What is wrong, what is allowed and what to do.
+        problem: String,
+    },
     /// The header or schema itself can't be used.
     #[error("{}: {message}", path.display())]
     Header {

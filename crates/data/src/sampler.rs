@@ -1,10 +1,13 @@
 //! Which rows go into which batch: sentence-transformers' own order, for the same seed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::Dataset;
+use crate::{
+    dataset::{Dataset, Labels},
+    error::DataError,
+};
 
 /// How rows are drawn into batches; the names are sentence-transformers' `batch_sampler`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,15 +17,40 @@ pub enum BatchSampler {
     BatchSampler,
     /// As above, but no text comes twice in a batch, in whatever column: with in-batch negatives
     /// a second copy of a row's positive would be a negative of itself.
+    #[serde(alias = "no_duplicates_hashed")]
     NoDuplicates,
+    /// Every batch holds two or more labels with two or more rows each, as losses that look for
+    /// triplets within a batch need it. Labels take turns with two rows each; rows that would be
+    /// left alone with their label are left out.
+    GroupByLabel,
+}
+
+/// How the batches of several data sets are mixed; the names are sentence-transformers'
+/// `multi_dataset_batch_sampler`. A batch has rows of one data set only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MultiDatasetBatchSampler {
+    /// All batches of all data sets, in random order.
+    Proportional,
+    /// A batch of each data set in turn, until one has no more.
+    RoundRobin,
+}
+
+/// Some rows of one of the data sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Which data set.
+    pub dataset: usize,
+    /// Rows of it.
+    pub rows: Vec<u32>,
 }
 
 /// The batches of epoch `epoch` (from 0): lists of row indices, in the order of training. Every
 /// row comes once, except that with `drop_last` batches of fewer than `batch_size` rows are left
-/// out.
+/// out, and [`BatchSampler::GroupByLabel`] leaves out the rows that have no partner.
 ///
-/// The permutation is [`permutation`] seeded with `seed + epoch`. **For
-/// [`BatchSampler::NoDuplicates`] `seed` is ignored and 0 takes its place**, as upstream does:
+/// The permutation is [`permutation`] seeded with `seed + epoch`. **For all but
+/// [`BatchSampler::BatchSampler`] `seed` is ignored and 0 takes its place**, as upstream does:
 /// `get_batch_sampler` has a parameter `seed: int = 0`, and the trainer calls it without one
 /// (sentence-transformers 6.0.1, `base/trainer.py:716-724, 878`).
 ///
@@ -38,35 +66,295 @@ pub fn epoch_batches(
     seed: u64,
     epoch: u64,
 ) -> Vec<Vec<u32>> {
-    assert!(batch_size > 0, "batch_size is at least 1");
-    let n_rows = dataset.n_rows();
-    let mut batches: Vec<Vec<u32>> = match kind {
-        BatchSampler::BatchSampler => permutation(n_rows, seed.wrapping_add(epoch))
-            .chunks(batch_size)
-            .map(<[u32]>::to_vec)
-            .collect(),
-        BatchSampler::NoDuplicates => {
-            first_fit(&permutation(n_rows, epoch), &text_ids(dataset), batch_size)
+    // accelerate replaces the sampler of a single data set by its own, which is seeded anew each epoch.
+    let mut engine = Mt19937::new(seed.wrapping_add(epoch) as u32);
+    let mut walk = Walk::new(kind, dataset, batch_size, drop_last, epoch);
+    std::iter::from_fn(|| walk.next(&mut engine)).collect()
+}
+
+/// The batches of epoch `epoch` over several data sets, each drawn by `kind`.
+///
+/// As upstream, all samplers draw from one generator, seeded with `seed + epoch`, in the order in
+/// which their turn comes, and those of [`BatchSampler::NoDuplicates`] and
+/// [`BatchSampler::GroupByLabel`] seed it anew with 0 when they begin: not with the epoch, which
+/// upstream tells only the mixing sampler, so that their batches are the same in every epoch.
+///
+/// Source: `RoundRobinBatchSampler` and `ProportionalBatchSampler` of sentence-transformers 6.0.1,
+/// `base/sampler.py`.
+///
+/// # Panics
+/// If `batch_size` is 0.
+pub fn multi_dataset_batches(
+    mix: MultiDatasetBatchSampler,
+    kind: BatchSampler,
+    datasets: &[&Dataset],
+    batch_size: usize,
+    drop_last: bool,
+    seed: u64,
+    epoch: u64,
+) -> Vec<Batch> {
+    let mut engine = Mt19937::new(seed.wrapping_add(epoch) as u32);
+    let mut walks: Vec<Walk<'_>> = datasets
+        .iter()
+        .map(|dataset| Walk::new(kind, dataset, batch_size, drop_last, 0))
+        .collect();
+    let mut batches = Vec::new();
+    match mix {
+        MultiDatasetBatchSampler::Proportional => {
+            let turns: Vec<usize> = datasets
+                .iter()
+                .map(|dataset| n_batches(kind, dataset, batch_size, drop_last))
+                .enumerate()
+                .flat_map(|(dataset, n)| std::iter::repeat_n(dataset, n))
+                .collect();
+            for turn in engine.permutation(turns.len()) {
+                let dataset = turns[turn as usize];
+                // A sampler may have fewer batches than it promised.
+                if let Some(rows) = walks[dataset].next(&mut engine) {
+                    batches.push(Batch { dataset, rows });
+                }
+            }
         }
-    };
-    if drop_last {
-        batches.retain(|batch| batch.len() == batch_size);
+        MultiDatasetBatchSampler::RoundRobin => {
+            for dataset in (0..walks.len()).cycle() {
+                let Some(rows) = walks[dataset].next(&mut engine) else {
+                    break;
+                };
+                batches.push(Batch { dataset, rows });
+            }
+        }
     }
     batches
 }
 
 /// The number of batches of an epoch as schedules count it: upstream's `__len__`. Exact for
-/// [`BatchSampler::BatchSampler`]. With [`BatchSampler::NoDuplicates`] an epoch may have more
-/// batches (rows put off to a partial batch of their own) or, with `drop_last`, fewer; upstream
-/// plans its learning rate by this number all the same.
+/// [`BatchSampler::BatchSampler`] and [`BatchSampler::GroupByLabel`]. With
+/// [`BatchSampler::NoDuplicates`] an epoch may have more batches (rows put off to a partial batch
+/// of their own) or, with `drop_last`, fewer; upstream plans its learning rate by this number all
+/// the same.
 ///
 /// # Panics
 /// If `batch_size` is 0.
-pub fn n_batches_upper_bound(n_rows: usize, batch_size: usize, drop_last: bool) -> usize {
-    if drop_last {
-        n_rows / batch_size
-    } else {
-        n_rows.div_ceil(batch_size)
+pub fn n_batches(
+    kind: BatchSampler,
+    dataset: &Dataset,
+    batch_size: usize,
+    drop_last: bool,
+) -> usize {
+    let n_rows = dataset.n_rows();
+    match kind {
+        BatchSampler::GroupByLabel => {
+            let n_drawn = n_rows_in_turns(&groups_of(dataset));
+            let rest = usize::from(!drop_last && n_drawn % batch_size >= SMALLEST_GROUPED_BATCH);
+            n_drawn / batch_size + rest
+        }
+        _ if drop_last => n_rows / batch_size,
+        _ => n_rows.div_ceil(batch_size),
+    }
+}
+
+/// The number of batches of an epoch over several data sets, as schedules count it.
+///
+/// # Panics
+/// If `batch_size` is 0.
+pub fn n_multi_dataset_batches(
+    mix: MultiDatasetBatchSampler,
+    kind: BatchSampler,
+    datasets: &[&Dataset],
+    batch_size: usize,
+    drop_last: bool,
+) -> usize {
+    let lengths = datasets
+        .iter()
+        .map(|dataset| n_batches(kind, dataset, batch_size, drop_last));
+    match mix {
+        MultiDatasetBatchSampler::Proportional => lengths.sum(),
+        MultiDatasetBatchSampler::RoundRobin => lengths.min().unwrap_or(0) * datasets.len(),
+    }
+}
+
+/// Whether batches can be drawn so from this data set.
+///
+/// # Errors
+/// [`DataError::Sampler`] where [`BatchSampler::GroupByLabel`] finds no labels, fewer than two
+/// labels with two rows, or an odd batch size or one below 4.
+pub fn check(kind: BatchSampler, dataset: &Dataset, batch_size: usize) -> Result<(), DataError> {
+    if kind != BatchSampler::GroupByLabel {
+        return Ok(());
+    }
+    let refused = |problem: String| DataError::Sampler {
+        dataset: dataset.name.clone(),
+        sampler: "group_by_label",
+        problem,
+    };
+    match &dataset.labels {
+        Some(Labels::Integer(_) | Labels::Float(_)) => {}
+        None => {
+            return Err(refused(
+                "there is no label column to group by: name the column `label`, or choose another sampler".to_owned(),
+            ));
+        }
+    }
+    if batch_size < SMALLEST_GROUPED_BATCH || !batch_size.is_multiple_of(2) {
+        return Err(refused(format!(
+            "the batch size is {batch_size}, but must be an even number of at least {SMALLEST_GROUPED_BATCH}"
+        )));
+    }
+    let n_labels = groups_of(dataset).len();
+    if n_labels < 2 {
+        return Err(refused(format!(
+            "{n_labels} labels have two rows or more, but it takes at least 2 such labels"
+        )));
+    }
+    Ok(())
+}
+
+/// Two rows each of two labels.
+const SMALLEST_GROUPED_BATCH: usize = 4;
+
+/// The rows of each label that has two or more, an even number of them, labels in the order in
+/// which they first come.
+fn groups_of(dataset: &Dataset) -> Vec<Vec<u32>> {
+    let keys: Vec<u64> = match &dataset.labels {
+        Some(Labels::Integer(labels)) => labels.iter().map(|&label| label as u64).collect(),
+        // As Python's dictionary has it, 0.0 and -0.0 are one key.
+        Some(Labels::Float(labels)) => labels
+            .iter()
+            .map(|&label| u64::from((label + 0.0).to_bits()))
+            .collect(),
+        None => Vec::new(),
+    };
+    let mut places: HashMap<u64, usize> = HashMap::new();
+    let mut groups: Vec<Vec<u32>> = Vec::new();
+    for (row, key) in keys.into_iter().enumerate() {
+        let place = *places.entry(key).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[place].push(row as u32);
+    }
+    for group in &mut groups {
+        group.truncate(group.len() / 2 * 2);
+    }
+    groups.retain(|group| !group.is_empty());
+    groups
+}
+
+/// How many rows come before fewer than two labels are left to take turns.
+fn n_rows_in_turns(groups: &[Vec<u32>]) -> usize {
+    let mut n_pairs: Vec<usize> = groups.iter().map(|group| group.len() / 2).collect();
+    n_pairs.sort_unstable_by(|a, b| b.cmp(a));
+    let n_rounds = n_pairs.get(1).copied().unwrap_or(0);
+    n_pairs.iter().map(|&n| 2 * n.min(n_rounds)).sum()
+}
+
+/// One sampler's way through an epoch. Batches are drawn when they are asked for, since samplers of
+/// several data sets share a generator.
+struct Walk<'d> {
+    dataset: &'d Dataset,
+    batch_size: usize,
+    drop_last: bool,
+    epoch: u64,
+    state: State,
+}
+
+enum State {
+    /// Nothing is drawn yet.
+    New(BatchSampler),
+    /// Rows in order, and how many of them are given out.
+    Slices(Vec<u32>, usize),
+    /// Batches that are all known.
+    Known(std::vec::IntoIter<Vec<u32>>),
+    /// Rows of each label, the next at the end, and those drawn for a batch.
+    Turns {
+        groups: Vec<Vec<u32>>,
+        drawn: VecDeque<u32>,
+    },
+}
+
+impl<'d> Walk<'d> {
+    fn new(
+        kind: BatchSampler,
+        dataset: &'d Dataset,
+        batch_size: usize,
+        drop_last: bool,
+        epoch: u64,
+    ) -> Self {
+        assert!(batch_size > 0, "batch_size is at least 1");
+        Self {
+            dataset,
+            batch_size,
+            drop_last,
+            epoch,
+            state: State::New(kind),
+        }
+    }
+
+    fn next(&mut self, engine: &mut Mt19937) -> Option<Vec<u32>> {
+        let n_rows = self.dataset.n_rows();
+        if let State::New(kind) = self.state {
+            if kind != BatchSampler::BatchSampler {
+                *engine = Mt19937::new(self.epoch as u32);
+            }
+            self.state = match kind {
+                BatchSampler::BatchSampler => State::Slices(engine.permutation(n_rows), 0),
+                BatchSampler::NoDuplicates => {
+                    let order = engine.permutation(n_rows);
+                    let mut batches = first_fit(&order, &text_ids(self.dataset), self.batch_size);
+                    if self.drop_last {
+                        batches.retain(|batch| batch.len() == self.batch_size);
+                    }
+                    State::Known(batches.into_iter())
+                }
+                BatchSampler::GroupByLabel => {
+                    let shuffled = |group: Vec<u32>| {
+                        let order = engine.permutation(group.len());
+                        order.iter().rev().map(|&i| group[i as usize]).collect()
+                    };
+                    State::Turns {
+                        groups: groups_of(self.dataset).into_iter().map(shuffled).collect(),
+                        drawn: VecDeque::new(),
+                    }
+                }
+            };
+        }
+        match &mut self.state {
+            State::New(_) => None,
+            State::Known(batches) => batches.next(),
+            State::Slices(order, n_given) => {
+                let rows = &order[*n_given..n_rows.min(*n_given + self.batch_size)];
+                *n_given += rows.len();
+                let is_partial = rows.len() < self.batch_size;
+                if is_partial {
+                    // Looking for more rows, torch's RandomSampler draws a permutation that it doesn't use.
+                    engine.permutation(n_rows);
+                }
+                let is_batch = !rows.is_empty() && !(is_partial && self.drop_last);
+                is_batch.then(|| rows.to_vec())
+            }
+            State::Turns { groups, drawn } => {
+                // Upstream draws the order of labels anew in every round, and gives a batch out as soon
+                // as it is full, which may be within a round.
+                while drawn.len() < self.batch_size && groups.len() >= 2 {
+                    let order = engine.permutation(groups.len());
+                    let mut in_order: Vec<Vec<u32>> = order
+                        .iter()
+                        .map(|&i| std::mem::take(&mut groups[i as usize]))
+                        .collect();
+                    for group in &mut in_order {
+                        drawn.extend(group.pop());
+                        drawn.extend(group.pop());
+                    }
+                    in_order.retain(|group| !group.is_empty());
+                    *groups = in_order;
+                }
+                let n = drawn.len().min(self.batch_size);
+                let is_batch =
+                    n == self.batch_size || (!self.drop_last && n >= SMALLEST_GROUPED_BATCH);
+                let rows: Vec<u32> = drawn.drain(..n).collect();
+                is_batch.then_some(rows)
+            }
+        }
     }
 }
 
@@ -82,15 +370,8 @@ pub const MAX_ROWS: usize = u32::MAX as usize / 20 - 1;
 /// # Panics
 /// If `n` is over [`MAX_ROWS`].
 pub fn permutation(n: usize, seed: u64) -> Vec<u32> {
-    assert!(n <= MAX_ROWS, "at most {MAX_ROWS} rows, not {n}");
-    let mut permutation: Vec<u32> = (0..n as u32).collect();
     // Torch seeds its engine with the low 32 bits only.
-    let mut engine = Mt19937::new(seed as u32);
-    for i in 0..n.saturating_sub(1) {
-        let z = engine.next_u32() as usize % (n - i);
-        permutation.swap(i, i + z);
-    }
-    permutation
+    Mt19937::new(seed as u32).permutation(n)
 }
 
 /// A number for each text, row by row: equal numbers for equal texts, whatever their columns.
@@ -225,6 +506,16 @@ impl Mt19937 {
             state,
             index: Self::N,
         }
+    }
+
+    fn permutation(&mut self, n: usize) -> Vec<u32> {
+        assert!(n <= MAX_ROWS, "at most {MAX_ROWS} rows, not {n}");
+        let mut permutation: Vec<u32> = (0..n as u32).collect();
+        for i in 0..n.saturating_sub(1) {
+            let z = self.next_u32() as usize % (n - i);
+            permutation.swap(i, i + z);
+        }
+        permutation
     }
 
     fn next_u32(&mut self) -> u32 {

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use data::{
     Dataset, Labels, TextColumn, Texts,
-    sampler::{BatchSampler, epoch_batches, n_batches_upper_bound, permutation},
+    sampler::{
+        Batch, BatchSampler, MultiDatasetBatchSampler, check, epoch_batches, multi_dataset_batches,
+        n_batches, n_multi_dataset_batches, permutation,
+    },
 };
 use serde::Deserialize;
 
@@ -16,6 +19,30 @@ struct Fixtures {
     permutations: Vec<Permutation>,
     no_duplicates: Vec<NoDuplicates>,
     default: Vec<Default>,
+    group_by_label: Vec<GroupByLabel>,
+    multi_dataset: Vec<MultiDataset>,
+}
+
+#[derive(Deserialize)]
+struct GroupByLabel {
+    n: usize,
+    n_labels: i64,
+    batch_size: usize,
+    drop_last: bool,
+    n_batches: usize,
+    epochs: Vec<Vec<Vec<u32>>>,
+}
+
+#[derive(Deserialize)]
+struct MultiDataset {
+    mix: MultiDatasetBatchSampler,
+    kind: BatchSampler,
+    sizes: Vec<usize>,
+    batch_size: usize,
+    drop_last: bool,
+    seed: u64,
+    n_batches: usize,
+    epochs: Vec<Vec<(usize, Vec<u32>)>>,
 }
 
 #[derive(Deserialize)]
@@ -115,7 +142,12 @@ fn no_duplicates_walks_as_upstream() {
     for fixture in fixtures().no_duplicates {
         let dataset = dataset(fixture.n, fixture.n_anchors, fixture.n_texts);
         assert_eq!(
-            n_batches_upper_bound(fixture.n, fixture.batch_size, fixture.drop_last),
+            n_batches(
+                BatchSampler::NoDuplicates,
+                &dataset,
+                fixture.batch_size,
+                fixture.drop_last
+            ),
             fixture.n_batches_upper_bound
         );
         for (epoch, expected) in fixture.epochs.iter().enumerate() {
@@ -142,7 +174,12 @@ fn default_order_is_upstreams_over_epochs() {
     for fixture in fixtures().default {
         let dataset = dataset(fixture.n, 10, 10);
         assert_eq!(
-            n_batches_upper_bound(fixture.n, fixture.batch_size, fixture.drop_last),
+            n_batches(
+                BatchSampler::BatchSampler,
+                &dataset,
+                fixture.batch_size,
+                fixture.drop_last
+            ),
             fixture.n_batches_upper_bound
         );
         for (epoch, expected) in fixture.epochs.iter().enumerate() {
@@ -157,6 +194,81 @@ fn default_order_is_upstreams_over_epochs() {
             assert_eq!(&batches, expected, "epoch {epoch}");
         }
     }
+}
+
+/// The data set that `labelled` in make_sampler.py makes.
+fn labelled(n: usize, n_labels: i64) -> Dataset {
+    Dataset {
+        labels: Some(Labels::Integer(
+            (0..n as i64).map(|i| i * i % n_labels).collect(),
+        )),
+        ..dataset(n, 9, 40)
+    }
+}
+
+#[test]
+fn labels_take_turns_as_upstream() {
+    for fixture in fixtures().group_by_label {
+        let dataset = labelled(fixture.n, fixture.n_labels);
+        let (kind, size) = (BatchSampler::GroupByLabel, fixture.batch_size);
+        check(kind, &dataset, size).unwrap();
+        assert_eq!(
+            n_batches(kind, &dataset, size, fixture.drop_last),
+            fixture.n_batches
+        );
+        for (epoch, expected) in fixture.epochs.iter().enumerate() {
+            let batches = epoch_batches(kind, &dataset, size, fixture.drop_last, 42, epoch as u64);
+            assert_eq!(&batches, expected, "{} rows, epoch {epoch}", fixture.n);
+        }
+    }
+}
+
+#[test]
+fn data_sets_are_mixed_as_upstream() {
+    for fixture in fixtures().multi_dataset {
+        let datasets: Vec<Dataset> = fixture.sizes.iter().map(|&n| labelled(n, 7)).collect();
+        let datasets: Vec<&Dataset> = datasets.iter().collect();
+        let (mix, kind, size) = (fixture.mix, fixture.kind, fixture.batch_size);
+        assert_eq!(
+            n_multi_dataset_batches(mix, kind, &datasets, size, fixture.drop_last),
+            fixture.n_batches
+        );
+        for (epoch, expected) in fixture.epochs.iter().enumerate() {
+            let batches = multi_dataset_batches(
+                mix,
+                kind,
+                &datasets,
+                size,
+                fixture.drop_last,
+                fixture.seed,
+                epoch as u64,
+            );
+            let found: Vec<(usize, Vec<u32>)> = batches
+                .into_iter()
+                .map(|Batch { dataset, rows }| (dataset, rows))
+                .collect();
+            assert_eq!(&found, expected, "{mix:?} {kind:?}, epoch {epoch}");
+        }
+    }
+}
+
+#[test]
+fn grouping_says_what_it_needs() {
+    let kind = BatchSampler::GroupByLabel;
+    let unlabelled = Dataset {
+        labels: None,
+        ..dataset(20, 9, 40)
+    };
+    for (dataset, batch_size, needs) in [
+        (&unlabelled, 8, "no label column"),
+        (&labelled(20, 7), 7, "an even number of at least 4"),
+        (&labelled(20, 7), 2, "an even number of at least 4"),
+        (&labelled(20, 1), 8, "1 labels have two rows"),
+    ] {
+        let message = check(kind, dataset, batch_size).unwrap_err().to_string();
+        assert!(message.contains(needs), "{message}");
+    }
+    assert!(check(BatchSampler::NoDuplicates, &unlabelled, 7).is_ok());
 }
 
 /// 500,000 rows that all share their anchor, and 500,000 with two anchors by turns: the literal
@@ -179,13 +291,24 @@ fn many_duplicates_do_not_take_quadratic_time() {
 
 #[test]
 fn no_rows_make_no_batches() {
-    for kind in [BatchSampler::BatchSampler, BatchSampler::NoDuplicates] {
+    for kind in [
+        BatchSampler::BatchSampler,
+        BatchSampler::NoDuplicates,
+        BatchSampler::GroupByLabel,
+    ] {
         assert!(epoch_batches(kind, &dataset(0, 1, 1), 8, false, 42, 0).is_empty());
     }
 }
 
 #[test]
 fn names_are_sentence_transformers() {
-    let names = serde_json::to_string(&[BatchSampler::BatchSampler, BatchSampler::NoDuplicates]);
-    assert_eq!(names.unwrap(), r#"["batch_sampler","no_duplicates"]"#);
+    let names = serde_json::to_string(&[
+        BatchSampler::BatchSampler,
+        BatchSampler::NoDuplicates,
+        BatchSampler::GroupByLabel,
+    ]);
+    assert_eq!(
+        names.unwrap(),
+        r#"["batch_sampler","no_duplicates","group_by_label"]"#
+    );
 }

@@ -1,9 +1,10 @@
 //! Adaptive layers: any loss, also on the embeddings of a model's earlier layers.
 
 use crate::config::{BuildContext, LossConfig};
+use crate::draw::{mix, sample};
 use crate::error::non_negative;
 use crate::inputs::{self, LabelKind, Requirements};
-use crate::{Loss, LossError};
+use crate::{Loss, LossError, StepInputs};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
@@ -26,7 +27,7 @@ use tch::{Kind, Reduction, Tensor};
 ///
 /// # Inputs
 ///
-/// Those of the inner loss, by [`Loss::compute_layers`] for each layer.
+/// Those of the inner loss, by [`Loss::compute_step`] for each layer.
 ///
 /// # Defaults
 ///
@@ -41,7 +42,7 @@ use tch::{Kind, Reduction, Tensor};
 /// # Relations
 ///
 /// Around [`Matryoshka`](crate::matryoshka::Matryoshka) it trains for fewer layers and dimensions at
-/// once.
+/// once; `matryoshka-2d` is that with one of each drawn per step.
 ///
 /// # Paper
 ///
@@ -49,6 +50,7 @@ use tch::{Kind, Reduction, Tensor};
 /// `sentence_transformer/losses/adaptive_layer.py`.
 #[derive(Debug)]
 pub struct AdaptiveLayer {
+    name: &'static str,
     inner: Box<dyn Loss>,
     options: AdaptiveLayerOptions,
 }
@@ -92,29 +94,39 @@ pub enum LayerWeighting {
     Linear,
 }
 
-const NAME: &str = "AdaptiveLayerLoss";
-
 impl AdaptiveLayer {
-    /// Wraps a loss.
+    /// Wraps a loss, under the name of the class.
     ///
     /// # Errors
-    /// Where the inner loss cannot be made, or embeds in mini-batches.
-    pub fn new(options: AdaptiveLayerOptions, context: &BuildContext) -> Result<Self, LossError> {
+    /// Where the inner loss cannot be made, embeds in mini-batches, or looks at layers itself.
+    pub fn new(
+        name: &'static str,
+        options: AdaptiveLayerOptions,
+        context: &BuildContext,
+    ) -> Result<Self, LossError> {
         let inner = options.loss.build(context)?;
         if inner.mini_batch_size().is_some() {
             let problem = format!(
                 "{} embeds in mini-batches and cannot be wrapped",
                 inner.name()
             );
-            return Err(LossError::parameter(NAME, problem));
+            return Err(LossError::parameter(name, problem));
         }
-        Ok(Self { inner, options })
+        if !inner.prior_layers(1, 0).is_empty() {
+            let problem = format!("{} looks at layers itself", inner.name());
+            return Err(LossError::parameter(name, problem));
+        }
+        Ok(Self {
+            name,
+            inner,
+            options,
+        })
     }
 }
 
 impl Loss for AdaptiveLayer {
     fn name(&self) -> &'static str {
-        NAME
+        self.name
     }
 
     fn requirements(&self) -> Requirements {
@@ -126,18 +138,22 @@ impl Loss for AdaptiveLayer {
     }
 
     fn validate(&self) -> Result<(), LossError> {
-        non_negative(NAME, "last_layer_weight", self.options.last_layer_weight)?;
         non_negative(
-            NAME,
+            self.name,
+            "last_layer_weight",
+            self.options.last_layer_weight,
+        )?;
+        non_negative(
+            self.name,
             "prior_layers_weight",
             self.options.prior_layers_weight,
         )?;
-        non_negative(NAME, "kl_div_weight", self.options.kl_div_weight)?;
-        non_negative(NAME, "kl_temperature", self.options.kl_temperature)?;
+        non_negative(self.name, "kl_div_weight", self.options.kl_div_weight)?;
+        non_negative(self.name, "kl_temperature", self.options.kl_temperature)?;
         let layers = self.options.n_layers_per_step;
         if layers < 1 && layers != -1 {
             let problem = format!("n_layers_per_step is {layers}, but must be at least 1, or -1");
-            return Err(LossError::parameter(NAME, problem));
+            return Err(LossError::parameter(self.name, problem));
         }
         Ok(())
     }
@@ -151,18 +167,29 @@ impl Loss for AdaptiveLayer {
         self.inner.parameters()
     }
 
-    fn layers_per_step(&self) -> Option<i64> {
-        Some(self.options.n_layers_per_step)
+    fn guide(&self) -> Option<&str> {
+        self.inner.guide()
     }
 
-    fn compute_layers(
-        &self,
-        last: &[Tensor],
-        prior: &[(usize, Vec<Tensor>)],
-        labels: Option<&Tensor>,
-    ) -> Result<Tensor, LossError> {
+    fn prior_layers(&self, n_prior: usize, seed: u64) -> Vec<usize> {
+        // -1 is all.
+        let n_drawn = usize::try_from(self.options.n_layers_per_step).unwrap_or(n_prior);
+        sample(n_prior, n_drawn, seed)
+    }
+
+    fn compute_step(&self, step: &StepInputs<'_>) -> Result<Tensor, LossError> {
         let options = &self.options;
-        let mut total = self.compute(last, labels)?;
+        let (last, prior) = (step.embeddings, step.prior);
+        // The inner loss draws anew for each layer, as upstream's does.
+        let inner = |embeddings: &[Tensor], place: usize| {
+            self.inner.compute_step(&StepInputs {
+                embeddings,
+                prior: &[],
+                labels: step.labels,
+                seed: mix(step.seed, place as u64),
+            })
+        };
+        let mut total = inner(last, 0)?.f_mul_scalar(options.last_layer_weight)?;
         // A guide's embeddings have no layers and no part in the divergence.
         let own = match self.requirements().guide {
             true => last.len() / 2,
@@ -170,7 +197,7 @@ impl Loss for AdaptiveLayer {
         };
         let temperature = options.kl_temperature;
         let scaled = |columns: &[Tensor]| -> Result<Tensor, LossError> {
-            let columns = inputs::columns(NAME, columns, 1, None)?;
+            let columns = inputs::columns(self.name, columns, 1, None)?;
             Ok(Tensor::f_cat(&columns, 0)?.f_div_scalar(temperature)?)
         };
         let target = match temperature > 0.0 {
@@ -186,7 +213,7 @@ impl Loss for AdaptiveLayer {
                 let needs = format!("{own} columns for each layer");
                 let has = format!("{} for layer {layer}", columns.len());
                 return Err(LossError::Inputs {
-                    loss: NAME,
+                    loss: self.name,
                     needs,
                     has,
                 });
@@ -195,9 +222,7 @@ impl Loss for AdaptiveLayer {
                 .iter()
                 .chain(&last[own..])
                 .map(Tensor::shallow_clone);
-            let part = self
-                .inner
-                .compute(&with_guide.collect::<Vec<_>>(), labels)?;
+            let part = inner(&with_guide.collect::<Vec<_>>(), 1 + layer)?;
             let weight = options.layer_weighting.of(*layer) / prior.len() as f64;
             total = total.f_add(&part.f_mul_scalar(weight * options.prior_layers_weight)?)?;
             if let Some(target) = &target {

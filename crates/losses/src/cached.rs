@@ -1,7 +1,7 @@
 //! Gradient caching: a batch larger than memory, for any loss.
 
 use crate::inputs::{LabelKind, Requirements};
-use crate::{Loss, LossError};
+use crate::{Loss, LossError, StepInputs};
 use tch::Tensor;
 
 /// Another loss, whose batch is to be embedded in small parts.
@@ -14,8 +14,8 @@ use tch::Tensor;
 /// # Inputs
 ///
 /// Those of the inner loss. The trainer embeds [`Loss::mini_batch_size`] texts at a time without
-/// keeping what a backward pass needs, takes [`embedding_gradients`], embeds each part again with
-/// the same dropout, and goes back from there.
+/// keeping what a backward pass needs, takes [`gradients`], embeds each part again with the same
+/// dropout, and goes back from there.
 ///
 /// # Defaults
 ///
@@ -41,35 +41,73 @@ pub struct Cached {
     mini_batch_size: usize,
 }
 
-/// `weight` times the value of a loss, and the gradient of that by each column of `embeddings`; the
-/// graph behind them is left alone. Tensors of [`Loss::parameters`] gather theirs as libtorch's
-/// leaves do.
+/// A loss, weighed, and its gradient by all that it was computed from.
+#[derive(Debug)]
+pub struct Gradients {
+    /// The loss, a scalar without a graph.
+    pub value: Tensor,
+    /// By each column of [`StepInputs::embeddings`]; zero for a guide's.
+    pub embeddings: Vec<Tensor>,
+    /// By each column of each of [`StepInputs::prior`].
+    pub prior: Vec<Vec<Tensor>>,
+    /// By each of [`Loss::parameters`].
+    pub parameters: Vec<Tensor>,
+}
+
+/// `weight` times the value of a loss, and the gradients of that. The graph behind the embeddings is
+/// left alone.
 ///
 /// # Errors
-/// Those of the loss, and where it depends on nothing that has a gradient.
-pub fn embedding_gradients(
+/// Those of the loss.
+pub fn gradients(
     loss: &dyn Loss,
-    embeddings: &[Tensor],
-    labels: Option<&Tensor>,
+    step: &StepInputs<'_>,
     weight: f64,
-) -> Result<(Tensor, Vec<Tensor>), LossError> {
-    let mut leaves = Vec::with_capacity(embeddings.len());
-    for column in embeddings {
-        leaves.push(column.f_detach()?.f_set_requires_grad(true)?);
+) -> Result<Gradients, LossError> {
+    let leaf = |column: &Tensor| column.f_detach()?.f_set_requires_grad(true);
+    let leaves = |columns: &[Tensor]| columns.iter().map(leaf).collect::<Result<Vec<_>, _>>();
+    let embeddings = leaves(step.embeddings)?;
+    let mut prior = Vec::with_capacity(step.prior.len());
+    for (layer, columns) in step.prior {
+        prior.push((*layer, leaves(columns)?));
     }
-    let value = loss.compute(&leaves, labels)?.f_mul_scalar(weight)?;
-    value.f_backward()?;
-    let mut gradients = Vec::with_capacity(leaves.len());
-    for leaf in &leaves {
-        let gradient = leaf.f_grad()?;
+    let value = tch::with_grad(|| {
+        loss.compute_step(&StepInputs {
+            embeddings: &embeddings,
+            prior: &prior,
+            ..*step
+        })?
+        .f_mul_scalar(weight)
+        .map_err(LossError::from)
+    })?;
+    let parameters = loss.parameters();
+    let mut inputs: Vec<&Tensor> = embeddings.iter().collect();
+    inputs.extend(prior.iter().flat_map(|(_, columns)| columns));
+    inputs.extend(parameters.iter().map(|(_, parameter)| parameter));
+    // A batch without a single triplet has a loss that depends on nothing.
+    let found = match value.requires_grad() {
+        true => Tensor::f_run_backward(&[&value], &inputs, false, false)?,
+        false => inputs.iter().map(|_| Tensor::new()).collect(),
+    };
+    let mut gradients = Vec::with_capacity(inputs.len());
+    for (input, gradient) in inputs.iter().zip(found) {
         // A guide's column has no part in the gradient.
-        gradients.push(if gradient.defined() {
-            gradient
-        } else {
-            leaf.f_zeros_like()?
+        gradients.push(match gradient.defined() {
+            true => gradient.f_detach()?,
+            false => input.f_zeros_like()?.f_detach()?,
         });
     }
-    Ok((value.f_detach()?, gradients))
+    let mut gradients = gradients.into_iter();
+    let mut take = |n: usize| gradients.by_ref().take(n).collect::<Vec<_>>();
+    Ok(Gradients {
+        value: value.f_detach()?,
+        embeddings: take(embeddings.len()),
+        prior: prior
+            .iter()
+            .map(|(_, columns)| take(columns.len()))
+            .collect(),
+        parameters: take(parameters.len()),
+    })
 }
 
 impl Cached {
@@ -113,6 +151,14 @@ impl Loss for Cached {
 
     fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
         self.inner.compute(embeddings, labels)
+    }
+
+    fn guide(&self) -> Option<&str> {
+        self.inner.guide()
+    }
+
+    fn compute_step(&self, step: &StepInputs<'_>) -> Result<Tensor, LossError> {
+        self.inner.compute_step(step)
     }
 
     fn mini_batch_size(&self) -> Option<usize> {

@@ -33,8 +33,9 @@ use tch::Device;
 ///
 /// As text it is `name` or `name:key=value,key=value`, with `+` between the elements of a list:
 /// `triplet:distance=cosine,margin=0.5` or `mnrl:directions=query-to-doc+doc-to-query`. A loss that
-/// wraps another has that after a slash: `matryoshka:dims=768+256/mnrl:scale=30`. Names may be those of the classes in sentence-transformers, the same in kebab case with or without
-/// `-loss`, or a common short form. In a configuration file it is such a text, or a table with the
+/// wraps another has that after a slash: `matryoshka:dims=768+256/mnrl:scale=30`. Names may be those
+/// of the classes in sentence-transformers, the same in kebab case with or without `-loss`, or a
+/// common short form. In a configuration file it is such a text, or a table with the
 /// key `name` beside the parameters.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LossConfig {
@@ -46,10 +47,14 @@ pub struct LossConfig {
 /// What a loss with trainable parameters of its own has to know when it is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BuildContext {
-    /// Dimension of the embeddings.
-    pub dimension: i64,
+    /// Dimension of the embeddings; `None` where it is not known yet, and the parameters are only to
+    /// be looked at.
+    pub dimension: Option<i64>,
     /// Where the embeddings will be.
     pub device: Device,
+    /// Decides the first weights of a loss that has such: those that torch draws after
+    /// `torch.manual_seed`. It is given to libtorch's generator.
+    pub seed: u64,
 }
 
 /// The names of all losses, in kebab case.
@@ -78,6 +83,7 @@ impl LossConfig {
     /// with `+` between them. Whether the loss knows the parameter shows in [`Self::build`].
     pub fn set(&mut self, key: &str, value: &str) {
         let value = match value.split_once('+') {
+            _ if key == GUIDE => value.into(),
             // `1e+3` is a number and not a list.
             Some(_) if value.parse::<f64>().is_err() => {
                 Value::Array(value.split('+').map(scalar).collect())
@@ -85,6 +91,19 @@ impl LossConfig {
             _ => scalar(value),
         };
         self.parameters.insert(key.replace('-', "_"), value);
+    }
+
+    /// Looks at the parameters, as far as that can be done without a model.
+    ///
+    /// # Errors
+    /// As [`Self::build`], but for what depends on the model's dimension.
+    pub fn check(&self) -> Result<(), LossError> {
+        let context = BuildContext {
+            dimension: None,
+            device: Device::Cpu,
+            seed: 0,
+        };
+        self.build(&context).map(drop)
     }
 
     /// The loss itself, its parameters checked.
@@ -102,9 +121,11 @@ impl FromStr for LossConfig {
     type Err = LossError;
 
     fn from_str(text: &str) -> Result<Self, LossError> {
+        // In the parameters of a loss that wraps no other, a slash is part of a path.
+        let name = text.split([':', '/']).next().unwrap_or(text);
         let (text, inner) = match text.split_once('/') {
-            Some((text, inner)) => (text, Some(inner)),
-            None => (text, None),
+            Some((text, inner)) if WRAPPERS.contains(&Self::new(name)?.name) => (text, Some(inner)),
+            _ => (text, None),
         };
         let (name, parameters) = text.split_once(':').unwrap_or((text, ""));
         let mut config = Self::new(name)?;
@@ -181,6 +202,12 @@ struct Entry {
 
 type Build = fn(&LossConfig, &BuildContext) -> Result<Box<dyn Loss>, LossError>;
 
+/// The parameter that names a model.
+const GUIDE: &str = "guide";
+
+/// Losses around another.
+const WRAPPERS: [&str; 3] = ["matryoshka", "matryoshka-2d", "adaptive-layer"];
+
 const REGISTRY: &[Entry] = &[
     Entry {
         name: "multiple-negatives-ranking",
@@ -245,7 +272,7 @@ const REGISTRY: &[Entry] = &[
     Entry {
         name: "embed-distill",
         aliases: &[],
-        build: plain::<EmbedDistill>,
+        build: embed_distill,
     },
     Entry {
         name: "margin-mse",
@@ -303,6 +330,11 @@ const REGISTRY: &[Entry] = &[
         build: matryoshka,
     },
     Entry {
+        name: "matryoshka-2d",
+        aliases: &["mrl2d"],
+        build: matryoshka_2d,
+    },
+    Entry {
         name: "adaptive-layer",
         aliases: &[],
         build: adaptive_layer,
@@ -321,12 +353,52 @@ fn softmax(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>,
     Ok(Box::new(Softmax::new(parameters(config)?, context)?))
 }
 
+fn embed_distill(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
+    Ok(Box::new(EmbedDistill::new(parameters(config)?, context)?))
+}
+
 fn matryoshka(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
     Ok(Box::new(Matryoshka::new(parameters(config)?, context)?))
 }
 
 fn adaptive_layer(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
-    Ok(Box::new(AdaptiveLayer::new(parameters(config)?, context)?))
+    let name = "AdaptiveLayerLoss";
+    Ok(Box::new(AdaptiveLayer::new(
+        name,
+        parameters(config)?,
+        context,
+    )?))
+}
+
+/// Adaptive layers around Matryoshka, each of which draws one layer and one dimension a step unless
+/// told otherwise (`sentence_transformer/losses/matryoshka_2d.py`).
+fn matryoshka_2d(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
+    const OF_MATRYOSHKA: [&str; 6] = [
+        "loss",
+        "matryoshka_dims",
+        "dims",
+        "matryoshka_weights",
+        "weights",
+        "n_dims_per_step",
+    ];
+    let (mut inner, mut outer): (Map<String, Value>, Map<String, Value>) = config
+        .parameters
+        .clone()
+        .into_iter()
+        .partition(|(key, _)| OF_MATRYOSHKA.contains(&key.as_str()));
+    inner.entry("n_dims_per_step").or_insert_with(|| 1.into());
+    inner.insert("name".to_owned(), "matryoshka".into());
+    outer.insert("loss".to_owned(), inner.into());
+    let config = LossConfig {
+        name: config.name,
+        parameters: outer,
+    };
+    let name = "Matryoshka2dLoss";
+    Ok(Box::new(AdaptiveLayer::new(
+        name,
+        parameters(&config)?,
+        context,
+    )?))
 }
 
 /// Multiple Negatives Ranking from anchor to document and back, averaged.

@@ -1,7 +1,9 @@
 //! Embedding distillation: a student's embeddings have to equal its teacher's.
 
+use crate::config::BuildContext;
 use crate::cosine_similarity::COSINE_EPS;
 use crate::inputs::{self, Accepts, LabelKind, Requirements};
+use crate::linear::Linear;
 use crate::similarity::row_norm;
 use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,9 @@ use tch::{Kind, Reduction, TchError, Tensor};
 ///
 /// # Defaults
 ///
-/// `distance_metric` cosine.
+/// `distance_metric` cosine, and no projection. With `projection_dim` the student's embeddings go
+/// through a linear layer first, whose weights, `projection.weight` and `projection.bias`, are
+/// trained too and handed out by [`Loss::parameters`].
 ///
 /// # When to use
 ///
@@ -39,12 +43,22 @@ use tch::{Kind, Reduction, TchError, Tensor};
 /// Kim et al. 2023, equations 7 and 8, <https://arxiv.org/abs/2301.12005>; Reimers and Gurevych 2020,
 /// <https://arxiv.org/abs/2004.09813>. Upstream files: `sentence_transformer/losses/embed_distill.py`
 /// and `mse.py`.
+#[derive(Debug)]
+pub struct EmbedDistill {
+    metric: Metric,
+    projection: Option<Linear>,
+}
+
+/// The parameters of [`EmbedDistill`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct EmbedDistill {
+pub struct EmbedDistillOptions {
     /// How student and teacher are compared.
     #[serde(alias = "distance")]
     pub distance_metric: Metric,
+    /// The teacher's dimension, where it isn't the student's: a trained linear layer leads there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_dim: Option<i64>,
 }
 
 /// The mean squared error of [`EmbedDistill`], under the name that it had first.
@@ -73,11 +87,37 @@ const REQUIREMENTS: Requirements = Requirements::new(&[Accepts {
     labels: LabelKind::FloatVector,
 }]);
 
-impl Default for EmbedDistill {
+impl Default for EmbedDistillOptions {
     fn default() -> Self {
         Self {
             distance_metric: Metric::Cosine,
+            projection_dim: None,
         }
+    }
+}
+
+impl EmbedDistill {
+    /// With a projection where the options have one, whose weights are random as
+    /// `torch.nn.Linear`'s after `torch.manual_seed(context.seed)`.
+    ///
+    /// # Errors
+    /// Where `projection_dim` is below 1.
+    pub fn new(options: EmbedDistillOptions, context: &BuildContext) -> Result<Self, LossError> {
+        let projection = match options.projection_dim {
+            None => None,
+            Some(dimension) if dimension >= 1 => {
+                let own = context.dimension.unwrap_or(1);
+                Some(Linear::new(own, dimension, context)?)
+            }
+            Some(dimension) => {
+                let problem = format!("projection_dim is {dimension}, but must be at least 1");
+                return Err(LossError::parameter(NAME, problem));
+            }
+        };
+        Ok(Self {
+            metric: options.distance_metric,
+            projection,
+        })
     }
 }
 
@@ -91,7 +131,22 @@ impl Loss for EmbedDistill {
     }
 
     fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        distill(NAME, self.distance_metric, embeddings, labels)
+        let Some(projection) = &self.projection else {
+            return distill(NAME, self.metric, embeddings, labels);
+        };
+        let columns = inputs::columns(NAME, embeddings, 1, None)?;
+        let projected = columns.iter().map(|column| projection.forward(column));
+        distill(
+            NAME,
+            self.metric,
+            &projected.collect::<Result<Vec<_>, _>>()?,
+            labels,
+        )
+    }
+
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        let projection = self.projection.as_ref();
+        projection.map_or_else(Vec::new, |projection| projection.parameters("projection"))
     }
 }
 

@@ -28,7 +28,7 @@ use tch::{Kind, Reduction, TchError, Tensor};
 ///
 /// # Defaults
 ///
-/// `temperature` 0.01, `margin_strategy` absolute, `margin` 0, `contrast_anchors` and
+/// `guide` has to be given for training. `temperature` 0.01, `margin_strategy` absolute, `margin` 0, `contrast_anchors` and
 /// `contrast_positives` true.
 ///
 /// # When to use
@@ -48,6 +48,9 @@ use tch::{Kind, Reduction, TchError, Tensor};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GistEmbed {
+    /// The guide: a folder, or a name on the hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guide: Option<String>,
     /// Divides the similarities.
     pub temperature: f64,
     /// What the margin is measured by.
@@ -76,6 +79,7 @@ const NAME: &str = "GISTEmbedLoss";
 impl Default for GistEmbed {
     fn default() -> Self {
         Self {
+            guide: None,
             temperature: 0.01,
             margin_strategy: MarginStrategy::Absolute,
             margin: 0.0,
@@ -100,6 +104,10 @@ impl Loss for GistEmbed {
             accepts,
             guide: true,
         }
+    }
+
+    fn guide(&self) -> Option<&str> {
+        self.guide.as_deref()
     }
 
     fn validate(&self) -> Result<(), LossError> {

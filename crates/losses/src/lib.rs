@@ -12,7 +12,7 @@
 //! use tch::{Device, Kind, Tensor};
 //!
 //! let config: LossConfig = "mnrl:scale=30".parse()?;
-//! let loss = config.build(&BuildContext { dimension: 4, device: Device::Cpu })?;
+//! let loss = config.build(&BuildContext { dimension: Some(4), device: Device::Cpu, seed: 42 })?;
 //! loss.check(2, LabelKind::None)?;
 //! let anchors = Tensor::f_eye(4, (Kind::Float, Device::Cpu))?;
 //! let value = loss.compute(&[anchors.shallow_clone(), anchors], None)?;
@@ -45,8 +45,10 @@ pub mod softmax;
 pub mod triplet;
 
 mod config;
+mod draw;
 mod error;
 mod inputs;
+mod linear;
 
 pub use config::{BuildContext, LossConfig, names};
 pub use error::LossError;
@@ -103,27 +105,38 @@ pub trait Loss: std::fmt::Debug + Send {
         None
     }
 
-    /// How many of the layers before the last, drawn at random for each step, the loss is to be
-    /// computed on as well, by [`Self::compute_layers`]; -1 is all of them.
-    fn layers_per_step(&self) -> Option<i64> {
+    /// The model whose embeddings [`Requirements::guide`] asks for: a folder, or a name on the hub.
+    fn guide(&self) -> Option<&str> {
         None
     }
 
-    /// The loss of one batch from the embeddings of several layers of the model.
-    ///
-    /// `last` is as in [`Self::compute`]. `prior` holds, for each earlier layer drawn, its index (0 is
-    /// the embedding of the words) and its columns, pooled like the last; a guide's columns are in
-    /// `last` only. Losses that look at the last layer alone leave `prior` aside.
+    /// Which of the `n_prior` layers before the last the loss is to be computed on as well in the
+    /// step of this seed, in order; 0 is the embedding of the words. Most losses look at none.
+    fn prior_layers(&self, n_prior: usize, seed: u64) -> Vec<usize> {
+        let _ = (n_prior, seed);
+        Vec::new()
+    }
+
+    /// The loss of one batch in a step of training: [`Self::compute`], unless the loss looks at
+    /// earlier layers too or draws something at random.
     ///
     /// # Errors
     /// As [`Self::compute`].
-    fn compute_layers(
-        &self,
-        last: &[Tensor],
-        prior: &[(usize, Vec<Tensor>)],
-        labels: Option<&Tensor>,
-    ) -> Result<Tensor, LossError> {
-        let _ = prior;
-        self.compute(last, labels)
+    fn compute_step(&self, step: &StepInputs<'_>) -> Result<Tensor, LossError> {
+        self.compute(step.embeddings, step.labels)
     }
+}
+
+/// What [`Loss::compute_step`] computes a loss from.
+#[derive(Debug, Clone, Copy)]
+pub struct StepInputs<'a> {
+    /// The columns, as in [`Loss::compute`].
+    pub embeddings: &'a [Tensor],
+    /// For each of [`Loss::prior_layers`], its index and its columns, pooled like the last layer's. A
+    /// guide's columns are in `embeddings` only.
+    pub prior: &'a [(usize, Vec<Tensor>)],
+    /// One entry per row, as in [`Loss::compute`].
+    pub labels: Option<&'a Tensor>,
+    /// Decides what is drawn at random: the same seed draws the same.
+    pub seed: u64,
 }

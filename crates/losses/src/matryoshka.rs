@@ -1,9 +1,10 @@
 //! Matryoshka: any loss, also on the first dimensions of the embeddings.
 
 use crate::config::{BuildContext, LossConfig};
+use crate::draw::sample;
 use crate::inputs::{LabelKind, Requirements};
 use crate::similarity::normalize;
-use crate::{Loss, LossError};
+use crate::{Loss, LossError, StepInputs};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -23,7 +24,8 @@ use tch::Tensor;
 ///
 /// # Defaults
 ///
-/// `matryoshka_weights` 1 each; `matryoshka_dims` and `loss` have to be given, as in
+/// `matryoshka_weights` 1 each, `n_dims_per_step` -1, which is all; where it is more, so many
+/// dimensions are drawn for each step. `matryoshka_dims` and `loss` have to be given, as in
 /// `matryoshka:dims=768+256+64/mnrl:scale=30`.
 ///
 /// # When to use
@@ -39,13 +41,14 @@ use tch::Tensor;
 /// # Paper
 ///
 /// Kusupati et al. 2022, <https://arxiv.org/abs/2205.13147>. Upstream file:
-/// `sentence_transformer/losses/matryoshka.py`; its `n_dims_per_step` is left out.
+/// `sentence_transformer/losses/matryoshka.py`.
 #[derive(Debug)]
 pub struct Matryoshka {
     inner: Box<dyn Loss>,
     /// Dimensions with their weights, the greatest first.
     dims: Vec<(i64, f64)>,
-    dimension: i64,
+    n_dims_per_step: i64,
+    dimension: Option<i64>,
 }
 
 /// The parameters of [`Matryoshka`].
@@ -65,6 +68,13 @@ pub struct MatryoshkaOptions {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub matryoshka_weights: Vec<f64>,
+    /// How many dimensions are drawn per step; -1 is all.
+    #[serde(default = "all")]
+    pub n_dims_per_step: i64,
+}
+
+fn all() -> i64 {
+    -1
 }
 
 const NAME: &str = "MatryoshkaLoss";
@@ -80,6 +90,7 @@ impl Matryoshka {
             loss,
             matryoshka_dims: dims,
             matryoshka_weights: weights,
+            n_dims_per_step,
         } = options;
         let inner = loss.build(context)?;
         if !inner.parameters().is_empty() {
@@ -95,11 +106,26 @@ impl Matryoshka {
                 "matryoshka_dims is empty: name a dimension",
             ));
         }
-        let full = context.dimension;
-        if let Some(dim) = dims.iter().find(|dim| !(1..=full).contains(*dim)) {
+        if !inner.prior_layers(1, 0).is_empty() {
             let problem = format!(
-                "matryoshka_dims has {dim}, but must be from 1 to the model's dimension, {full}"
+                "{} goes around this loss: write it as adaptive-layer/matryoshka",
+                inner.name()
             );
+            return Err(LossError::parameter(NAME, problem));
+        }
+        let full = context.dimension.unwrap_or(i64::MAX);
+        if let Some(dim) = dims.iter().find(|dim| !(1..=full).contains(*dim)) {
+            let upper = context
+                .dimension
+                .map_or(String::new(), |full| format!(", {full}"));
+            let problem = format!(
+                "matryoshka_dims has {dim}, but must be from 1 to the model's dimension{upper}"
+            );
+            return Err(LossError::parameter(NAME, problem));
+        }
+        if n_dims_per_step < 1 && n_dims_per_step != -1 {
+            let problem =
+                format!("n_dims_per_step is {n_dims_per_step}, but must be at least 1, or -1");
             return Err(LossError::parameter(NAME, problem));
         }
         if !weights.is_empty() && weights.len() != dims.len() {
@@ -117,7 +143,8 @@ impl Matryoshka {
         Ok(Self {
             inner,
             dims,
-            dimension: full,
+            n_dims_per_step,
+            dimension: context.dimension,
         })
     }
 }
@@ -135,14 +162,47 @@ impl Loss for Matryoshka {
         self.inner.check(columns, labels)
     }
 
+    fn guide(&self) -> Option<&str> {
+        self.inner.guide()
+    }
+
+    /// Over all dimensions, whatever `n_dims_per_step`.
     fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let step = StepInputs {
+            embeddings,
+            prior: &[],
+            labels,
+            seed: 0,
+        };
+        self.over(&self.dims, &step)
+    }
+
+    fn compute_step(&self, step: &StepInputs<'_>) -> Result<Tensor, LossError> {
+        match usize::try_from(self.n_dims_per_step) {
+            Ok(n_drawn) if n_drawn < self.dims.len() => {
+                let drawn = sample(self.dims.len(), n_drawn, step.seed);
+                let dims: Vec<_> = drawn.into_iter().map(|i| self.dims[i]).collect();
+                self.over(&dims, step)
+            }
+            _ => self.over(&self.dims, step),
+        }
+    }
+
+    fn mini_batch_size(&self) -> Option<usize> {
+        self.inner.mini_batch_size()
+    }
+}
+
+impl Matryoshka {
+    fn over(&self, dims: &[(i64, f64)], step: &StepInputs<'_>) -> Result<Tensor, LossError> {
+        let embeddings = step.embeddings;
         // A guide's embeddings follow the model's own and stay whole.
         let own = match self.requirements().guide {
             true => embeddings.len() / 2,
             false => embeddings.len(),
         };
         let mut total: Option<Tensor> = None;
-        for (dim, weight) in &self.dims {
+        for (dim, weight) in dims {
             let mut cut = Vec::with_capacity(embeddings.len());
             for (index, column) in embeddings.iter().enumerate() {
                 let shape = column.size();
@@ -163,15 +223,19 @@ impl Loss for Matryoshka {
                 let column = crate::inputs::raise(column)?;
                 cut.push(normalize(&column.f_narrow(1, 0, *dim)?)?);
             }
-            let labels = match labels {
-                Some(labels) if labels.dim() == 2 && labels.size()[1] == self.dimension => {
+            let labels = match step.labels {
+                Some(labels) if labels.dim() == 2 && Some(labels.size()[1]) == self.dimension => {
                     Some(labels.f_narrow(1, 0, *dim)?)
                 }
                 labels => labels.map(Tensor::shallow_clone),
             };
             let part = self
                 .inner
-                .compute(&cut, labels.as_ref())?
+                .compute_step(&StepInputs {
+                    embeddings: &cut,
+                    labels: labels.as_ref(),
+                    ..*step
+                })?
                 .f_mul_scalar(*weight)?;
             total = Some(match total {
                 Some(total) => total.f_add(&part)?,
@@ -180,9 +244,5 @@ impl Loss for Matryoshka {
         }
         total
             .ok_or_else(|| LossError::parameter(NAME, "matryoshka_dims is empty: name a dimension"))
-    }
-
-    fn mini_batch_size(&self) -> Option<usize> {
-        self.inner.mini_batch_size()
     }
 }

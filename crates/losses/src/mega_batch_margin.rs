@@ -21,7 +21,8 @@ use tch::{Kind, TchError, Tensor};
 ///
 /// # Defaults
 ///
-/// `positive_margin` 0.8, `negative_margin` 0.3.
+/// `positive_margin` 0.8, `negative_margin` 0.3, `use_mini_batched_version` true with
+/// `mini_batch_size` 50: the batch is embedded in parts, see [`cached`](crate::cached).
 ///
 /// # When to use
 ///
@@ -43,6 +44,10 @@ pub struct MegaBatchMargin {
     pub positive_margin: f64,
     /// The greatest cosine of anchor and hardest negative.
     pub negative_margin: f64,
+    /// Whether the batch is embedded in parts.
+    pub use_mini_batched_version: bool,
+    /// Rows per part.
+    pub mini_batch_size: usize,
 }
 
 const NAME: &str = "MegaBatchMarginLoss";
@@ -52,6 +57,8 @@ impl Default for MegaBatchMargin {
         Self {
             positive_margin: 0.8,
             negative_margin: 0.3,
+            use_mini_batched_version: true,
+            mini_batch_size: 50,
         }
     }
 }
@@ -67,6 +74,19 @@ impl Loss for MegaBatchMargin {
             max_columns: Some(2),
             labels: LabelKind::None,
         }])
+    }
+
+    fn validate(&self) -> Result<(), LossError> {
+        if self.mini_batch_size == 0 {
+            let problem = "mini_batch_size is 0, but must be at least 1";
+            return Err(LossError::parameter(NAME, problem));
+        }
+        Ok(())
+    }
+
+    fn mini_batch_size(&self) -> Option<usize> {
+        self.use_mini_batched_version
+            .then_some(self.mini_batch_size)
     }
 
     fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {

@@ -2,9 +2,10 @@
 
 use crate::config::BuildContext;
 use crate::inputs::{self, Accepts, LabelKind, Requirements};
+use crate::linear::Linear;
 use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Reduction, TchError, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 /// Cross-entropy of a linear classifier over the classes of a pair.
 ///
@@ -44,8 +45,7 @@ use tch::{Kind, Reduction, TchError, Tensor};
 #[derive(Debug)]
 pub struct Softmax {
     options: SoftmaxOptions,
-    weight: Tensor,
-    bias: Tensor,
+    classifier: Linear,
 }
 
 /// The parameters of [`Softmax`].
@@ -76,7 +76,8 @@ impl Default for SoftmaxOptions {
 }
 
 impl Softmax {
-    /// A classifier with random weights, as `torch.nn.Linear` draws them, from libtorch's generator.
+    /// A classifier with the random weights that `torch.nn.Linear` draws after
+    /// `torch.manual_seed(context.seed)`.
     ///
     /// # Errors
     /// Where no part of the features is asked for or there are fewer than two classes.
@@ -96,18 +97,11 @@ impl Softmax {
             );
             return Err(LossError::parameter(NAME, problem));
         }
-        let features = parts * context.dimension;
-        let bound = 1.0 / (features as f64).sqrt();
-        let uniform = |shape: &[i64]| -> Result<Tensor, TchError> {
-            let mut values = Tensor::f_empty(shape, (Kind::Float, context.device))?;
-            values.f_uniform_(-bound, bound)?.f_set_requires_grad(true)
-        };
-        let weight = uniform(&[options.num_labels, features])?;
-        let bias = uniform(&[options.num_labels])?;
+        let features = parts * context.dimension.unwrap_or(1);
+        let classifier = Linear::new(features, options.num_labels, context)?;
         Ok(Self {
             options,
-            weight,
-            bias,
+            classifier,
         })
     }
 
@@ -129,7 +123,7 @@ impl Softmax {
         if self.options.concatenation_sent_multiplication {
             features.push(u.f_mul(v)?);
         }
-        Ok(Tensor::f_cat(&features, 1)?.f_linear(&self.weight, Some(&self.bias))?)
+        Ok(self.classifier.forward(&Tensor::f_cat(&features, 1)?)?)
     }
 }
 
@@ -154,9 +148,6 @@ impl Loss for Softmax {
     }
 
     fn parameters(&self) -> Vec<(String, Tensor)> {
-        vec![
-            ("classifier.weight".to_owned(), self.weight.shallow_clone()),
-            ("classifier.bias".to_owned(), self.bias.shallow_clone()),
-        ]
+        self.classifier.parameters("classifier")
     }
 }

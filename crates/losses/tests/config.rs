@@ -1,12 +1,13 @@
 //! Losses by name and parameters, and what is refused.
 
-use losses::{BuildContext, LabelKind, Loss, LossConfig, LossError, names};
+use losses::{BuildContext, LabelKind, Loss, LossConfig, LossError, StepInputs, names};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 const CONTEXT: BuildContext = BuildContext {
-    dimension: 8,
+    dimension: Some(8),
     device: Device::Cpu,
+    seed: 42,
 };
 
 fn build(text: &str) -> Result<Box<dyn Loss>, LossError> {
@@ -27,6 +28,7 @@ fn every_name_builds_and_goes_by_its_class_too() {
     for name in names() {
         let text = match name {
             "matryoshka" => "matryoshka:dims=8+4/mnrl".to_owned(),
+            "matryoshka-2d" => "matryoshka-2d:dims=8+4/mnrl".to_owned(),
             "adaptive-layer" => "adaptive-layer/mnrl".to_owned(),
             name => name.to_owned(),
         };
@@ -85,12 +87,110 @@ fn parameters_count() {
         Some(2)
     );
     assert_eq!(build("mnrl").unwrap().mini_batch_size(), None);
+    let layers = |text: &str, seed| build(text).unwrap().prior_layers(5, seed);
     assert_eq!(
-        build("adaptive-layer:n_layers_per_step=-1/mnrl")
-            .unwrap()
-            .layers_per_step(),
-        Some(-1)
+        layers("adaptive-layer:n_layers_per_step=-1/mnrl", 0),
+        [0, 1, 2, 3, 4]
     );
+    assert_eq!(
+        layers("adaptive-layer:n_layers_per_step=9/mnrl", 0).len(),
+        5
+    );
+    assert_eq!(layers("mnrl", 0), [0; 0]);
+    let drawn: Vec<usize> = (0..40)
+        .flat_map(|seed| layers("adaptive-layer/mnrl", seed))
+        .collect();
+    assert_eq!(drawn.len(), 40);
+    assert!((0..5).all(|layer| drawn.contains(&layer)), "{drawn:?}");
+    assert_eq!(
+        build("mega-batch-margin").unwrap().mini_batch_size(),
+        Some(50)
+    );
+    let whole = build("mega-batch-margin:use-mini-batched-version=false").unwrap();
+    assert_eq!(whole.mini_batch_size(), None);
+}
+
+/// Of the dimensions, so many are drawn as asked for: the loss of a step is one of those that its
+/// dimensions have alone.
+#[test]
+fn dimensions_are_drawn() {
+    let columns = [rows(1, 4), rows(2, 4)];
+    let step = |text: &str, seed| {
+        let step = StepInputs {
+            embeddings: &columns,
+            prior: &[],
+            labels: None,
+            seed,
+        };
+        f64::try_from(build(text).unwrap().compute_step(&step).unwrap()).unwrap()
+    };
+    let single = [8, 6, 2].map(|dim| step(&format!("matryoshka:dims={dim}/mnrl"), 0));
+    let mut drawn = [0; 3];
+    for seed in 0..60 {
+        let value = step("matryoshka:dims=8+6+2,n_dims_per_step=1/mnrl", seed);
+        let place = single.iter().position(|alone| *alone == value).unwrap();
+        drawn[place] += 1;
+    }
+    assert!(drawn.iter().all(|&count| count > 5), "{drawn:?}");
+    let all = step("matryoshka:dims=8+6+2/mnrl", 0);
+    assert_eq!(all, step("matryoshka:dims=8+6+2,n_dims_per_step=3/mnrl", 5));
+    assert!((all - single.iter().sum::<f64>()).abs() < 1e-5);
+    let both = build("matryoshka-2d:dims=8+6+2,n_layers_per_step=-1/mnrl").unwrap();
+    assert_eq!(both.name(), "Matryoshka2dLoss");
+    assert_eq!(both.prior_layers(3, 0), [0, 1, 2]);
+    let value = step("matryoshka-2d:dims=8+6+2/mnrl", 1);
+    assert!(single.contains(&value));
+}
+
+#[test]
+fn a_guide_is_a_path() {
+    for (text, guide) in [
+        ("gist-embed:guide=/models/a+b/c,margin=0.1", "/models/a+b/c"),
+        ("gist:guide=org/name@v1", "org/name@v1"),
+        ("adaptive-layer/gist:guide=./a/b", "./a/b"),
+        (
+            "cached-gist-embed:guide=org/name,mini_batch_size=4",
+            "org/name",
+        ),
+        ("matryoshka:dims=4/gist:guide=org/name", "org/name"),
+    ] {
+        assert_eq!(build(text).unwrap().guide(), Some(guide), "{text}");
+        let config: LossConfig = text.parse().unwrap();
+        let again: LossConfig = config.to_string().parse().unwrap();
+        assert_eq!(again, config);
+    }
+}
+
+/// Without a model all is found but what depends on its dimension.
+#[test]
+fn parameters_are_checked_without_a_model() {
+    let check = |text: &str| text.parse::<LossConfig>().unwrap().check();
+    for text in [
+        "softmax",
+        "embed-distill:projection_dim=768",
+        "matryoshka:dims=768+64/mnrl",
+        "matryoshka-2d:dims=768+64/mnrl",
+    ] {
+        check(text).unwrap();
+    }
+    for (text, part) in [
+        ("mnrl:scale=0", "scale is 0"),
+        ("matryoshka:dims=0/mnrl", "from 1 to the model's dimension"),
+        (
+            "matryoshka:dims=8,n_dims_per_step=0/mnrl",
+            "n_dims_per_step is 0",
+        ),
+        ("softmax:num_labels=1", "num_labels is 1"),
+        ("embed-distill:projection_dim=0", "projection_dim is 0"),
+        (
+            "matryoshka-2d:dims=8,kl_temperature=-1/mnrl",
+            "kl_temperature is -1",
+        ),
+        ("matryoshka-2d:dims=8,scale=2/mnrl", "unknown field `scale`"),
+    ] {
+        let message = problem(check(text));
+        assert!(message.contains(part), "{text}: {message}");
+    }
 }
 
 #[test]
@@ -143,6 +243,19 @@ fn bad_parameters_are_named() {
         ),
         ("matryoshka:dims=8/mrnl", "unknown loss `mrnl`"),
         ("adaptive-layer/cached-mnrl", "embeds in mini-batches"),
+        ("adaptive-layer/mega-batch-margin", "embeds in mini-batches"),
+        (
+            "adaptive-layer/adaptive-layer/mnrl",
+            "looks at layers itself",
+        ),
+        (
+            "matryoshka:dims=8/adaptive-layer/mnrl",
+            "goes around this loss",
+        ),
+        (
+            "mega-batch-margin:mini_batch_size=0",
+            "mini_batch_size is 0",
+        ),
         (
             "adaptive-layer:n_layers_per_step=0/mnrl",
             "n_layers_per_step is 0",

@@ -1,8 +1,8 @@
 //! Values and gradients against sentence-transformers 6.0.1; `fixtures/make_fixtures.py` made the
 //! figures.
 
-use losses::cached::embedding_gradients;
-use losses::{BuildContext, LossConfig};
+use losses::cached::gradients;
+use losses::{BuildContext, LossConfig, StepInputs};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -117,6 +117,23 @@ fn adaptive_layer() {
 }
 
 #[test]
+fn matryoshka_2d() {
+    agree(include_str!("fixtures/matryoshka_2d.json"));
+}
+
+#[test]
+fn cached_gist_embed() {
+    agree(include_str!("fixtures/cached_gist_embed.json"));
+}
+
+#[test]
+fn cached_multiple_negatives_symmetric_ranking() {
+    agree(include_str!(
+        "fixtures/cached_multiple_negatives_symmetric_ranking.json"
+    ));
+}
+
+#[test]
 fn cached_multiple_negatives_ranking() {
     agree(include_str!(
         "fixtures/cached_multiple_negatives_ranking.json"
@@ -139,8 +156,9 @@ fn agree(cases: &str) {
         let columns = leaves(&case["columns"]);
         let config: LossConfig = serde_json::from_value(case["loss"].clone()).unwrap();
         let context = BuildContext {
-            dimension: columns[0].size()[1],
+            dimension: Some(columns[0].size()[1]),
             device: Device::Cpu,
+            seed: 0,
         };
         let loss = config.build(&context).unwrap();
         for (name, parameter) in loss.parameters() {
@@ -156,15 +174,21 @@ fn agree(cases: &str) {
             Some(layers) => layers.as_array().unwrap().iter().map(leaves).collect(),
             None => Vec::new(),
         };
+        // Upstream draws with Python's generator, so cases take all layers.
         assert_eq!(
-            loss.layers_per_step().is_some(),
-            !layers.is_empty(),
+            loss.prior_layers(layers.len(), 0).len(),
+            layers.len(),
             "{title}"
         );
         let copies = |layer: &Vec<Tensor>| layer.iter().map(Tensor::shallow_clone).collect();
         let prior: Vec<_> = layers.iter().map(copies).enumerate().collect();
-        let value = loss.compute_layers(&embeddings, &prior, labels.as_ref());
-        let value = value.expect(&title);
+        let step = StepInputs {
+            embeddings: &embeddings,
+            prior: &prior,
+            labels: labels.as_ref(),
+            seed: 0,
+        };
+        let value = loss.compute_step(&step).expect(&title);
         assert_eq!(value.size(), [0i64; 0], "{title}: a loss is a scalar");
         value.backward();
         close(&value.detach(), &case["value"], &title);
@@ -180,21 +204,21 @@ fn agree(cases: &str) {
                 );
             }
         }
-        if loss.parameters().is_empty() && layers.is_empty() {
-            let (cached, gradients) =
-                embedding_gradients(loss.as_ref(), &embeddings, labels.as_ref(), 1.0).unwrap();
-            close(&cached, &case["value"], &title);
-            for (gradient, expected) in gradients.iter().zip(case["gradients"].as_array().unwrap())
-            {
-                close(gradient, expected, &title);
+        let all = gradients(loss.as_ref(), &step, 1.0).unwrap();
+        close(&all.value, &case["value"], &title);
+        let expected = case["gradients"].as_array().unwrap();
+        for (gradient, expected) in all.embeddings.iter().zip(expected) {
+            close(gradient, expected, &title);
+        }
+        for (layer, gradients) in all.prior.iter().enumerate() {
+            for (index, gradient) in gradients.iter().enumerate() {
+                close(gradient, &case["layer_gradients"][layer][index], &title);
             }
         }
-        for (name, parameter) in loss.parameters() {
-            close(
-                &parameter.grad(),
-                &case["owned_gradients"][&name],
-                &format!("{title} {name}"),
-            );
+        for ((name, parameter), gradient) in loss.parameters().iter().zip(&all.parameters) {
+            let expected = &case["owned_gradients"][name];
+            close(&parameter.grad(), expected, &format!("{title} {name}"));
+            close(gradient, expected, &format!("{title} {name}"));
         }
     }
 }

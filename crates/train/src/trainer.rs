@@ -11,10 +11,13 @@ use std::{
 
 use data::{
     Dataset, Labels, TokenizedDataset,
-    sampler::{epoch_batches, n_batches_upper_bound},
+    sampler::{self, epoch_batches, n_batches},
 };
 use eval::{Metrics, csv::At};
-use losses::{LabelKind, Loss, cached::embedding_gradients};
+use losses::{
+    LabelKind, Loss, StepInputs,
+    cached::{Gradients, gradients},
+};
 use model::{ChunkLimit, ChunkedBatch, SentenceTransformer};
 use serde_json::json;
 use tch::Tensor;
@@ -97,6 +100,11 @@ impl<'a> Trainer<'a> {
                 "--eval-strategy asks for evaluations, but there is no --eval-data".to_owned(),
             ));
         }
+        sampler::check(
+            arguments.batch_sampler,
+            &data.dataset,
+            arguments.per_device_train_batch_size,
+        )?;
         let plan = plan(&arguments, &data.dataset, model)?;
         let schedule = Schedule {
             kind: arguments.lr_scheduler_type,
@@ -266,9 +274,16 @@ impl<'a> Trainer<'a> {
             .model
             .forward_backward(batch, seed, &self.gradient, |embeddings| {
                 let (columns, labels) = loss_inputs(embeddings, rows, self.data)?;
-                let (loss, gradients) =
-                    embedding_gradients(self.loss, &columns, labels.as_ref(), share)?;
-                Ok::<_, TrainError>((loss, Tensor::f_cat(&gradients, 0)?))
+                let step = StepInputs {
+                    embeddings: &columns,
+                    prior: &[],
+                    labels: labels.as_ref(),
+                    seed,
+                };
+                let Gradients {
+                    value, embeddings, ..
+                } = gradients(self.loss, &step, share)?;
+                Ok::<_, TrainError>((value, Tensor::f_cat(&embeddings, 0)?))
             })?;
         Ok(f64::try_from(&loss)?)
     }
@@ -539,8 +554,9 @@ fn plan(
     model: &SentenceTransformer,
 ) -> Result<Plan, TrainError> {
     let n_rows = dataset.n_rows();
-    let n_batches = n_batches_upper_bound(
-        n_rows,
+    let n_batches = n_batches(
+        arguments.batch_sampler,
+        dataset,
         arguments.per_device_train_batch_size,
         arguments.dataloader_drop_last,
     );

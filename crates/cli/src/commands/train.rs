@@ -52,6 +52,7 @@ fn run_in(
         .loss
         .clone()
         .context("a resolved configuration names its loss")?;
+    loss_config.check().context("--loss")?;
     let checkpoint = resume_from(folder, flags)?;
 
     let model_name = flags
@@ -66,7 +67,7 @@ fn run_in(
             .set_dropout(dropout)
             .map_err(|error| UsageError(format!("--dropout: {error}")))?;
     }
-    let loss = build_loss(&loss_config, &model).context("--loss")?;
+    let loss = build_loss(&loss_config, &model, arguments.seed).context("--loss")?;
     let training = tokenize(inputs.train, model.tokenizer(), talk, interrupt)?;
     let own_similarity = [model.similarity_fn_name().parse()?];
     let dev = evaluation(inputs.eval, &own_similarity, &model, talk, interrupt)?;
@@ -242,16 +243,18 @@ fn load_inputs(flags: &TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow
 fn build_loss(
     config: &LossConfig,
     model: &SentenceTransformer,
+    seed: u64,
 ) -> Result<Box<dyn losses::Loss>, TrainError> {
     let loss = config.build(&BuildContext {
-        dimension: model.dimension(),
+        dimension: Some(model.dimension()),
         device: Device::Cpu,
+        seed,
     })?;
     let missing = if loss.requirements().guide {
         Some("a guide model beside the one that is trained")
     } else if !loss.parameters().is_empty() {
         Some("weights of its own that are trained with the model's")
-    } else if loss.layers_per_step().is_some() {
+    } else if !loss.prior_layers(1, 0).is_empty() {
         Some("the embeddings of the model's earlier layers")
     } else {
         None

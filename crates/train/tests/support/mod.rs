@@ -54,8 +54,9 @@ pub(crate) fn read_evaluation(name: &str, model: &SentenceTransformer) -> Evalua
 pub(crate) fn loss(name: &str) -> Box<dyn Loss> {
     let config: LossConfig = name.parse().unwrap();
     let context = BuildContext {
-        dimension: 32,
+        dimension: Some(32),
         device: Device::Cpu,
+        seed: 42,
     };
     config.build(&context).unwrap()
 }
