@@ -7,7 +7,7 @@ mod support;
 
 use std::{collections::BTreeMap, path::Path};
 
-use losses::cached::embedding_gradients;
+use losses::{StepInputs, cached::gradients};
 use model::{ChunkLimit, ChunkedBatch};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -274,8 +274,14 @@ fn check_gradient(name: &str, file: &str) {
     let value = model
         .forward_backward(&batch, 0, &gradient, |embeddings| {
             let columns = embeddings.split(8, 0);
-            let (value, gradients) = embedding_gradients(loss.as_ref(), &columns, None, 1.0)?;
-            Ok::<_, TrainError>((value, Tensor::cat(&gradients, 0)))
+            let step = StepInputs {
+                embeddings: &columns,
+                prior: &[],
+                labels: None,
+                seed: 0,
+            };
+            let found = gradients(loss.as_ref(), &step, 1.0)?;
+            Ok::<_, TrainError>((found.value, Tensor::cat(&found.embeddings, 0)))
         })
         .unwrap();
     let expected_value = expected[&format!("{name}/loss")].double_value(&[]);
