@@ -1,7 +1,5 @@
 //! Text columns, labels, and the data set they make up.
 
-use std::ops::Range;
-
 /// Texts end to end in one buffer: two allocations, however many rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Texts {
@@ -78,11 +76,9 @@ impl Texts {
         selected
     }
 
-    /// The texts of a range of rows.
-    pub(crate) fn slice(&self, rows: Range<usize>) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.offsets[rows.start..=rows.end]
-            .windows(2)
-            .map(|ends| &self.buffer[ends[0]..ends[1]])
+    /// All texts end to end, and where each begins and ends.
+    pub(crate) fn parts(&self) -> (&str, &[usize]) {
+        (&self.buffer, &self.offsets)
     }
 }
 

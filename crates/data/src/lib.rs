@@ -4,7 +4,7 @@
 //! texts whose order has a meaning, and labels. Whatever is wrong with a file is found there,
 //! before any training, and named by file, row and column; `README.md` beside this crate lists
 //! every kind of bad input with its outcome. [`Dataset::tokenize`] turns the texts into ids once,
-//! and [`sampler`] says which rows make up which batch. Nothing here knows of tensors or models.
+//! [`TokenCache`] keeps them for the next run, and [`sampler`] says which rows make up which batch. Nothing here knows of tensors or models.
 
 mod csv;
 mod dataset;
@@ -18,6 +18,7 @@ mod parquet;
 pub mod sampler;
 pub mod split;
 mod table;
+mod token_cache;
 mod tokens;
 mod write;
 
@@ -26,6 +27,7 @@ pub use crate::{
     embeddings::write_embeddings,
     error::{BadRow, DataError, Defect},
     load::{LoadOptions, OnBadRow, load, load_files},
-    tokens::{TokenColumn, TokenizedDataset},
+    token_cache::{TokenCache, TokenKey, TokenLimits},
+    tokens::{TokenColumn, TokenizedDataset, UniqueTexts},
     write::{Cells, OutputColumn, TableFormat, write_table},
 };

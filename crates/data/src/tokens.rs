@@ -1,6 +1,8 @@
 //! Tokenised columns: what the training loop reads.
 
-use crate::dataset::{Dataset, Labels, TextColumn};
+use std::collections::HashMap;
+
+use crate::dataset::{Dataset, Labels};
 
 /// Token ids of a column's rows, end to end in one buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,36 @@ impl TokenColumn {
     pub fn n_tokens(&self) -> usize {
         self.ids.len()
     }
+
+    /// Appends a row.
+    fn push(&mut self, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.offsets.push(self.ids.len());
+    }
+
+    /// The rows `indices`, in that order.
+    fn select(&self, indices: &[u32]) -> Self {
+        let rows = indices.iter().map(|&i| self.get(i as usize));
+        let n_tokens = rows.clone().map(<[u32]>::len).sum();
+        let mut selected = Self::with_capacity(indices.len(), n_tokens);
+        rows.for_each(|row| selected.push(row));
+        selected
+    }
+
+    fn with_capacity(n_rows: usize, n_tokens: usize) -> Self {
+        let mut offsets = Vec::with_capacity(n_rows + 1);
+        offsets.push(0);
+        Self {
+            ids: Vec::with_capacity(n_tokens),
+            offsets,
+        }
+    }
+}
+
+impl Default for TokenColumn {
+    fn default() -> Self {
+        Self::with_capacity(0, 0)
+    }
 }
 
 /// A [`Dataset`] whose texts have become token ids; made by [`Dataset::tokenize`].
@@ -61,10 +93,31 @@ impl TokenizedDataset {
 /// progress bar moves and an interrupt is seen within a fraction of a second.
 const N_TEXTS_PER_CHUNK: usize = 4096;
 
-impl Dataset {
-    /// Tokenises every text once, column by column, by calling `tokenize` on chunks of texts.
-    /// `tokenize` returns one list of ids a text, in the texts' order; between two calls it may
-    /// advance a progress bar or look for an interrupt and end the work with an error of its own.
+/// The different texts of a [`Dataset`]: a premise that comes with several hypotheses, or a negative that
+/// is another row's positive, is tokenised once. Made by [`Dataset::unique_texts`].
+#[derive(Debug)]
+pub struct UniqueTexts<'d> {
+    dataset: &'d Dataset,
+    /// In the order in which they first come, column by column.
+    texts: Vec<&'d str>,
+    /// For each column, its rows' places in `texts`.
+    columns: Vec<Vec<u32>>,
+}
+
+impl UniqueTexts<'_> {
+    /// Number of different texts.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// Tokenises each text, by calling `tokenize` on chunks of texts. `tokenize` returns one list of ids a
+    /// text, in the texts' order; between two calls it may advance a progress bar or look for an interrupt
+    /// and end the work with an error of its own.
     ///
     /// # Errors
     /// The first error of `tokenize`.
@@ -75,40 +128,54 @@ impl Dataset {
         &self,
         mut tokenize: impl FnMut(&[&str]) -> Result<Vec<Vec<u32>>, E>,
     ) -> Result<TokenizedDataset, E> {
-        let columns = self
-            .columns
-            .iter()
-            .map(|column| tokenize_column(column, &mut tokenize))
-            .collect::<Result<_, E>>()?;
+        let mut unique = TokenColumn::default();
+        for texts in self.texts.chunks(N_TEXTS_PER_CHUNK) {
+            let rows = tokenize(texts)?;
+            assert_eq!(rows.len(), texts.len(), "one list of ids for each text");
+            rows.iter().for_each(|row| unique.push(row));
+        }
+        let columns = self.columns.iter().map(|rows| unique.select(rows));
         Ok(TokenizedDataset {
-            columns,
-            labels: self.labels.clone(),
+            columns: columns.collect(),
+            labels: self.dataset.labels.clone(),
         })
     }
 }
 
-fn tokenize_column<E>(
-    column: &TextColumn,
-    tokenize: &mut impl FnMut(&[&str]) -> Result<Vec<Vec<u32>>, E>,
-) -> Result<TokenColumn, E> {
-    let n_rows = column.texts.len();
-    let mut ids = Vec::new();
-    let mut offsets = Vec::with_capacity(n_rows + 1);
-    offsets.push(0);
-    let mut texts = Vec::with_capacity(N_TEXTS_PER_CHUNK.min(n_rows));
-    for start in (0..n_rows).step_by(N_TEXTS_PER_CHUNK) {
-        texts.clear();
-        texts.extend(
-            column
-                .texts
-                .slice(start..n_rows.min(start + N_TEXTS_PER_CHUNK)),
-        );
-        let rows = tokenize(&texts)?;
-        assert_eq!(rows.len(), texts.len(), "one list of ids for each text");
-        for row in rows {
-            ids.extend_from_slice(&row);
-            offsets.push(ids.len());
+impl Dataset {
+    /// The data set's different texts, to be tokenised once each.
+    pub fn unique_texts(&self) -> UniqueTexts<'_> {
+        let n_texts = self.n_rows() * self.columns.len();
+        let mut places: HashMap<&str, u32> = HashMap::with_capacity(n_texts);
+        let mut texts = Vec::new();
+        let mut place = |text| {
+            *places.entry(text).or_insert_with(|| {
+                texts.push(text);
+                texts.len() as u32 - 1
+            })
+        };
+        let columns = self.columns.iter();
+        let columns = columns
+            .map(|column| column.texts.iter().map(&mut place).collect())
+            .collect();
+        UniqueTexts {
+            dataset: self,
+            texts,
+            columns,
         }
     }
-    Ok(TokenColumn { ids, offsets })
+
+    /// Tokenises every text: [`Dataset::unique_texts`] and [`UniqueTexts::tokenize`].
+    ///
+    /// # Errors
+    /// The first error of `tokenize`.
+    ///
+    /// # Panics
+    /// If `tokenize` returns another number of lists than it was given texts.
+    pub fn tokenize<E>(
+        &self,
+        tokenize: impl FnMut(&[&str]) -> Result<Vec<Vec<u32>>, E>,
+    ) -> Result<TokenizedDataset, E> {
+        self.unique_texts().tokenize(tokenize)
+    }
 }

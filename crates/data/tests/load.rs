@@ -243,6 +243,8 @@ fn tokenize_in_chunks() {
     assert_eq!(tokenized.columns[0].get(12), [97, 49, 50]);
     assert_eq!(tokenized.columns[1].get(9_998), [98, 98, 98, 98]);
     assert_eq!(tokenized.n_tokens()[1], 30_000);
+    // The second column's texts are five, over and over.
+    assert_eq!(dataset.unique_texts().len(), 10_005);
 
     let mut n_left = 2;
     let stopped = dataset.tokenize(|texts| {
