@@ -80,6 +80,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
                 config: flags.config,
                 overwrite_output_dir: flags.overwrite_output_dir,
                 resume_from_checkpoint: flags.resume_from_checkpoint,
+                token_cache: flags.token_cache,
                 json: flags.json,
                 $($field: flags.$field.or(file.$field),)*
             }

@@ -109,6 +109,10 @@ pub(crate) struct TrainFlags {
     /// Dropout probability everywhere [default: the model's].
     #[arg(long, value_name = "P", help_heading = "Model and data")]
     pub(crate) dropout: Option<f64>,
+    /// Keep token ids in the cache folder, and take them from there [default: true].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Model and data")]
+    #[serde(skip)]
+    pub(crate) token_cache: Option<bool>,
 
     /// Loss and its parameters, such as `multiple-negatives-ranking:scale=20`, `triplet:margin=5`; class names
     /// are accepted [default: multiple-negatives-ranking].

@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk. Exit codes: 0 done, 1 failed, 2 used wrongly, 130 and 143 ended by SIGINT
 //! and SIGTERM.
 
+mod cache;
 mod commands;
 mod config;
 mod flags;

@@ -17,6 +17,9 @@ use tokenizers::{
 
 use crate::error::ModelError;
 
+/// The crate and its version: another one may cut texts differently.
+const TOKENIZERS: &str = "tokenizers 0.23.1";
+
 /// Texts to token ids, special tokens included and cut at a maximal length.
 ///
 /// Wraps the tokenizers crate, which Python's sentence-transformers runs too. A hostile
@@ -26,6 +29,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     max_length: usize,
+    id_limit: usize,
 }
 
 impl Tokenizer {
@@ -52,6 +56,21 @@ impl Tokenizer {
     /// The number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// The number of rows of the model's embedding table: every id is below it.
+    pub fn id_limit(&self) -> usize {
+        self.id_limit
+    }
+
+    /// All that ids depend on besides the text, the longest input included: what keys a cache of them.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizers crate fails to write itself down.
+    pub fn identity(&self) -> Result<String, ModelError> {
+        let json = guarded(&self.path, || self.inner.to_string(false))?;
+        Ok(format!("{TOKENIZERS} {json}"))
     }
 
     /// The id of a token.
@@ -167,7 +186,7 @@ impl Tokenizer {
     }
 
     /// Refuses a tokenizer that can give an id which the embedding table does not have.
-    pub(crate) fn check_vocabulary(&self, vocab_size: i64) -> Result<(), ModelError> {
+    pub(crate) fn check_vocabulary(&mut self, vocab_size: i64) -> Result<(), ModelError> {
         let vocabulary = guarded(&self.path, || Ok(self.inner.get_vocab(true)))?;
         let (token, largest) = vocabulary
             .iter()
@@ -196,6 +215,7 @@ impl Tokenizer {
                 ));
             }
         }
+        self.id_limit = vocab_size.max(0) as usize;
         Ok(())
     }
 
@@ -214,6 +234,7 @@ impl Tokenizer {
             inner,
             path: path.to_owned(),
             max_length: 0,
+            id_limit: 0,
         };
         tokenizer.set_max_length(TruncationParams::default().max_length)?;
         Ok(tokenizer)
@@ -244,5 +265,34 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         (Some(message), _) => message,
         (None, Some(message)) => message,
         (None, None) => "no message",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_names_the_version_in_use() {
+        let manifest = include_str!("../../../Cargo.toml");
+        let (name, version) = TOKENIZERS.split_once(' ').unwrap();
+        assert!(manifest.contains(&format!("{name} = {{ version = \"={version}\"")));
+    }
+
+    #[test]
+    fn the_identity_holds_what_ids_depend_on() -> Result<(), ModelError> {
+        let vocab = b"<s>\n<pad>\n</s>\n<unk>\n[UNK]\n<mask>\na\n";
+        let build = |vocab: &[u8]| Tokenizer::from_vocab(Path::new("v"), vocab, &Map::new());
+        let plain = build(vocab)?.identity()?;
+        assert_eq!(build(vocab)?.identity()?, plain);
+        let mut shorter = build(vocab)?;
+        shorter.set_max_length(7)?;
+        let mut cased = build(vocab)?;
+        cased.lower_case()?;
+        let other = build(&[&vocab[..], b"b\n"].concat())?;
+        for tokenizer in [shorter, cased, other] {
+            assert_ne!(tokenizer.identity()?, plain);
+        }
+        Ok(())
     }
 }

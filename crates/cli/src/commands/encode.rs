@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, Write},
     ops::ControlFlow,
     path::Path,
+    time::Instant,
 };
 
 use anyhow::{Context, bail};
@@ -16,6 +17,7 @@ use crate::{
     flags::{EncodeFlags, UsageError},
     interrupt::Interrupt,
     progress::Talk,
+    table::thousands,
 };
 
 /// How embeddings are written.
@@ -36,6 +38,7 @@ pub(crate) fn run(flags: &EncodeFlags, talk: &Talk, interrupt: &Interrupt) -> an
     let options = encode_options(&flags.encoding, &mut model)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let bar = talk.bar("encoding", texts.len());
+    let started = Instant::now();
     let embeddings = model.encode(&texts, &options, &mut |n_encoded| {
         bar.set_position(n_encoded as u64);
         if interrupt.is_set() {
@@ -49,6 +52,12 @@ pub(crate) fn run(flags: &EncodeFlags, talk: &Talk, interrupt: &Interrupt) -> an
         Err(ModelError::Stopped) => return Err(interrupt.error()),
         embeddings => embeddings?,
     };
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(
+        "encoded {} sentences in {seconds:.3} s: {:.1} sentences/s",
+        thousands(texts.len()),
+        texts.len() as f64 / seconds
+    );
     let dimension = embeddings.size()[1] as usize;
     let values = Vec::<f32>::try_from(embeddings.f_view([-1])?)?;
     write(format, &flags.output, &texts, &values, dimension)

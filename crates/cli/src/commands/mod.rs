@@ -8,7 +8,7 @@ pub(crate) mod train;
 
 use std::{ops::ControlFlow, path::Path};
 
-use data::{Dataset, TokenizedDataset};
+use data::{Dataset, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
 use model::{EncodeOptions, SentenceTransformer, Tokenizer};
 use tch::Device;
 use train_crate::{Evaluation, TrainingData};
@@ -47,15 +47,54 @@ fn tokenize(
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<TrainingData> {
-    let n_texts = dataset.n_rows() * dataset.columns.len();
-    let bar = talk.bar("tokenizing", n_texts);
-    let tokens: TokenizedDataset = dataset.tokenize(|texts| {
+    let tokens = token_ids(&dataset, tokenizer, talk, interrupt)?;
+    Ok(tokenized(dataset, tokens))
+}
+
+/// Takes the ids of a data set from the cache, or makes them and keeps them there.
+fn tokenize_cached(
+    dataset: Dataset,
+    tokenizer: &Tokenizer,
+    cache: &TokenCache,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<TrainingData> {
+    let key = TokenKey::new(&dataset, tokenizer.identity()?.as_bytes());
+    let limits = TokenLimits {
+        vocab_size: tokenizer.id_limit(),
+        max_length: tokenizer.max_length(),
+    };
+    if let Some(tokens) = cache.read(&key, &dataset, limits) {
+        return Ok(tokenized(dataset, tokens));
+    }
+    let tokens = token_ids(&dataset, tokenizer, talk, interrupt)?;
+    if let Err(error) = cache.write(&key, &tokens) {
+        tracing::warn!(
+            "the token ids could not be kept for the next run: {error}; SENTUNE_CACHE names another folder, --token-cache=false keeps none"
+        );
+    }
+    Ok(tokenized(dataset, tokens))
+}
+
+fn token_ids(
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<TokenizedDataset> {
+    let texts = dataset.unique_texts();
+    let bar = talk.bar("tokenizing", texts.len());
+    let tokens = texts.tokenize(|texts| {
         interrupt.check()?;
         let ids = tokenizer.encode_batch(texts)?;
         bar.inc(texts.len() as u64);
         anyhow::Ok(ids)
     })?;
     bar.finish_and_clear();
+    Ok(tokens)
+}
+
+fn tokenized(dataset: Dataset, tokens: TokenizedDataset) -> TrainingData {
     tracing::info!(
         "data {}: {} rows of {} texts, {} tokens",
         dataset.name,
@@ -63,7 +102,7 @@ fn tokenize(
         dataset.columns.len(),
         thousands(tokens.n_tokens().iter().sum()),
     );
-    Ok(TrainingData { dataset, tokens })
+    TrainingData { dataset, tokens }
 }
 
 /// The data set that evaluation flags name.

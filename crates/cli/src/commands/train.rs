@@ -1,6 +1,9 @@
 //! `sentune train`: evaluate, fine-tune, evaluate again, and set the two side by side.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, bail};
 use eval::{Metrics, SimilarityFunction};
@@ -14,7 +17,8 @@ use train::{
 };
 
 use crate::{
-    commands::{encode_evaluation, load_model, set_max_seq_length, tokenize},
+    cache::token_cache,
+    commands::{encode_evaluation, load_model, set_max_seq_length, tokenize, tokenize_cached},
     config::{resolve, to_toml, training_arguments},
     flags::{TrainFlags, UsageError},
     interrupt::Interrupt,
@@ -59,8 +63,11 @@ fn run_in(
         .model
         .as_deref()
         .context("a resolved configuration names its model")?;
+    let mut laps = Laps::start();
     let inputs = load_inputs(flags, talk, interrupt)?;
+    laps.end("data");
     let mut model = load_model(model_name, talk, interrupt)?;
+    laps.end("model");
     set_max_seq_length(&mut model, flags.max_seq_length)?;
     if let Some(dropout) = flags.dropout {
         model
@@ -68,16 +75,19 @@ fn run_in(
             .map_err(|error| UsageError(format!("--dropout: {error}")))?;
     }
     let loss = build_loss(&loss_config, &model, arguments.seed).context("--loss")?;
-    let training = tokenize(inputs.train, model.tokenizer(), talk, interrupt)?;
+    let cache = match flags.token_cache {
+        Some(false) => None,
+        _ => token_cache(),
+    };
+    let ids = |dataset| match &cache {
+        Some(cache) => tokenize_cached(dataset, model.tokenizer(), cache, talk, interrupt),
+        None => tokenize(dataset, model.tokenizer(), talk, interrupt),
+    };
+    let training = ids(inputs.train)?;
     let own_similarity = [model.similarity_fn_name().parse()?];
-    let dev = evaluation(inputs.eval, &own_similarity, &model, talk, interrupt)?;
-    let test = evaluation(
-        inputs.test,
-        &SimilarityFunction::ALL,
-        &model,
-        talk,
-        interrupt,
-    )?;
+    let dev = evaluation(inputs.eval, &own_similarity, ids)?;
+    let test = evaluation(inputs.test, &SimilarityFunction::ALL, ids)?;
+    laps.end("tokens");
 
     let is_interrupted = || interrupt.is_set();
     let mut trainer = Trainer::new(
@@ -107,7 +117,7 @@ fn run_in(
     trainer.observe(TensorBoard::create(&folder.tensorboard())?);
     trainer.observe(TrainingProgress::new(talk, unit));
     if flags.json == Some(true) {
-        trainer.observe(JsonLines);
+        trainer.observe(JsonLines::new(laps));
     }
     let summary = match trainer.train()? {
         Outcome::Finished(summary) => summary,
@@ -270,16 +280,13 @@ fn build_loss(
 fn evaluation(
     dataset: Option<data::Dataset>,
     similarities: &[SimilarityFunction],
-    model: &SentenceTransformer,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    tokenize: impl FnOnce(data::Dataset) -> anyhow::Result<TrainingData>,
 ) -> anyhow::Result<Option<Evaluation>> {
     let Some(dataset) = dataset else {
         return Ok(None);
     };
-    let data = tokenize(dataset, model.tokenizer(), talk, interrupt)?;
     Ok(Some(Evaluation::new(
-        data,
+        tokenize(dataset)?,
         similarities,
         EncodeOptions::default(),
     )?))
@@ -339,16 +346,73 @@ impl Results {
     }
 }
 
-/// Prints every log entry as a JSON line.
-struct JsonLines;
+/// The seconds that the parts of the start took, one after the other.
+struct Laps {
+    last: Instant,
+    seconds: Map<String, Value>,
+}
+
+impl Laps {
+    fn start() -> Self {
+        Self {
+            last: Instant::now(),
+            seconds: Map::new(),
+        }
+    }
+
+    /// Ends the part `name`; the next one begins.
+    fn end(&mut self, name: &str) {
+        let now = Instant::now();
+        let seconds = (now - self.last).as_secs_f64();
+        self.seconds.insert(name.to_owned(), json!(seconds));
+        self.last = now;
+    }
+}
+
+/// Prints the begin of the training and every log entry as JSON lines.
+struct JsonLines {
+    laps: Laps,
+    /// Of the steps since the last line.
+    n_rows: usize,
+    n_tokens: usize,
+}
+
+impl JsonLines {
+    fn new(laps: Laps) -> Self {
+        Self {
+            laps,
+            n_rows: 0,
+            n_tokens: 0,
+        }
+    }
+}
 
 impl Observer for JsonLines {
     fn on(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
-        if let Event::Log(entry) = event {
-            let mut line = Map::new();
-            line.insert("type".to_owned(), json!("log"));
-            line.extend((*entry).clone());
-            print_json(&line)?;
+        match event {
+            Event::Begin(plan) => print_json(&json!({
+                "type": "begin",
+                "n_rows": plan.n_rows,
+                "n_steps": plan.n_steps,
+                "n_parameters": plan.n_parameters,
+                "seconds": self.laps.seconds,
+            }))?,
+            Event::Step(step) => {
+                self.n_rows += step.n_rows;
+                self.n_tokens += step.n_tokens;
+            }
+            Event::Log(entry) => {
+                let mut line = Map::new();
+                line.insert("type".to_owned(), json!("log"));
+                line.extend((*entry).clone());
+                if entry.contains_key("loss") {
+                    line.insert("n_rows".to_owned(), json!(self.n_rows));
+                    line.insert("n_tokens".to_owned(), json!(self.n_tokens));
+                    (self.n_rows, self.n_tokens) = (0, 0);
+                }
+                print_json(&line)?;
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ impl Sandbox {
             .args(arguments)
             .env("HF_HUB_OFFLINE", "1")
             .env("HF_HOME", self.path("hub"))
+            .env("SENTUNE_CACHE", self.path("cache"))
             .env_remove("HF_HUB_CACHE")
             .env_remove("RUST_LOG");
         command

@@ -137,9 +137,22 @@ fn json_prints_the_log_and_the_results_line_by_line() {
         .iter()
         .map(|line| line["type"].as_str().unwrap())
         .collect();
-    assert_eq!(types, ["log", "log", "log", "log", "log", "log", "results"]);
-    assert_eq!(lines[0]["step"], 2);
-    assert!(lines[0]["loss"].as_f64().unwrap() > 0.0);
+    assert_eq!(
+        types,
+        ["begin", "log", "log", "log", "log", "log", "log", "results"]
+    );
+    assert_eq!(lines[0]["n_steps"], 6);
+    for part in ["data", "model", "tokens"] {
+        assert!(lines[0]["seconds"][part].as_f64() > Some(0.0), "{part}");
+    }
+    // Of the two steps since the line before, or since the begin.
+    let training = lines.iter().filter(|line| line.get("loss").is_some());
+    for line in training {
+        assert_eq!(line["n_rows"], 16, "{line}");
+        assert!(line["n_tokens"].as_u64() > Some(16 * 3 * 2), "{line}");
+    }
+    assert_eq!(lines[1]["step"], 2);
+    assert!(lines[1]["loss"].as_f64().unwrap() > 0.0);
     let results = lines.last().unwrap();
     for when in ["before", "after"] {
         let accuracy = results[when]["triplets-dev_cosine_accuracy"]
@@ -243,4 +256,40 @@ fn rows_columns_and_lengths_can_be_chosen() {
     let settings: Value = serde_json::from_str(&settings).unwrap();
     assert_eq!(settings["max_seq_length"], 8);
     assert!(!sandbox.path("run/checkpoint-3").exists());
+}
+
+#[test]
+fn token_ids_are_kept_and_a_spoiled_cache_changes_nothing() {
+    let sandbox = Sandbox::new();
+    let train = |more: &[&str]| {
+        let flags = [&["--max-steps", "2", "--overwrite-output-dir", "-v"], more].concat();
+        let ended = sandbox.train(&data("triplets.jsonl"), &flags);
+        let stderr = ended.stderr.clone();
+        ended.ok();
+        let weights = fs_err::read(sandbox.path("run/final/model.safetensors")).unwrap();
+        (weights, stderr)
+    };
+    let (weights, _) = train(&["--token-cache=false"]);
+    assert!(!sandbox.path("cache").exists());
+    assert!(train(&[]).0 == weights);
+    let [entry] = &sandbox.files("cache/tokens")[..] else {
+        panic!("one entry for one data set");
+    };
+    let entry = sandbox.path(&format!("cache/tokens/{entry}"));
+    let whole = fs_err::read(&entry).unwrap();
+    assert!(train(&[]).0 == weights);
+    fs_err::write(&entry, &whole[..whole.len() - 1]).unwrap();
+    let (same, stderr) = train(&[]);
+    assert!(same == weights);
+    assert!(stderr.contains("damaged or not ours"), "{stderr}");
+    assert!(fs_err::read(&entry).unwrap() == whole);
+
+    // Another longest input is another entry, and a folder that is none is no reason to stop.
+    train(&["--max-seq-length", "8"]);
+    assert_eq!(sandbox.files("cache/tokens").len(), 2);
+    fs_err::remove_dir_all(sandbox.path("cache")).unwrap();
+    sandbox.write("cache", "a file");
+    let (same, stderr) = train(&[]);
+    assert!(same == weights);
+    assert!(stderr.contains("--token-cache=false"), "{stderr}");
 }

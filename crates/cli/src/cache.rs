@@ -1,0 +1,51 @@
+//! The user's cache folder.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use data::TokenCache;
+
+/// Tokenised data takes at most so much of the disk, in bytes.
+const MAX_TOKEN_BYTES: u64 = 2_000_000_000;
+
+/// The cache of tokenised data, if there is a place for it.
+pub(crate) fn token_cache() -> Option<TokenCache> {
+    let folder = folder(|name| std::env::var_os(name))?;
+    Some(TokenCache::new(folder.join("tokens"), MAX_TOKEN_BYTES))
+}
+
+/// `SENTUNE_CACHE`, or `sentune` in the user's cache folder by the XDG base directory specification: relative
+/// paths are to be ignored, and ~/.cache is the default.
+fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let path = |name| {
+        let path = variable(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    path("SENTUNE_CACHE")
+        .or_else(|| Some(path("XDG_CACHE_HOME")?.join("sentune")))
+        .or_else(|| Some(path("HOME")?.join(".cache/sentune")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_absolute_path_is_the_cache() {
+        let found = |variables: &[(&str, &str)]| {
+            let find = |name: &str| variables.iter().find(|(n, _)| *n == name);
+            let folder = folder(|name| find(name).map(|(_, value)| value.into()));
+            folder.map(|path| path.to_string_lossy().into_owned())
+        };
+        let home = ("HOME", "/h");
+        let path = |text: &str| Some(text.to_owned());
+        let own = ("SENTUNE_CACHE", "/c");
+        assert_eq!(found(&[own, ("XDG_CACHE_HOME", "/x"), home]), path("/c"));
+        assert_eq!(found(&[("XDG_CACHE_HOME", "/x"), home]), path("/x/sentune"));
+        for odd in ["x", ""] {
+            let variables = [("SENTUNE_CACHE", odd), ("XDG_CACHE_HOME", odd), home];
+            assert_eq!(found(&variables), path("/h/.cache/sentune"));
+        }
+        assert_eq!(found(&[("HOME", "h")]), None);
+        assert_eq!(found(&[]), None);
+    }
+}
