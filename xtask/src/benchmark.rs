@@ -18,7 +18,7 @@ const DATA: &str = "data/all-nli/triplet/test.parquet";
 /// The name of the article's evaluator.
 const NAME: &str = "all-nli-test";
 
-/// Compare a base model with its fine-tuned self, and write the table to docs/.
+/// Measure quality: compare a base model with its fine-tuned self, and write the table to docs/.
 ///
 /// Without flags: the article's model, data and run.
 #[derive(Debug, clap::Args)]

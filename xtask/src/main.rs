@@ -5,6 +5,7 @@
     reason = "a program talks to whoever runs it"
 )]
 
+mod bench;
 mod benchmark;
 mod checkout;
 mod fetch_data;
@@ -34,6 +35,7 @@ enum Command {
     Quickstart(quickstart::Args),
     Test(test::Args),
     Benchmark(benchmark::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,5 +56,6 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Quickstart(quickstart::Args {}) => quickstart::run(&checkout),
         Command::Test(args) => test::run(&checkout, args),
         Command::Benchmark(args) => benchmark::run(&checkout, args),
+        Command::Bench(args) => bench::run(&checkout, args),
     }
 }

@@ -106,7 +106,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
 }
 
 /// The triplets as CSV, with the columns in the order that training reads them.
-fn csv(triplets: &[Triplet]) -> String {
+pub(crate) fn csv(triplets: &[Triplet]) -> String {
     let mut text = "anchor,positive,negative\n".to_owned();
     for Triplet {
         anchor,

@@ -17,6 +17,7 @@ use anyhow::{Result, bail, ensure};
 use fs_err as fs;
 use xshell::cmd;
 
+pub(crate) use self::cache::cache_folder;
 use self::{
     cache::Cache,
     requirement::Requirement,

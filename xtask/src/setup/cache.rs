@@ -21,22 +21,7 @@ pub(super) struct Cache {
 impl Cache {
     /// Finds the cache folder and makes it; `name` names the variant.
     pub(super) fn find(root: &Path, name: String) -> Result<Self> {
-        let variable = |name| env::var_os(name).map(PathBuf::from);
-        let parent = match parent(variable("XDG_CACHE_HOME"), variable("HOME")) {
-            // A service's home is often a folder that does not exist, or is not its own.
-            Some(parent) if fs::create_dir_all(&parent).is_ok() && is_writable(&parent) => parent,
-            _ => {
-                let parent = root.join("target/cache/sentune");
-                eprintln!(
-                    "setup: neither XDG_CACHE_HOME nor HOME leads to a folder that can be written to: using {}",
-                    parent.display()
-                );
-                fs::create_dir_all(&parent)?;
-                parent
-            }
-        };
-        // The link and the run path want the real place.
-        let parent = fs::canonicalize(parent)?;
+        let parent = cache_folder(root)?;
         Ok(Self {
             wheels: parent.join(format!("{name}.wheels")),
             folder: parent.join(name),
@@ -121,7 +106,27 @@ impl Cache {
     }
 }
 
-/// The folder of this project in the user's cache, by the XDG base directory specification: relative
+/// The folder of this project in the user's cache, made where it is missing; its real place.
+pub(crate) fn cache_folder(root: &Path) -> Result<PathBuf> {
+    let variable = |name| env::var_os(name).map(PathBuf::from);
+    let parent = match parent(variable("XDG_CACHE_HOME"), variable("HOME")) {
+        // A service's home is often a folder that does not exist, or is not its own.
+        Some(parent) if fs::create_dir_all(&parent).is_ok() && is_writable(&parent) => parent,
+        _ => {
+            let parent = root.join("target/cache/sentune");
+            eprintln!(
+                "setup: neither XDG_CACHE_HOME nor HOME leads to a folder that can be written to: using {}",
+                parent.display()
+            );
+            fs::create_dir_all(&parent)?;
+            parent
+        }
+    };
+    // The link and the run path want the real place.
+    Ok(fs::canonicalize(parent)?)
+}
+
+/// Where that folder should be, by the XDG base directory specification: relative
 /// paths are to be ignored, and ~/.cache is the default.
 fn parent(xdg_cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     let cache = xdg_cache_home

@@ -26,6 +26,9 @@ fn train_and_signal(sandbox: &Sandbox, signal: &str, flags: &[&str]) -> Ended {
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
+    assert!(line.contains("\"begin\""), "{line}");
+    line.clear();
+    stdout.read_line(&mut line).unwrap();
     assert!(line.contains("\"loss\""), "{line}");
     // A shell's own kill is there even where no program of that name is.
     let kill = format!("kill -{signal} {}", child.id());
