@@ -81,6 +81,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
                 overwrite_output_dir: flags.overwrite_output_dir,
                 resume_from_checkpoint: flags.resume_from_checkpoint,
                 token_cache: flags.token_cache,
+                profile: flags.profile,
                 json: flags.json,
                 $($field: flags.$field.or(file.$field),)*
             }

@@ -237,6 +237,10 @@ pub(crate) struct TrainFlags {
     /// What counts as improvement for early stopping [default: 0].
     #[arg(long, value_name = "X", help_heading = "Logging, evaluating, saving")]
     pub(crate) early_stopping_threshold: Option<f64>,
+    /// Say at the end where the time of a step went: matrix products, attention and so on.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Logging, evaluating, saving")]
+    #[serde(skip)]
+    pub(crate) profile: Option<bool>,
     /// Print every log entry and the results as JSON Lines to stdout.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Logging, evaluating, saving")]
     #[serde(skip)]

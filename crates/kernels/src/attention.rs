@@ -13,6 +13,7 @@ use crate::{
     Scratch,
     dropout::{Dropout, Row},
     math::exp,
+    profile::{Part, time},
     rows,
     simd::{LANES, Simd, simd_fn},
 };
@@ -76,6 +77,7 @@ pub fn attend(
     context: &mut [f32],
     lse: &mut [f32],
 ) {
+    let _timer = time(Part::Attention);
     let plan = Plan::new(shape, inputs);
     assert_eq!(qkv.len(), plan.tokens * 3 * plan.width, "qkv");
     assert_eq!(context.len(), plan.tokens * plan.width, "context");
@@ -109,6 +111,7 @@ pub fn attend_backward(
     grads: Grads<'_>,
     scratch: &mut Scratch,
 ) {
+    let _timer = time(Part::Attention);
     let plan = Plan::new(shape, inputs);
     assert_eq!(qkv.len(), plan.tokens * 3 * plan.width, "qkv");
     assert_eq!(d_context.len(), plan.tokens * plan.width, "d_context");

@@ -4,6 +4,7 @@ use crate::{
     Scratch,
     dropout::{Dropout, Mask},
     norm::{self, LayerNorm, LayerNormGrad},
+    profile::{Part, time},
     rows,
     simd::{LANES, Simd, simd_fn},
 };
@@ -36,6 +37,7 @@ pub fn embed(
     rstd: &mut [f32],
     out: &mut [f32],
 ) {
+    let _timer = time(Part::Embedding);
     let width = norm::check(&tables.norm, ids.len(), normalised.len());
     assert_eq!(positions.len(), ids.len(), "positions");
     assert_eq!(rstd.len(), ids.len(), "rstd");
@@ -78,6 +80,7 @@ pub fn embed_backward(
     grad: LayerNormGrad<'_>,
     scratch: &mut Scratch,
 ) {
+    let _timer = time(Part::Embedding);
     let width = norm::check(
         &LayerNorm {
             gamma,
@@ -149,6 +152,7 @@ pub fn scatter(
     padding: Option<u32>,
     table_grad: &mut [f32],
 ) {
+    let _timer = time(Part::Embedding);
     assert_eq!(d.len(), order.tokens.len() * width, "d");
     if let Some(&(last, _)) = order.groups.last() {
         check_indices("index", &[last], table_grad.len(), width);

@@ -3,6 +3,7 @@
 use crate::{
     Scratch,
     math::normal_cdf,
+    profile::{Part, time},
     rows,
     simd::{LANES, Simd, simd_fn},
 };
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 /// # Panics
 /// If the lengths do not fit together.
 pub fn gelu(x: &mut [f32], bias: &[f32], act: &mut [f32]) {
+    let _timer = time(Part::Gelu);
     check(x.len(), bias.len());
     assert_eq!(act.len(), x.len(), "act");
     let len = block_len(x.len(), bias.len());
@@ -31,6 +33,7 @@ pub fn gelu(x: &mut [f32], bias: &[f32], act: &mut [f32]) {
 /// # Panics
 /// If the lengths do not fit together.
 pub fn gelu_in_place(x: &mut [f32], bias: &[f32]) {
+    let _timer = time(Part::Gelu);
     check(x.len(), bias.len());
     let len = block_len(x.len(), bias.len());
     x.par_chunks_mut(len).for_each(|x| in_place_block(bias, x));
@@ -42,6 +45,7 @@ pub fn gelu_in_place(x: &mut [f32], bias: &[f32]) {
 /// # Panics
 /// If the lengths do not fit together.
 pub fn gelu_backward(derivative: &[f32], d: &mut [f32], d_bias: &mut [f32], scratch: &mut Scratch) {
+    let _timer = time(Part::Gelu);
     let width = d_bias.len();
     check(d.len(), width);
     assert_eq!(derivative.len(), d.len(), "derivative");

@@ -21,6 +21,7 @@ mod math;
 pub mod norm;
 pub mod optimizer;
 pub mod pooling;
+pub mod profile;
 mod rows;
 mod simd;
 

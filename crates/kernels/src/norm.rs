@@ -3,6 +3,7 @@
 use crate::{
     Scratch,
     dropout::{Dropout, Mask},
+    profile::{Part, time},
     rows,
     simd::{LANES, Simd, simd_fn},
 };
@@ -46,6 +47,7 @@ pub fn add_layer_norm(
     rstd: &mut [f32],
     out: &mut [f32],
 ) {
+    let _timer = time(Part::Norm);
     let width = check(norm, rstd.len(), y.len());
     assert_eq!(residual.len(), y.len(), "residual");
     assert_eq!(out.len(), y.len(), "out");
@@ -87,6 +89,7 @@ pub fn add_layer_norm_backward(
     grad: LayerNormGrad<'_>,
     scratch: &mut Scratch,
 ) {
+    let _timer = time(Part::Norm);
     let width = gamma.len();
     check(
         &LayerNorm {

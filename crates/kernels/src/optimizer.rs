@@ -1,6 +1,9 @@
 //! Clipping and AdamW in one pass over flat buffers.
 
-use crate::simd::{LANES, Simd, simd_fn};
+use crate::{
+    profile::{Part, time},
+    simd::{LANES, Simd, simd_fn},
+};
 use rayon::prelude::*;
 
 /// One step of AdamW (Loshchilov and Hutter, 2019) with decoupled decay, in the order of
@@ -40,6 +43,7 @@ impl AdamW {
         v: &mut [f32],
         zero_grad: bool,
     ) {
+        let _timer = time(Part::Optimizer);
         assert!(self.step > 0, "steps count from 1");
         assert_eq!(grad.len(), params.len(), "grad");
         assert_eq!(m.len(), params.len(), "m");
@@ -69,6 +73,7 @@ impl AdamW {
 /// Sum of squares in f64, over fixed blocks added in order. It is finite exactly if every element
 /// is: no sum of squares of finite f32 overflows an f64.
 pub fn squared_norm(x: &[f32]) -> f64 {
+    let _timer = time(Part::Optimizer);
     let partials: Vec<f64> = x.par_chunks(BLOCK).map(squares).collect();
     partials.iter().sum()
 }

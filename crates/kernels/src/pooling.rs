@@ -1,6 +1,9 @@
 //! One vector for each sentence from the vectors of its tokens.
 
-use crate::simd::{LANES, Simd, simd_fn};
+use crate::{
+    profile::{Part, time},
+    simd::{LANES, Simd, simd_fn},
+};
 use rayon::prelude::*;
 
 /// The pooling modes of sentence-transformers, for a sentence of n tokens.
@@ -26,6 +29,7 @@ pub enum Pooling {
 /// # Panics
 /// If the lengths do not fit together.
 pub fn pool(mode: Pooling, offsets: &[usize], width: usize, x: &[f32], out: &mut [f32]) {
+    let _timer = time(Part::Pooling);
     check(offsets, width, x.len(), out.len());
     out.par_chunks_mut(width)
         .zip(offsets.par_windows(2))
@@ -52,6 +56,7 @@ pub fn pool_backward(
     d_out: &[f32],
     d_x: &mut [f32],
 ) {
+    let _timer = time(Part::Pooling);
     check(offsets, width, d_x.len(), d_out.len());
     if mode == Pooling::Max {
         assert_eq!(x.len(), d_x.len(), "x");

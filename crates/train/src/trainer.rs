@@ -14,6 +14,7 @@ use data::{
     sampler::{self, epoch_batches, n_batches},
 };
 use eval::{Metrics, csv::At};
+use kernels::profile::{Part, time};
 use losses::{
     LabelKind, Loss, StepInputs,
     cached::{Gradients, gradients},
@@ -273,6 +274,7 @@ impl<'a> Trainer<'a> {
         let loss = self
             .model
             .forward_backward(batch, seed, &self.gradient, |embeddings| {
+                let _timer = time(Part::Loss);
                 let (columns, labels) = loss_inputs(embeddings, rows, self.data)?;
                 let step = StepInputs {
                     embeddings: &columns,

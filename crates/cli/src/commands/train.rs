@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use eval::{Metrics, SimilarityFunction};
+use kernels::profile;
 use losses::{BuildContext, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
 use serde_json::{Map, Value, json};
@@ -116,6 +117,9 @@ fn run_in(
     trainer.observe(MetricsFile::append(&folder.root().join(METRICS))?);
     trainer.observe(TensorBoard::create(&folder.tensorboard())?);
     trainer.observe(TrainingProgress::new(talk, unit));
+    if flags.profile == Some(true) {
+        trainer.observe(Profile::new(flags.json == Some(true)));
+    }
     if flags.json == Some(true) {
         trainer.observe(JsonLines::new(laps));
     }
@@ -411,6 +415,89 @@ impl Observer for JsonLines {
                     (self.n_rows, self.n_tokens) = (0, 0);
                 }
                 print_json(&line)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Tells at the end where the time of a step went. The first steps, in which buffers grow, don't count.
+struct Profile {
+    is_json: bool,
+    /// When the last step ended, once the stopwatch runs.
+    last: Option<Instant>,
+    seconds: f64,
+    n_steps: usize,
+}
+
+impl Profile {
+    /// Steps before the stopwatch starts.
+    const N_WARMUP: u64 = 2;
+
+    fn new(is_json: bool) -> Self {
+        Self {
+            is_json,
+            last: None,
+            seconds: 0.0,
+            n_steps: 0,
+        }
+    }
+
+    fn step(&mut self) {
+        let now = Instant::now();
+        match self.last {
+            Some(last) => {
+                self.seconds += (now - last).as_secs_f64();
+                self.n_steps += 1;
+            }
+            None => profile::start(),
+        }
+        self.last = Some(now);
+    }
+
+    /// The parts with their milliseconds a step, and at last what no part has counted.
+    fn parts(&self) -> Vec<(&'static str, f64)> {
+        let per_step = |seconds: f64| 1e3 * seconds / self.n_steps as f64;
+        let mut parts: Vec<(&str, f64)> = profile::stop()
+            .into_iter()
+            .map(|(part, time)| (part.name(), per_step(time.as_secs_f64())))
+            .collect();
+        let counted: f64 = parts.iter().map(|(_, milliseconds)| milliseconds).sum();
+        parts.push(("rest", per_step(self.seconds) - counted));
+        parts
+    }
+
+    fn tell(&self) -> Result<(), TrainError> {
+        let parts = self.parts();
+        let total: f64 = parts.iter().map(|(_, milliseconds)| milliseconds).sum();
+        if self.is_json {
+            let parts: Map<String, Value> = parts
+                .iter()
+                .map(|(name, milliseconds)| ((*name).to_owned(), json!(milliseconds)))
+                .collect();
+            let line = json!({"type": "profile", "n_steps": self.n_steps, "milliseconds_per_step": total, "parts": parts});
+            return Ok(print_json(&line)?);
+        }
+        tracing::info!("a step took {total:.1} ms, the mean of {}", self.n_steps);
+        for (name, milliseconds) in parts {
+            let share = 100.0 * milliseconds / total;
+            tracing::info!("{name:>30} {milliseconds:9.1} ms {share:5.1} %");
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Profile {
+    fn on(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        match event {
+            Event::Step(step) if step.step >= Self::N_WARMUP => self.step(),
+            // What lies between two steps is no part of a step.
+            Event::EvaluationEnd(_) | Event::Saved(_) if self.last.is_some() => {
+                self.last = Some(Instant::now());
+            }
+            Event::Log(entry) if entry.contains_key("train_runtime") && self.n_steps > 0 => {
+                self.tell()?;
             }
             _ => {}
         }

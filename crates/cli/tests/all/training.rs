@@ -293,3 +293,26 @@ fn token_ids_are_kept_and_a_spoiled_cache_changes_nothing() {
     assert!(same == weights);
     assert!(stderr.contains("--token-cache=false"), "{stderr}");
 }
+
+#[test]
+fn a_profile_accounts_for_the_whole_step() {
+    let sandbox = Sandbox::new();
+    let flags = ["--max-steps", "8", "--profile", "--json", "--quiet"];
+    let lines = json_lines(&sandbox.train(&data("triplets.jsonl"), &flags).ok());
+    let profile = lines.iter().find(|line| line["type"] == "profile").unwrap();
+    assert_eq!(profile["n_steps"], 6);
+    let parts = profile["parts"].as_object().unwrap();
+    let time = |part: &str| parts[part].as_f64().unwrap();
+    let total: f64 = parts.keys().map(|part| time(part)).sum();
+    let told = profile["milliseconds_per_step"].as_f64().unwrap();
+    assert!((total - told).abs() < 1e-6 * told, "{profile}");
+    for part in parts.keys() {
+        assert!(time(part) > 0.0, "{part}: {profile}");
+    }
+
+    let plain = sandbox.train(
+        &data("triplets.jsonl"),
+        &["--max-steps", "4", "--profile", "--overwrite-output-dir"],
+    );
+    assert!(plain.stderr.contains("matrix products"), "{plain:?}");
+}

@@ -17,6 +17,7 @@ use kernels::{
     gelu::{gelu, gelu_backward, gelu_in_place},
     gemm::{Gemm, Kind, RustGemm, Shape},
     norm::{LayerNormGrad, add_layer_norm, add_layer_norm_backward},
+    profile::{Part, time},
 };
 use shim::slice;
 
@@ -501,6 +502,7 @@ impl<'a> Pass<'a> {
 
     /// out = x W^T, for x [T, k], W [n, k] and out [T, n].
     fn project(&self, x: &[f32], weight: LeafId, out: &mut [f32]) {
+        let _timer = time(Part::MatrixProducts);
         let m = self.batch.tokens();
         let shape = Shape {
             m,
@@ -513,6 +515,7 @@ impl<'a> Pass<'a> {
 
     /// d_x = d_out W, for d_out [T, n], W [n, k] and d_x [T, k].
     fn input_gradient(&self, d_out: &[f32], weight: LeafId, d_x: &mut [f32]) {
+        let _timer = time(Part::MatrixProducts);
         let m = self.batch.tokens();
         let shape = Shape {
             m,
@@ -525,6 +528,7 @@ impl<'a> Pass<'a> {
 
     /// d_W += d_out^T x, for d_out [T, n] and x [T, k].
     fn weight_gradient(&self, d_out: &[f32], x: &[f32], weight: LeafId, gradient: &mut [f32]) {
+        let _timer = time(Part::MatrixProducts);
         let n_tokens = self.batch.tokens();
         let shape = Shape {
             m: d_out.len() / n_tokens,
