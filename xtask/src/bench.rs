@@ -174,10 +174,17 @@ struct Bench {
 impl Bench {
     /// Measures all settings of a case in turn, round after round.
     fn measure(&self, case: Case) -> Result<Value> {
-        if case == Case::Gemm {
-            return self.measure_gemm();
+        match case {
+            Case::Gemm => return self.measure_gemm(),
+            Case::Profile => return self.measure_profiles(),
+            _ => {}
         }
-        let settings = case.settings();
+        let mut settings = case.settings();
+        if self.quick {
+            for setting in &mut settings {
+                setting.n_measured = setting.n_measured.min(2);
+            }
+        }
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); settings.len()];
         let mut problems: Vec<Option<String>> = vec![None; settings.len()];
         // What a start reads from the disk, and our cache of tokens, are to be there.
@@ -252,16 +259,47 @@ impl Bench {
 
     /// One process, and what came of it.
     fn sample(&self, case: Case, setting: &Setting) -> Result<Sample> {
-        let mut setting = setting.clone();
-        if self.quick {
-            setting.n_measured = setting.n_measured.min(2);
-        }
-        let command = self.command(case, &setting)?;
+        let command = self.command(case, setting)?;
         let ended = process::run(command)?;
         if ended.code != Some(0) {
             bail!("{}", ended.problem());
         }
-        Sample::of(case, &setting, &ended)
+        Sample::of(case, setting, &ended)
+    }
+
+    /// The parts of sentune's steps on both models, in every precision that it and the chip have.
+    fn measure_profiles(&self) -> Result<Value> {
+        let mut profiles = Vec::new();
+        for case in [Case::TrainBase16, Case::TrainMini16] {
+            for precision in ["fp32", "bf16", "fp16"] {
+                let setting = Setting {
+                    side: case::Side::Ours,
+                    precision,
+                    n_warmup: 2,
+                    n_measured: if self.quick { 2 } else { 10 },
+                };
+                let mut command = self.command(case, &setting)?;
+                command.arg("--profile");
+                let ended = process::run(command)?;
+                if ended.code != Some(0) {
+                    eprintln!("bench: profile, {setting}: {}", ended.problem());
+                    continue;
+                }
+                let mut profile = case::find(&ended, "profile")?.1.clone();
+                profile["model"] = json!(self.inputs.model_of(case));
+                profile["precision"] = json!(precision);
+                eprintln!(
+                    "bench: profile of {} in {precision}: {:.0} ms a step",
+                    self.inputs.model_of(case),
+                    profile["milliseconds_per_step"]
+                        .as_f64()
+                        .unwrap_or(f64::NAN)
+                );
+                profiles.push(profile);
+            }
+        }
+        ensure!(!profiles.is_empty(), "no profile could be taken");
+        Ok(json!({ "profiles": profiles }))
     }
 
     /// The best rate of each precision, of all libraries and shapes.
@@ -312,13 +350,17 @@ fn machine() -> String {
 }
 
 impl Ended {
-    /// Why a process failed: its code and the last of what it said.
+    /// Why a process failed: its code with its error line, or the last of what it said.
     fn problem(&self) -> String {
-        let last: Vec<&str> = self.stderr.trim_end().lines().rev().take(3).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
+        let lines: Vec<&str> = self.stderr.trim_end().lines().collect();
+        let error = lines.iter().find(|line| line.starts_with("error: "));
+        let words = match error {
+            Some(error) => (*error).to_owned(),
+            None => lines[lines.len().saturating_sub(3)..].join(" / "),
+        };
         match self.code {
-            Some(code) => format!("exit code {code}: {}", last.join(" / ")),
-            None => format!("ended by a signal (out of memory?): {}", last.join(" / ")),
+            Some(code) => format!("exit code {code}: {words}"),
+            None => format!("ended by a signal (out of memory?): {words}"),
         }
     }
 }

@@ -17,6 +17,8 @@ use super::{
 pub(super) enum Case {
     /// The chip's rate of matrix products
     Gemm,
+    /// Where the time of sentune's steps goes, by part
+    Profile,
     /// Training, MPNet-base, batches of 16
     #[value(name = "train-base-16")]
     TrainBase16,
@@ -71,8 +73,9 @@ impl fmt::Display for Setting {
 
 impl Case {
     /// In the order in which they are measured.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Gemm,
+        Self::Profile,
         Self::Start,
         Self::Tokenize,
         Self::TrainMini16,
@@ -85,6 +88,7 @@ impl Case {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Gemm => "gemm",
+            Self::Profile => "profile",
             Self::TrainBase16 => "train-base-16",
             Self::TrainBase128 => "train-base-128",
             Self::TrainMini16 => "train-mini-16",
@@ -99,6 +103,7 @@ impl Case {
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::Gemm => "GFLOP/s",
+            Self::Profile => "ms",
             Self::EncodeBase | Self::EncodeMini => "sentences/s",
             Self::Start => "s",
             _ => "triplets/s",
@@ -123,7 +128,7 @@ impl Case {
         match self {
             Self::TrainBase16 | Self::TrainBase128 | Self::TrainMini16 => Some(3.0 * forward),
             Self::EncodeBase | Self::EncodeMini => Some(forward),
-            Self::Gemm | Self::Start | Self::Tokenize => None,
+            Self::Gemm | Self::Profile | Self::Start | Self::Tokenize => None,
         }
     }
 
@@ -153,7 +158,7 @@ impl Case {
             Self::Start | Self::Tokenize => {
                 vec![setting(Peer, "fp32", 0, 1), setting(Ours, "fp32", 0, 1)]
             }
-            Self::Gemm => Vec::new(),
+            Self::Gemm | Self::Profile => Vec::new(),
         }
     }
 }
@@ -338,7 +343,7 @@ impl fmt::Display for Sample {
 }
 
 /// The first line of this type.
-fn find<'e>(ended: &'e Ended, kind: &str) -> Result<(f64, &'e Value)> {
+pub(super) fn find<'e>(ended: &'e Ended, kind: &str) -> Result<(f64, &'e Value)> {
     let mut lines = ended.lines.iter();
     let found = lines.find(|(_, line)| line["type"] == kind);
     let (seconds, line) = found.with_context(|| format!("it printed no `{kind}` line"))?;

@@ -121,6 +121,8 @@ mod tests {
     fn failures_say_what_was_said_last() {
         let ended = shell("echo first >&2; echo why >&2; exit 3");
         assert_eq!(ended.problem(), "exit code 3: first / why");
+        let ended = shell("echo 'error: why' >&2; echo usage >&2; exit 2");
+        assert_eq!(ended.problem(), "exit code 2: error: why");
         assert!(
             shell("kill -9 $$")
                 .problem()

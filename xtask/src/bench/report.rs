@@ -83,7 +83,7 @@ impl Report {
         let mut cases = Vec::new();
         for case in Case::ALL {
             if let Some(result) = results.get(case.name())
-                && case != Case::Gemm
+                && !matches!(case, Case::Gemm | Case::Profile)
             {
                 let report = CaseReport::read(case, result, rate);
                 cases.push(report.with_context(|| format!("what is kept of {}", case.name()))?);
@@ -135,6 +135,9 @@ impl Report {
         text.push('\n');
         for case in &self.cases {
             text += &case.note();
+        }
+        if let Some(profiles) = self.raw[Case::Profile.name()]["profiles"].as_array() {
+            text += &profile_table(profiles);
         }
         text
     }
@@ -373,6 +376,40 @@ impl Ratio {
     }
 }
 
+/// A column a profile, a row a part: milliseconds a step, and their share.
+fn profile_table(profiles: &[Value]) -> String {
+    let column = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut text = "\n### A step by part, batches of 16\n\n| part |".to_owned();
+    for profile in profiles {
+        let (model, precision) = (column(&profile["model"]), column(&profile["precision"]));
+        let _ = write!(text, " {model}, {precision} |");
+    }
+    let _ = writeln!(text, "\n|---|{}", "--:|".repeat(profiles.len()));
+    let parts = profiles
+        .iter()
+        .find_map(|profile| profile["parts"].as_object());
+    for part in parts.into_iter().flat_map(|parts| parts.keys()) {
+        let _ = write!(text, "| {part} |");
+        for profile in profiles {
+            let milliseconds = profile["parts"][part].as_f64().unwrap_or(0.0);
+            let total = profile["milliseconds_per_step"]
+                .as_f64()
+                .unwrap_or(f64::NAN);
+            let share = 100.0 * milliseconds / total;
+            let _ = write!(text, " {milliseconds:.1} ms, {share:.1} % |");
+        }
+        text.push('\n');
+    }
+    text += "| a step |";
+    for profile in profiles {
+        let total = profile["milliseconds_per_step"]
+            .as_f64()
+            .unwrap_or(f64::NAN);
+        let _ = write!(text, " {total:.1} ms |");
+    }
+    text + "\n"
+}
+
 /// The document with other tables between its markers.
 pub(super) fn replace(document: &str, tables: &str) -> Result<String> {
     let (before, rest) = document
@@ -489,6 +526,27 @@ mod tests {
         let json = report.json();
         assert_eq!(json["ratios"][1]["ratio"], 4.0);
         assert_eq!(json["gemm_gflops"]["bf16"], 1000.0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_step_is_taken_apart() -> Result<()> {
+        let profile = |precision, milliseconds| {
+            json!({
+                "model": "base", "precision": precision, "milliseconds_per_step": milliseconds,
+                "parts": {"matrix products": 300.0, "rest": milliseconds - 300.0},
+            })
+        };
+        let profiles = json!({"profiles": [profile("fp32", 400.0), profile("bf16", 600.0)]});
+        let results = [("profile".to_owned(), profiles)].into();
+        let markdown = Report::new(&results)?.markdown();
+        for line in [
+            "| part | base, fp32 | base, bf16 |\n|---|--:|--:|\n",
+            "| matrix products | 300.0 ms, 75.0 % | 300.0 ms, 50.0 % |\n| rest | 100.0 ms, 25.0 % | 300.0 ms, 50.0 % |\n",
+            "| a step | 400.0 ms | 600.0 ms |\n",
+        ] {
+            assert!(markdown.contains(line), "`{line}` is not in\n{markdown}");
+        }
         Ok(())
     }
 
