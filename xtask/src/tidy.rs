@@ -51,7 +51,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("hub", &[]),
     ("kernels", &[]),
     ("search", &["kernels"]),
-    ("shim", &["libtorch"]),
+    ("shim", &["libtorch", "kernels"]),
     ("data", &["mutate"]),
     ("model", &["libtorch", "kernels", "shim", "mutate"]),
     ("losses", &["libtorch"]),
