@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use model::{GemmName, Precision};
 use train::TrainingArguments;
 
 use crate::flags::{OnBadRow, TrainFlags, UsageError};
@@ -17,7 +18,15 @@ const DEFAULT_LOSS: &str = "multiple-negatives-ranking";
 /// Lays `flags` over the file they name and fills in the defaults.
 ///
 /// What comes out names every value that shapes the run, so that saved as TOML it re-runs it.
-pub(crate) fn resolve(flags: TrainFlags) -> anyhow::Result<TrainFlags> {
+pub(crate) fn resolve(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
+    for (alias, precision) in [
+        (flags.bf16.take(), Precision::Bf16),
+        (flags.fp16.take(), Precision::Fp16),
+    ] {
+        if alias == Some(true) {
+            flags.precision = Some(precision);
+        }
+    }
     let file = match &flags.config {
         Some(path) => read(path)?,
         None => TrainFlags::default(),
@@ -46,7 +55,7 @@ pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
     }
     arguments!(
         num_train_epochs, max_steps, per_device_train_batch_size, per_device_eval_batch_size,
-        gradient_accumulation_steps, learning_rate, lr_scheduler_type, warmup_steps, optim,
+        gradient_accumulation_steps, precision, learning_rate, lr_scheduler_type, warmup_steps, optim,
         weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, seed,
         batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
         eval_steps, save_strategy, save_steps, load_best_model_at_end, early_stopping_threshold;
@@ -83,6 +92,8 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
                 token_cache: flags.token_cache,
                 profile: flags.profile,
                 json: flags.json,
+                bf16: None,
+                fp16: None,
                 $($field: flags.$field.or(file.$field),)*
             }
         };
@@ -106,6 +117,8 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         per_device_eval_batch_size,
         gradient_accumulation_steps,
         mini_batch_tokens,
+        precision,
+        gemm,
         learning_rate,
         lr_scheduler_type,
         warmup_steps,
@@ -154,6 +167,7 @@ fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError>
         flags.loss = Some(DEFAULT_LOSS.parse()?);
     }
     flags.on_bad_row.get_or_insert(OnBadRow::Error);
+    flags.gemm.get_or_insert(GemmName::Auto);
     flags.eval_steps = flags.eval_steps.or(flags.logging_steps);
     let arguments = training_arguments(&flags);
     macro_rules! resolved {
@@ -165,6 +179,7 @@ fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError>
         per_device_train_batch_size,
         per_device_eval_batch_size,
         gradient_accumulation_steps,
+        precision,
         learning_rate,
         lr_scheduler_type,
         warmup_steps,
@@ -265,6 +280,20 @@ mod tests {
         assert_eq!(flags.seed, Some(9));
         assert_eq!(flags.optim, Some(train::OptimizerName::Sgd));
         assert_eq!(flags.num_train_epochs, Some(3.0));
+    }
+
+    #[test]
+    fn bf16_is_a_precision() {
+        let flags = TrainFlags {
+            bf16: Some(true),
+            fp16: Some(false),
+            ..TrainFlags::default()
+        };
+        let flags = resolve(flags).unwrap();
+        assert_eq!(training_arguments(&flags).precision, Precision::Bf16);
+        let text = to_toml(&flags).unwrap();
+        assert!(text.contains("precision = \"bf16\"\n"), "{text}");
+        assert!(text.contains("gemm = \"auto\"\n"), "{text}");
     }
 
     #[test]

@@ -147,6 +147,20 @@ pub(crate) struct TrainFlags {
     /// [default: all at once; 4096 for losses with a mini_batch_size].
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) mini_batch_tokens: Option<usize>,
+    /// What matrix products are computed in: fp32, bf16, fp16; all else is in fp32 [default: fp32].
+    #[arg(long, value_name = "NAME", value_parser = named::<model::Precision>, help_heading = "Training")]
+    pub(crate) precision: Option<model::Precision>,
+    /// As --precision bf16.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", conflicts_with = "precision", help_heading = "Training")]
+    #[serde(skip)]
+    pub(crate) bf16: Option<bool>,
+    /// As --precision fp16.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", conflicts_with_all = ["precision", "bf16"], help_heading = "Training")]
+    #[serde(skip)]
+    pub(crate) fp16: Option<bool>,
+    /// Who multiplies matrices in fp32: auto, rust, libtorch [default: auto].
+    #[arg(long, value_name = "NAME", value_parser = named::<model::GemmName>, help_heading = "Training")]
+    pub(crate) gemm: Option<model::GemmName>,
     /// Peak learning rate [default: 5e-5].
     #[arg(
         long,
@@ -328,6 +342,12 @@ pub(crate) struct EncodingFlags {
     /// Longest input in tokens [default: the model's].
     #[arg(long, value_name = "N")]
     pub(crate) max_seq_length: Option<usize>,
+    /// What matrix products are computed in: fp32, bf16, fp16; embeddings are in fp32.
+    #[arg(long, value_name = "NAME", default_value = "fp32", value_parser = named::<model::Precision>)]
+    pub(crate) precision: model::Precision,
+    /// Who multiplies matrices in fp32: auto, rust, libtorch.
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = named::<model::GemmName>)]
+    pub(crate) gemm: model::GemmName,
 }
 
 #[derive(Debug, Args)]
@@ -492,6 +512,20 @@ mod tests {
         assert_eq!(flags.load_best_model_at_end, Some(true));
         assert_eq!(flags.greater_is_better, Some(false));
         assert_eq!(flags.max_steps, Some(-1));
+    }
+
+    #[test]
+    fn precision_is_said_once() {
+        let refused = |arguments: &[&str]| {
+            let all = ["sentune", "train"].iter().chain(arguments);
+            Flags::try_parse_from(all).unwrap_err().to_string()
+        };
+        for two in [["--bf16", "--fp16"], ["--bf16", "--precision=fp16"]] {
+            let message = refused(&two);
+            assert!(message.contains("cannot be used with"), "{message}");
+        }
+        let message = refused(&["--precision=fp8"]);
+        assert!(message.contains("`bf16`"), "{message}");
     }
 
     #[test]

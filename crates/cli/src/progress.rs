@@ -127,7 +127,7 @@ impl TrainingProgress {
 
     fn begin(&mut self, plan: &Plan) {
         tracing::info!(
-            "training on {} {} for {} steps: {} an epoch, {} epochs, {} of warm-up; {} parameters",
+            "training on {} {} for {} steps: {} an epoch, {} epochs, {} of warm-up; {} parameters in {}",
             thousands(plan.n_rows),
             self.unit,
             thousands(plan.n_steps as usize),
@@ -135,6 +135,7 @@ impl TrainingProgress {
             plan.n_epochs,
             thousands(plan.n_warmup_steps as usize),
             thousands(plan.n_parameters),
+            plan.precision,
         );
         self.steps = self.talk.bar("training", plan.n_steps as usize);
         self.steps.set_position(plan.first_step);

@@ -22,6 +22,7 @@
 //! Every call into libtorch that can fail is made through its fallible form, so that a bad shape
 //! is a [`ModelError`] and not an abort.
 
+mod compute;
 mod error;
 mod folder;
 mod modules;
@@ -33,6 +34,7 @@ mod tokenizer;
 mod weights;
 
 pub use crate::{
+    compute::{Compute, GemmName, Precision},
     error::ModelError,
     modules::{Activation, Dense, Pooling, PoolingMode},
     packed::{ChunkLimit, ChunkedBatch, Group, PackedBatch},

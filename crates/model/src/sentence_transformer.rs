@@ -8,18 +8,20 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use kernels::gemm::Gemm;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use shim::{slice, slice_mut};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
+    compute::Compute,
     error::ModelError,
     folder::{self, Description, MIN_SEQ_LENGTH, ModuleDescription, Settings},
     modules::{Dense, Module, Pooling, normalize},
     mpnet::{
         self, Dropout, MpNet,
-        fused::{Keep, Workspace},
+        fused::{Keep, PassOptions, Workspace},
     },
     packed::{ChunkedBatch, PackedBatch},
     parameters::{Layout, Parameters},
@@ -38,6 +40,8 @@ pub struct SentenceTransformer {
     dropout: Dropout,
     descriptions: Vec<ModuleDescription>,
     settings: Settings,
+    compute: Compute,
+    gemm: Box<dyn Gemm>,
     /// One pass at a time; kept so that its buffers are.
     workspace: Mutex<Workspace>,
 }
@@ -266,6 +270,40 @@ impl SentenceTransformer {
         Ok(())
     }
 
+    /// How matrix products are computed.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// Sets how matrix products are computed, in [`Self::embed`], [`Self::encode`] and
+    /// [`Self::forward_backward`].
+    ///
+    /// # Errors
+    ///
+    /// When the processor lacks it, or the model is on a device that it does not apply to.
+    pub fn set_compute(&mut self, compute: Compute) -> Result<(), ModelError> {
+        if compute != Compute::default() && self.parameters.device() != Device::Cpu {
+            return Err(ModelError::Input(format!(
+                "precision {} and gemm {:?} are for the CPU, but the model is on {:?}",
+                compute.precision,
+                compute.gemm,
+                self.parameters.device()
+            )));
+        }
+        self.gemm = compute.gemm()?;
+        self.compute = compute;
+        Ok(())
+    }
+
+    fn pass_options(&self, dropout: Dropout, seed: u64) -> PassOptions<'_> {
+        PassOptions {
+            parameters: &self.parameters,
+            gemm: self.gemm.as_ref(),
+            dropout,
+            seed,
+        }
+    }
+
     /// Sentence embeddings, `[sentences, dimension]`, in the caller's order, with autograd.
     ///
     /// The way for devices without kernels of our own, and the measure of those: [`Self::embed`] and
@@ -298,10 +336,8 @@ impl SentenceTransformer {
         }
         let mut work = self.workspace();
         let tokens = self.encoder.fused_forward(
-            &self.parameters,
+            &self.pass_options(Dropout::NONE, 0),
             batch,
-            Dropout::NONE,
-            0,
             Keep::Nothing,
             &mut work,
         )?;
@@ -408,9 +444,12 @@ impl SentenceTransformer {
                 .forward(&self.parameters, chunk, self.dropout)?;
             return follow(self.pooling.forward(&tokens, chunk)?);
         }
-        let tokens =
-            self.encoder
-                .fused_forward(&self.parameters, chunk, self.dropout, seed, keep, work)?;
+        let tokens = self.encoder.fused_forward(
+            &self.pass_options(self.dropout, seed),
+            chunk,
+            keep,
+            work,
+        )?;
         let pooled = self.pooling.fused_forward(tokens, chunk)?;
         follow(pooled.f_set_requires_grad(keep == Keep::Everything)?)
     }
@@ -443,10 +482,8 @@ impl SentenceTransformer {
         let d_pooled = slice(&d_pooled)?;
         let mut gradient = gradient.shallow_clone();
         self.encoder.fused_backward(
-            &self.parameters,
+            &self.pass_options(self.dropout, seed),
             chunk,
-            self.dropout,
-            seed,
             |tokens, d_tokens| {
                 self.pooling
                     .fused_backward(tokens, d_pooled, chunk, d_tokens);
@@ -648,6 +685,8 @@ impl SentenceTransformer {
             dropout,
             descriptions,
             settings,
+            compute: Compute::default(),
+            gemm: Compute::default().gemm()?,
             workspace: Mutex::default(),
         })
     }

@@ -1,6 +1,7 @@
 //! The arguments of a training run, under the names and with the defaults of transformers'
 //! `TrainingArguments`.
 
+use model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -38,6 +39,9 @@ pub struct TrainingArguments {
     /// Embed a batch in parts of so many tokens and each twice, so that memory does not grow with the batch
     /// (gradient caching); otherwise only losses with a `mini_batch_size` do so.
     pub mini_batch_tokens: Option<usize>,
+    /// What matrix products are rounded to; the trainer sets it on the model.
+    #[serde(default)]
+    pub precision: Precision,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Shape of the learning rate over the run.
@@ -103,6 +107,7 @@ impl Default for TrainingArguments {
             per_device_eval_batch_size: 8,
             gradient_accumulation_steps: 1,
             mini_batch_tokens: None,
+            precision: Precision::Fp32,
             learning_rate: 5e-5,
             lr_scheduler_type: SchedulerType::Linear,
             warmup_steps: 0.0,

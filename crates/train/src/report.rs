@@ -5,6 +5,7 @@
 use std::{io::Write, path::Path};
 
 use eval::Metrics;
+use model::Precision;
 use serde_json::{Map, Value};
 
 use crate::{TrainError, tensorboard::EventWriter};
@@ -56,6 +57,8 @@ pub struct Plan {
     pub n_warmup_steps: u64,
     /// Trainable parameters.
     pub n_parameters: usize,
+    /// What matrix products are computed in.
+    pub precision: Precision,
 }
 
 /// What one update was.

@@ -19,7 +19,7 @@ use losses::{
     LabelKind, Loss, StepInputs,
     cached::{Gradients, gradients},
 };
-use model::{ChunkLimit, ChunkedBatch, SentenceTransformer};
+use model::{ChunkLimit, ChunkedBatch, Compute, SentenceTransformer};
 use serde_json::json;
 use tch::Tensor;
 
@@ -106,6 +106,13 @@ impl<'a> Trainer<'a> {
             &data.dataset,
             arguments.per_device_train_batch_size,
         )?;
+        let compute = Compute {
+            precision: arguments.precision,
+            ..model.compute()
+        };
+        model
+            .set_compute(compute)
+            .map_err(|error| TrainError::Arguments(format!("--{error}")))?;
         let plan = plan(&arguments, &data.dataset, model)?;
         let schedule = Schedule {
             kind: arguments.lr_scheduler_type,
@@ -588,6 +595,7 @@ fn plan(
         n_epochs,
         n_warmup_steps: warmup_steps(arguments.warmup_steps, n_steps),
         n_parameters: model.parameters().numel() as usize,
+        precision: arguments.precision,
     })
 }
 

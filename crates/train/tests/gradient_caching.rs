@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{arguments, fixture, loss, read, tiny};
+use support::{arguments, loss, read, read_evaluation, tiny};
 use tch::Tensor;
 use train::{RunFolder, Trainer, report::LogEntry};
 
@@ -13,18 +13,20 @@ use train::{RunFolder, Trainer, report::LogEntry};
 fn run(loss_name: &str, mini_batch_tokens: Option<usize>) -> (Vec<LogEntry>, Tensor) {
     let mut model = tiny(0.1);
     let data = read("triplets.jsonl", &model);
+    let evaluation = read_evaluation("triplets.jsonl", &model);
     let loss = loss(loss_name);
     let root = tempfile::tempdir().unwrap();
     let arguments = arguments(&json!({
-        "max-steps": 6, "logging-steps": 1, "save-strategy": "no", "mini-batch-tokens": mini_batch_tokens,
-        "per-device-train-batch-size": 16, "optim": "sgd", "learning-rate": 0.05,
+        "max-steps": 6, "eval-strategy": "steps", "eval-steps": 3,
+        "logging-steps": 1, "save-strategy": "no",
+        "per-device-train-batch-size": 16, "mini-batch-tokens": mini_batch_tokens, "optim": "sgd", "learning-rate": 0.05,
     }));
     let folder = RunFolder::create(Path::new(root.path())).unwrap();
     let mut trainer = Trainer::new(
         &mut model,
         loss.as_ref(),
         &data,
-        None,
+        Some(&evaluation),
         arguments,
         folder,
         &|| false,
@@ -41,8 +43,8 @@ fn check(name: &str, mini_batch_tokens: Option<usize>, plain: &(Vec<LogEntry>, T
     let (log, weights) = run(name, mini_batch_tokens);
     assert_eq!(log.len(), plain.0.len());
     for (found, expected) in log.iter().zip(&plain.0) {
-        for key in ["loss", "grad_norm"] {
-            // The summary at the end has neither.
+        for key in ["loss", "grad_norm", "eval_loss"] {
+            // An entry is of training, of an evaluation, or the summary at the end.
             let Some(expected) = expected.get(key).and_then(Value::as_f64) else {
                 continue;
             };

@@ -9,7 +9,7 @@ pub(crate) mod train;
 use std::{ops::ControlFlow, path::Path};
 
 use data::{Dataset, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
-use model::{EncodeOptions, SentenceTransformer, Tokenizer};
+use model::{Compute, EncodeOptions, SentenceTransformer, Tokenizer};
 use tch::Device;
 use train_crate::{Evaluation, TrainingData};
 
@@ -133,12 +133,24 @@ fn set_max_seq_length(
     }
 }
 
+/// Sets how matrix products are computed, where the processor can.
+fn set_compute(model: &mut SentenceTransformer, compute: Compute) -> Result<(), UsageError> {
+    model
+        .set_compute(compute)
+        .map_err(|error| UsageError(format!("--{error}")))
+}
+
 /// What the model is asked for by these flags.
 fn encode_options(
     flags: &EncodingFlags,
     model: &mut SentenceTransformer,
 ) -> Result<EncodeOptions, UsageError> {
     set_max_seq_length(model, flags.max_seq_length)?;
+    let compute = Compute {
+        gemm: flags.gemm,
+        precision: flags.precision,
+    };
+    set_compute(model, compute)?;
     Ok(EncodeOptions {
         batch_size: flags.batch_size as usize,
         prompt: flags.prompt.clone(),

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use eval::{Metrics, SimilarityFunction};
 use kernels::profile;
 use losses::{BuildContext, LossConfig};
-use model::{EncodeOptions, SentenceTransformer};
+use model::{Compute, EncodeOptions, SentenceTransformer};
 use serde_json::{Map, Value, json};
 use tch::Device;
 use train::{
@@ -19,7 +19,9 @@ use train::{
 
 use crate::{
     cache::token_cache,
-    commands::{encode_evaluation, load_model, set_max_seq_length, tokenize, tokenize_cached},
+    commands::{
+        encode_evaluation, load_model, set_compute, set_max_seq_length, tokenize, tokenize_cached,
+    },
     config::{resolve, to_toml, training_arguments},
     flags::{TrainFlags, UsageError},
     interrupt::Interrupt,
@@ -70,6 +72,11 @@ fn run_in(
     let mut model = load_model(model_name, talk, interrupt)?;
     laps.end("model");
     set_max_seq_length(&mut model, flags.max_seq_length)?;
+    let compute = Compute {
+        gemm: flags.gemm.unwrap_or_default(),
+        precision: arguments.precision,
+    };
+    set_compute(&mut model, compute)?;
     if let Some(dropout) = flags.dropout {
         model
             .set_dropout(dropout)

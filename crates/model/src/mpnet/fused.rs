@@ -15,7 +15,7 @@ use kernels::{
     dropout::Dropout as Mask,
     embedding::{self, embed, embed_backward, scatter},
     gelu::{gelu, gelu_backward, gelu_in_place},
-    gemm::{Gemm, Kind, RustGemm, Shape},
+    gemm::{Gemm, Kind, Shape},
     norm::{LayerNormGrad, add_layer_norm, add_layer_norm_backward},
     profile::{Part, time},
 };
@@ -80,6 +80,16 @@ pub(crate) enum Keep {
     Nothing,
 }
 
+/// What a pass computes with, whatever the batch.
+#[derive(Clone, Copy)]
+pub(crate) struct PassOptions<'a> {
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) gemm: &'a dyn Gemm,
+    pub(crate) dropout: Dropout,
+    /// With the position of an element it decides what is dropped out, whatever the number of threads.
+    pub(crate) seed: u64,
+}
+
 /// A pass over one batch: where its sentences begin, the bias, and what is dropped out.
 struct Pass<'a> {
     parameters: &'a Parameters,
@@ -95,22 +105,18 @@ struct Pass<'a> {
 impl MpNet {
     /// Token embeddings [T, H] in packed order, left in the workspace and returned.
     ///
-    /// `seed` with the position of an element decides what is dropped out, whatever the number of threads.
-    ///
     /// # Errors
     ///
     /// As [`MpNet::forward`], and when the parameters are not on the CPU.
     pub(crate) fn fused_forward<'w>(
         &self,
-        parameters: &Parameters,
+        options: &PassOptions<'_>,
         batch: &PackedBatch,
-        dropout: Dropout,
-        seed: u64,
         keep: Keep,
         work: &'w mut Workspace,
     ) -> Result<&'w [f32], ModelError> {
         self.check_fits(batch)?;
-        let pass = self.pass(parameters, batch, dropout, seed)?;
+        let pass = self.pass(options, batch)?;
         let (n_tokens, width) = (batch.tokens(), self.config.hidden_size as usize);
         let n_layers = self.encoder.layers.len();
         let n_records = if keep == Keep::Everything {
@@ -137,7 +143,7 @@ impl MpNet {
             },
             batch.host_ids(),
             batch.host_positions(),
-            &pass.mask(dropout.hidden, 0),
+            &pass.mask(pass.dropout.hidden, 0),
             room(&mut work.embedded.rows, n_tokens * width),
             room(&mut work.embedded.rstd, n_tokens),
             room(&mut work.hidden[0], n_tokens * width),
@@ -162,29 +168,23 @@ impl MpNet {
         Ok(&work.hidden[last][..n_tokens * width])
     }
 
-    /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch,
-    /// dropout and seed that [`MpNet::fused_forward`] had last, with [`Keep::Everything`].
+    /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch
+    /// and options that [`MpNet::fused_forward`] had last, with [`Keep::Everything`].
     ///
     /// `output_gradient` is given the token embeddings [T, H] and writes their gradient.
     ///
     /// # Errors
     ///
     /// When the parameters are not on the CPU.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what the forward pass took, and the two gradients"
-    )]
     pub(crate) fn fused_backward(
         &self,
-        parameters: &Parameters,
+        options: &PassOptions<'_>,
         batch: &PackedBatch,
-        dropout: Dropout,
-        seed: u64,
         output_gradient: impl FnOnce(&[f32], &mut [f32]),
         gradient: &mut [f32],
         work: &mut Workspace,
     ) -> Result<(), ModelError> {
-        let pass = self.pass(parameters, batch, dropout, seed)?;
+        let pass = self.pass(options, batch)?;
         let (n_tokens, width) = (batch.tokens(), self.config.hidden_size as usize);
         let Workspace {
             embedded,
@@ -226,7 +226,7 @@ impl MpNet {
             pass.values(norm.weight),
             &embedded.rows[..n_tokens * width],
             &embedded.rstd[..n_tokens],
-            &pass.mask(dropout.hidden, 0),
+            &pass.mask(pass.dropout.hidden, 0),
             d,
             LayerNormGrad { gamma, beta },
             scratch,
@@ -246,15 +246,19 @@ impl MpNet {
 
     fn pass<'a>(
         &self,
-        parameters: &'a Parameters,
+        options: &PassOptions<'a>,
         batch: &'a PackedBatch,
-        dropout: Dropout,
-        seed: u64,
     ) -> Result<Pass<'a>, ModelError> {
+        let PassOptions {
+            parameters,
+            gemm,
+            dropout,
+            seed,
+        } = *options;
         let mut pass = Pass {
             parameters,
             flat: slice(parameters.flat())?,
-            gemm: &RustGemm,
+            gemm,
             batch,
             dropout,
             seed,

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use model::{ChunkLimit, ChunkedBatch, Mode, ModelError, PackedBatch, SentenceTransformer};
+use model::{
+    ChunkLimit, ChunkedBatch, Compute, GemmName, Mode, ModelError, PackedBatch, Precision,
+    SentenceTransformer,
+};
 use tch::{Device, Tensor};
 
 /// Sentences of these lengths, from ids that begin after the special tokens.
@@ -191,4 +194,56 @@ fn a_gradient_of_another_shape_is_refused() {
         )
         .unwrap_err();
     assert!(error.to_string().contains("has shape [9]"), "{error}");
+}
+
+#[test]
+fn other_products_and_precisions_are_close() {
+    tch::set_num_threads(1);
+    let mut model = tiny();
+    let ids = sentences(&[5, 9, 17, 17, 40, 3, 64], 8);
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let batch = PackedBatch::new(&ids, Device::Cpu).unwrap();
+    let embeddings = model.embed(&batch).unwrap();
+    let (_, gradient) = step(&model, &ids, ChunkLimit::NONE, 0);
+    let norm = |x: &Tensor| x.norm().double_value(&[]);
+    for (gemm, precision, tolerance) in [
+        (GemmName::Libtorch, Precision::Fp32, 1e-5),
+        (GemmName::Auto, Precision::Fp16, 5e-3),
+        (GemmName::Auto, Precision::Bf16, 2e-2),
+    ] {
+        let compute = Compute { gemm, precision };
+        if let Err(error) = model.set_compute(compute) {
+            // Then the message is all there is to test.
+            let message = error.to_string();
+            assert!(message.contains("this processor lacks AVX512"), "{message}");
+            assert_ne!(precision, Precision::Fp32);
+            continue;
+        }
+        assert_eq!(model.compute(), compute);
+        let found = model.embed(&batch).unwrap();
+        let off = norm(&(&found - &embeddings)) / norm(&embeddings);
+        assert!(off < tolerance, "{compute:?}: embeddings are off by {off}");
+        let (_, found) = step(&model, &ids, ChunkLimit::NONE, 0);
+        let off = norm(&(&found - &gradient)) / norm(&gradient);
+        assert!(off < tolerance, "{compute:?}: the gradient is off by {off}");
+        assert!(
+            precision == Precision::Fp32 || off > 1e-6,
+            "{compute:?}: nothing was rounded"
+        );
+    }
+}
+
+#[test]
+fn libtorchs_product_has_no_half_precision() {
+    let mut model = tiny();
+    let compute = Compute {
+        gemm: GemmName::Libtorch,
+        precision: Precision::Bf16,
+    };
+    let message = model.set_compute(compute).unwrap_err().to_string();
+    assert!(
+        message.contains("gemm libtorch multiplies in fp32 only"),
+        "{message}"
+    );
+    assert_eq!(model.compute(), Compute::default());
 }
