@@ -33,6 +33,9 @@ pub struct AdamW {
 impl AdamW {
     /// Updates `params` and both moments in place, and leaves `grad` zeroed if `zero_grad`.
     ///
+    /// Without decay, a weight whose gradient and moments are zero stays as it is to the last bit, such as those
+    /// of words that no text so far has; stretches of such weights are read but not written.
+    ///
     /// # Panics
     /// If the lengths differ, or `step` is 0.
     pub fn update(
@@ -66,7 +69,18 @@ impl AdamW {
             .zip(grad.par_chunks_mut(BLOCK))
             .zip(m.par_chunks_mut(BLOCK))
             .zip(v.par_chunks_mut(BLOCK))
-            .for_each(|(((p, g), m), v)| update_block(&factors, p, g, m, v, zero_grad));
+            .for_each(|(((p, g), m), v)| {
+                if !factors.keeps_untouched() {
+                    return update_block(&factors, p, g, m, v, zero_grad);
+                }
+                let moments = m.chunks_mut(STRETCH).zip(v.chunks_mut(STRETCH));
+                let weights = p.chunks_mut(STRETCH).zip(g.chunks_mut(STRETCH));
+                for ((p, g), (m, v)) in weights.zip(moments) {
+                    if !(is_positive_zero(m) && is_positive_zero(g) && is_positive_zero(v)) {
+                        update_block(&factors, p, g, m, v, zero_grad);
+                    }
+                }
+            });
     }
 }
 
@@ -87,6 +101,10 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
 /// Values of a block: a quarter of a megabyte over the four buffers.
 const BLOCK: usize = 16 * 1024;
 
+/// Values that are looked at together for whether they change: the row of a small model's word, or a part of a
+/// large one's.
+const STRETCH: usize = 256;
+
 struct Factors {
     grad: f32,
     decay: f32,
@@ -96,6 +114,18 @@ struct Factors {
     root: f32,
     eps: f32,
     rate: f32,
+}
+
+impl Factors {
+    /// Whether a weight without gradient and moments keeps its bits: p 1 - rate 0 / (0 + eps).
+    fn keeps_untouched(&self) -> bool {
+        self.decay == 1.0 && self.eps > 0.0 && self.grad.is_finite() && self.rate.is_finite()
+    }
+}
+
+/// Whether all bits are zero; a negative zero would become a positive one.
+fn is_positive_zero(x: &[f32]) -> bool {
+    x.iter().fold(0, |bits, x| bits | x.to_bits()) == 0
 }
 
 simd_fn!(fn update_block(

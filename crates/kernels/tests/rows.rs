@@ -511,3 +511,43 @@ fn products_match_their_formula() {
 fn every_instruction_set_passes() {
     common::on_lower_levels();
 }
+
+/// Weights without gradient and moments are passed over where 256 of them are side by side. With a second moment in
+/// one of each 256 they are computed, which has to give all others the same bits.
+#[test]
+fn adamw_passes_over_untouched_weights_without_a_trace() {
+    let n = 5000;
+    let start = Random(9).vec(n);
+    let run = |is_computed: bool| {
+        let (mut p, mut m, mut v) = (start.clone(), vec![0.0; n], vec![0.0; n]);
+        if is_computed {
+            v.iter_mut().step_by(256).for_each(|v| *v = 1.0);
+        }
+        let mut random = Random(10);
+        for step in 1..5 {
+            let mut grad = random.vec(n);
+            // Over whole stretches and parts of them.
+            grad[200..1800].fill(0.0);
+            grad[2500..4000].fill(-0.0);
+            let adamw = AdamW {
+                lr: 1e-2,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.0,
+                step,
+                grad_scale: 0.7,
+            };
+            adamw.update(&mut p, &mut grad, &mut m, &mut v, true);
+            assert!(grad.iter().all(|g| g.to_bits() == 0));
+        }
+        [p, m, v].map(|x| {
+            let others = x.iter().enumerate().filter(|(i, _)| i % 256 != 0);
+            others.map(|(_, x)| x.to_bits()).collect::<Vec<_>>()
+        })
+    };
+    let passed_over = run(false);
+    assert!(passed_over == run(true));
+    assert_eq!(passed_over[1][300], 0);
+    assert_ne!(passed_over[1][4500], 0);
+}
