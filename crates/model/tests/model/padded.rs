@@ -254,7 +254,7 @@ fn packed_is_padded() {
     check(30);
 }
 
-/// `cargo test -p model --test model -- --ignored a_thousand` takes some minutes.
+/// `cargo test --workspace --test model -- --ignored a_thousand` takes some minutes.
 #[test]
 #[ignore = "minutes"]
 fn packed_is_padded_in_a_thousand_batches() {
