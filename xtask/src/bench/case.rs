@@ -233,7 +233,10 @@ pub(super) struct Sample {
     value: f64,
     unit: &'static str,
     tokens_per_second: Option<f64>,
+    /// In training until the end of the last step.
     peak_bytes: Option<u64>,
+    /// Until the process ended: sentune writes the trained model then.
+    peak_bytes_of_process: Option<u64>,
     /// Of each step, or of all sentences.
     pub(super) n_tokens_by_step: Vec<u64>,
 }
@@ -245,7 +248,8 @@ impl Sample {
             value: f64::NAN,
             unit: case.unit(),
             tokens_per_second: None,
-            peak_bytes: ended.peak_bytes,
+            peak_bytes: ended.peak_bytes(f64::INFINITY),
+            peak_bytes_of_process: ended.peak_bytes(f64::INFINITY),
             n_tokens_by_step: Vec::new(),
         };
         match case {
@@ -288,6 +292,7 @@ impl Sample {
         self.value = sum(|step| step.1) / seconds;
         self.tokens_per_second = Some(sum(|step| step.2) / seconds);
         self.n_tokens_by_step = steps.iter().map(|step| step.2).collect();
+        self.peak_bytes = ended.peak_bytes(steps[n_steps - 1].0);
         Ok(())
     }
 
@@ -327,6 +332,7 @@ impl Sample {
             "value": self.value,
             "tokens_per_second": self.tokens_per_second,
             "peak_bytes": self.peak_bytes,
+            "peak_bytes_of_process": self.peak_bytes_of_process,
             "n_tokens_by_step": self.n_tokens_by_step,
         })
     }
@@ -372,7 +378,7 @@ mod tests {
             code: Some(0),
             lines: lines.to_vec(),
             stderr: stderr.to_owned(),
-            peak_bytes: Some(5),
+            peaks: vec![(0.5, 3), (12.0, 5), (13.5, 9)],
         }
     }
 
@@ -400,6 +406,8 @@ mod tests {
         assert_eq!(sample.value, 8.0);
         assert_eq!(sample.tokens_per_second, Some(200.0));
         assert_eq!(sample.n_tokens_by_step, [700, 500, 300]);
+        assert_eq!(sample.peak_bytes, Some(5));
+        assert_eq!(sample.peak_bytes_of_process, Some(9));
         assert!(Sample::of(Case::TrainBase16, &setting(Side::Peer, 1, 3), &ended).is_err());
         let start = Sample::of(Case::Start, &setting(Side::Ours, 0, 1), &ended)?;
         assert_eq!(start.value, 1.0);

@@ -25,8 +25,19 @@ pub(super) struct Ended {
     /// The JSON objects on its stdout, with the seconds from its start to their arrival.
     pub(super) lines: Vec<(f64, Value)>,
     pub(super) stderr: String,
-    /// The largest resident set, in bytes; Linux only.
-    pub(super) peak_bytes: Option<u64>,
+    /// The largest resident set so far, in bytes, with the seconds from the start, each time that it was found
+    /// to have grown; Linux only.
+    pub(super) peaks: Vec<(f64, u64)>,
+}
+
+impl Ended {
+    /// The largest resident set until so many seconds from the start, in bytes.
+    pub(super) fn peak_bytes(&self, until: f64) -> Option<u64> {
+        let mut before = self.peaks.iter().rev();
+        before
+            .find(|(seconds, _)| *seconds <= until)
+            .map(|(_, bytes)| *bytes)
+    }
 }
 
 /// Runs a command to its end.
@@ -58,9 +69,13 @@ pub(super) fn run(mut command: Command) -> Result<Ended> {
         let _ = stderr.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     });
-    let mut peak_bytes = None;
+    let mut peaks: Vec<(f64, u64)> = Vec::new();
     let status = loop {
-        peak_bytes = peak_bytes.max(high_water_mark(child.id()));
+        if let Some(bytes) = high_water_mark(child.id())
+            && peaks.last().is_none_or(|(_, last)| bytes > *last)
+        {
+            peaks.push((started.elapsed().as_secs_f64(), bytes));
+        }
         if let Some(status) = child.try_wait()? {
             break status;
         }
@@ -76,7 +91,7 @@ pub(super) fn run(mut command: Command) -> Result<Ended> {
         code: status.code(),
         lines: receiver.try_iter().collect(),
         stderr: talk.join().unwrap_or_default(),
-        peak_bytes,
+        peaks,
     })
 }
 
@@ -134,10 +149,8 @@ mod tests {
     #[test]
     fn the_peak_is_seen() {
         let ended = shell("x=$(head -c 30000000 /dev/zero | tr '\\0' a); sleep 0.1");
-        assert!(
-            ended.peak_bytes > Some(30_000_000),
-            "{:?}",
-            ended.peak_bytes
-        );
+        let peak = ended.peak_bytes(f64::INFINITY);
+        assert!(peak > Some(30_000_000), "{:?}", ended.peaks);
+        assert!(ended.peak_bytes(0.0) < peak, "{:?}", ended.peaks);
     }
 }
