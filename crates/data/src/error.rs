@@ -192,7 +192,7 @@ pub enum DataError {
         n_bad: usize,
     },
     /// The reader of the format gave up; the file is probably damaged.
-    #[error("{}: can't be read as {format}: {source}", path.display())]
+    #[error("{}: can't be read as {format}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -24,7 +24,7 @@ pub enum EvalError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// An operation of libtorch failed.
-    #[error("libtorch: {0}")]
+    #[error("libtorch")]
     Torch(#[from] TchError),
 }
 

@@ -239,6 +239,13 @@ pub enum Fault {
     Body(Vec<u8>),
     /// Serves this without a Content-Length, until the connection closes.
     Endless(Vec<u8>),
+    /// Repeats this as the body, without a Content-Length, until the client goes away.
+    Forever(Vec<u8>),
+    /// Writes these bytes in the place of head and body, and closes the connection.
+    Raw(Vec<u8>),
+    /// Writes the first bytes in the place of head and body, then the second ones until the client
+    /// goes away.
+    RawForever(Vec<u8>, Vec<u8>),
     /// Serves the whole file with 200 where a range was asked for.
     IgnoreRange,
     /// Serves the range from the start on, and says so.
@@ -411,6 +418,15 @@ fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()
     match fault {
         None | Some(Fault::IgnoreRange | Fault::WrongRange) => {}
         Some(Fault::HangUp) => return Ok(()),
+        Some(Fault::Raw(bytes)) => return stream.write_all(&bytes),
+        Some(Fault::RawForever(head, more)) => {
+            stream.write_all(&head)?;
+            return write_forever(&mut stream, &more, state);
+        }
+        Some(Fault::Forever(body)) => {
+            stream.write_all(b"HTTP/1.1 200 stand-in\r\nconnection: close\r\n\r\n")?;
+            return write_forever(&mut stream, &body, state);
+        }
         Some(Fault::Status(status, headers)) => {
             reply = Reply {
                 status,
@@ -474,6 +490,13 @@ fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()
     }
     while stalls && !state.is_over.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn write_forever(stream: &mut TcpStream, bytes: &[u8], state: &State) -> io::Result<()> {
+    while !state.is_over.load(Ordering::Relaxed) {
+        stream.write_all(bytes)?;
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ pub enum LossError {
         expected: String,
     },
     /// An operation of libtorch failed.
-    #[error("libtorch: {0}")]
+    #[error("libtorch")]
     Torch(#[from] TchError),
 }
 

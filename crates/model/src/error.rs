@@ -12,15 +12,20 @@ pub enum ModelError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A file is not JSON, or not the object or list it has to be.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", short(cause))]
     Json {
         /// The file.
         path: PathBuf,
-        /// What the parser says, with line and column.
-        source: serde_json::Error,
+        /// What the parser says, with line and column; in the message, and no source of its own.
+        cause: serde_json::Error,
     },
     /// A key of a configuration file has a value that is not allowed.
-    #[error("{path}: `{key}`: found {value}, allowed: {allowed}")]
+    #[error(
+        "{path}: `{}`: found {}, allowed: {}",
+        short(key),
+        short(value),
+        short(allowed)
+    )]
     Value {
         /// The file.
         path: PathBuf,
@@ -42,7 +47,7 @@ pub enum ModelError {
         hint: String,
     },
     /// A path inside a configuration file points out of the model's folder.
-    #[error("{path}: the path {value:?} leaves the model's folder")]
+    #[error("{path}: the path {:?} leaves the model's folder", short(value))]
     UnsafePath {
         /// The file that holds the path.
         path: PathBuf,
@@ -50,7 +55,7 @@ pub enum ModelError {
         value: String,
     },
     /// modules.json names a chain of modules that cannot be run.
-    #[error("{path}: {message}")]
+    #[error("{path}: {}", short(message))]
     Modules {
         /// The file.
         path: PathBuf,
@@ -58,12 +63,37 @@ pub enum ModelError {
         message: String,
     },
     /// A weights file is truncated or not in the safetensors format.
-    #[error("{path}: not a whole safetensors file: {source}; fetch or copy it again")]
+    #[error(
+        "{path}: not a whole safetensors file: {}; fetch or copy it again",
+        short(cause)
+    )]
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What the reader says.
-        source: safetensors::SafeTensorError,
+        /// What the reader says; in the message, and no source of its own.
+        cause: safetensors::SafeTensorError,
+    },
+    /// Something else stands where weights should, by its content.
+    #[error("{path}: {found}, not safetensors: {advice}")]
+    NotWeights {
+        /// The file.
+        path: PathBuf,
+        /// What its first bytes look like.
+        found: &'static str,
+        /// What to do.
+        advice: String,
+    },
+    /// The configuration describes a model far larger than the weights.
+    #[error(
+        "{path}: it describes {numel} parameters, but the weights are {n_bytes} bytes in all: the two are of different models"
+    )]
+    TooLarge {
+        /// The configuration.
+        path: PathBuf,
+        /// Parameters of the model.
+        numel: i64,
+        /// Bytes of all weights' files.
+        n_bytes: u64,
     },
     /// Tensors of the model that the weights do not hold.
     #[error("{path}: missing tensor {}", list(names))]
@@ -85,7 +115,7 @@ pub enum ModelError {
         names: Vec<String>,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{path}: tensor `{name}` has shape {found:?}, expected {expected:?}")]
+    #[error("{path}: tensor `{}` has shape {}, expected {expected:?}", short(name), short(format_args!("{found:?}")))]
     Shape {
         /// The file.
         path: PathBuf,
@@ -97,7 +127,7 @@ pub enum ModelError {
         expected: Vec<i64>,
     },
     /// A tensor has a number format that is not read.
-    #[error("{path}: tensor `{name}` is {found}, allowed: F32, F16, BF16")]
+    #[error("{path}: tensor `{}` is {found}, allowed: F32, F16, BF16", short(name))]
     Dtype {
         /// The file.
         path: PathBuf,
@@ -107,7 +137,7 @@ pub enum ModelError {
         found: String,
     },
     /// A tensor is there twice.
-    #[error("{path}: tensor `{name}` appears twice (also in {first})")]
+    #[error("{path}: tensor `{}` appears twice (also in {first})", short(name))]
     DuplicateTensor {
         /// The file with the second one.
         path: PathBuf,
@@ -117,7 +147,7 @@ pub enum ModelError {
         first: PathBuf,
     },
     /// A tensor holds NaN or infinity.
-    #[error("{path}: tensor `{name}` holds {value} at element {index}")]
+    #[error("{path}: tensor `{}` holds {value} at element {index}", short(name))]
     NotFinite {
         /// The file.
         path: PathBuf,
@@ -129,7 +159,7 @@ pub enum ModelError {
         index: usize,
     },
     /// The index of the shards and the shards disagree.
-    #[error("{path}: {message}")]
+    #[error("{path}: {}", short(message))]
     ShardIndex {
         /// The index.
         path: PathBuf,
@@ -137,7 +167,7 @@ pub enum ModelError {
         message: String,
     },
     /// The tokenizer cannot be built or fails on a text.
-    #[error("{path}: {message}")]
+    #[error("{path}: {}", short(message))]
     Tokenizer {
         /// The tokenizer's file.
         path: PathBuf,
@@ -151,11 +181,29 @@ pub enum ModelError {
     #[error("stopped")]
     Stopped,
     /// libtorch refused a call.
-    #[error("libtorch: {0}")]
+    #[error("libtorch")]
     Torch(#[from] tch::TchError),
     /// A tensor does not lie in memory as the kernels need it.
     #[error(transparent)]
     Slice(#[from] shim::SliceError),
+}
+
+/// What came from a file, without its middle where it is long, and without line ends: messages are to
+/// be read.
+fn short(text: impl std::fmt::Display) -> String {
+    const HEAD: usize = 160;
+    const TAIL: usize = 80;
+    let text = text.to_string().replace(['\n', '\r'], " ");
+    let ends = (
+        text.char_indices().nth(HEAD),
+        text.char_indices().rev().nth(TAIL),
+    );
+    match ends {
+        (Some((head, _)), Some((tail, _))) if head < tail => {
+            format!("{}...{}", &text[..head], &text[tail..])
+        }
+        _ => text,
+    }
 }
 
 /// At most four names, then how many more there are: a wrong checkpoint lacks hundreds.
@@ -164,7 +212,7 @@ fn list(names: &[String]) -> String {
     let mut text = names
         .iter()
         .take(SHOWN)
-        .cloned()
+        .map(short)
         .collect::<Vec<_>>()
         .join(", ");
     if names.len() > SHOWN {

@@ -9,13 +9,15 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     error::ModelError,
+    json,
     modules::{Activation, DenseShape, Pooling, PoolingMode},
     mpnet,
     tokenizer::Tokenizer,
+    weights,
 };
 
 /// The tokenizer's files, which a saved folder gets byte for byte.
@@ -78,6 +80,9 @@ pub(crate) struct Settings {
 impl Description {
     /// Reads and checks a folder's JSON files.
     pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+        if folder.is_file() {
+            return Err(weights::refuse_file(folder));
+        }
         if !folder.is_dir() {
             return Err(ModelError::MissingFile {
                 folder: folder.to_owned(),
@@ -132,7 +137,7 @@ impl Settings {
         for name in TOKENIZER_FILES {
             let path = tokenizer.join(name);
             if path.is_file() {
-                tokenizer_files.insert(name, fs_err::read(path)?);
+                tokenizer_files.insert(name, json::read(&path)?);
             }
         }
         let mut settings = Self {
@@ -309,11 +314,14 @@ impl Settings {
         tokenizer: &Tokenizer,
     ) -> Result<(), ModelError> {
         let mut config = self.config.clone();
-        config.insert("architectures".to_owned(), json!(["MPNetModel"]));
-        config.insert("dtype".to_owned(), json!("float32"));
+        config.insert(
+            "architectures".to_owned(),
+            serde_json::json!(["MPNetModel"]),
+        );
+        config.insert("dtype".to_owned(), serde_json::json!("float32"));
         // The key's name before transformers 4.56.
         if let Some(dtype) = config.get_mut("torch_dtype") {
-            *dtype = json!("float32");
+            *dtype = serde_json::json!("float32");
         }
         write_json(&folder.join("config.json"), &Value::Object(config))?;
         for (name, bytes) in &self.tokenizer_files {
@@ -326,11 +334,10 @@ impl Settings {
             )?;
         }
         if !self.tokenizer_files.contains_key("tokenizer_config.json") {
-            let json = json!({"tokenizer_class": "MPNetTokenizer", "model_max_length": self.max_seq_length});
+            let json = serde_json::json!({"tokenizer_class": "MPNetTokenizer", "model_max_length": self.max_seq_length});
             write_json(&folder.join("tokenizer_config.json"), &json)?;
         }
-        let json =
-            json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
+        let json = serde_json::json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
         write_json(&folder.join("sentence_bert_config.json"), &json)
     }
 
@@ -339,7 +346,7 @@ impl Settings {
         &self,
         folder: &Path,
     ) -> Result<(), ModelError> {
-        let mut json = json!({
+        let mut json = serde_json::json!({
             // The versions whose layout this is; newer ones than the reader's make it warn.
             "__version__": {"sentence_transformers": "3.0.1", "transformers": "4.41.0", "pytorch": "2.3.0"},
             "prompts": self.prompts,
@@ -347,7 +354,7 @@ impl Settings {
             "similarity_fn_name": self.similarity_fn_name,
         });
         if let Some(dim) = self.truncate_dim {
-            json["truncate_dim"] = json!(dim);
+            json["truncate_dim"] = serde_json::json!(dim);
         }
         write_json(&folder.join("config_sentence_transformers.json"), &json)
     }
@@ -411,7 +418,7 @@ pub(crate) fn inner_path(file: &Path, value: &str) -> Result<PathBuf, ModelError
 
 /// The object in a JSON file.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
-    parse_object(path, &fs_err::read(path)?)
+    parse_object(path, &json::read(path)?)
 }
 
 /// Writes a file under a temporary name beside its place, then renames it.
@@ -438,16 +445,11 @@ fn write_json(path: &Path, json: &Value) -> Result<(), ModelError> {
 }
 
 fn module_entry(idx: usize, path: &str, class: &str) -> Value {
-    json!({"idx": idx, "name": idx.to_string(), "path": path, "type": format!("sentence_transformers.models.{class}")})
+    serde_json::json!({"idx": idx, "name": idx.to_string(), "path": path, "type": format!("sentence_transformers.models.{class}")})
 }
 
 fn parse_object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, ModelError> {
-    // Some editors put a byte order mark first.
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    serde_json::from_slice(bytes).map_err(|source| ModelError::Json {
-        path: path.to_owned(),
-        source,
-    })
+    json::parse(path, bytes)
 }
 
 /// modules.json: the encoder's folder, then the modules after it.
@@ -455,12 +457,7 @@ fn read_modules(
     folder: &Path,
     path: &Path,
 ) -> Result<(PathBuf, Vec<ModuleDescription>), ModelError> {
-    let bytes = fs_err::read(path)?;
-    let entries: Vec<Map<String, Value>> =
-        serde_json::from_slice(&bytes).map_err(|source| ModelError::Json {
-            path: path.to_owned(),
-            source,
-        })?;
+    let entries: Vec<Map<String, Value>> = json::parse(path, &json::read(path)?)?;
     let mut transformer = None;
     let mut modules = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
@@ -530,7 +527,7 @@ fn module_class(path: &Path, i: usize, name: &str) -> Result<&'static str, Model
     Err(value_error(
         path,
         &format!("[{i}].type"),
-        &json!(name),
+        &serde_json::json!(name),
         allowed,
     ))
 }

@@ -25,6 +25,7 @@
 mod compute;
 mod error;
 mod folder;
+mod json;
 mod modules;
 pub mod mpnet;
 mod packed;

@@ -96,10 +96,10 @@ impl Config {
             }
         }
         let config: Self =
-            serde_json::from_value(Value::Object(json.clone())).map_err(|source| {
+            serde_json::from_value(Value::Object(json.clone())).map_err(|cause| {
                 ModelError::Json {
                     path: path.to_owned(),
-                    source,
+                    cause,
                 }
             })?;
         config.validate(path)?;

@@ -188,6 +188,15 @@ impl Layout {
         }
     }
 
+    /// The number of all parameters.
+    pub(crate) fn numel(&self) -> i64 {
+        let numels = self
+            .declared
+            .iter()
+            .map(|d| d.shape.iter().product::<i64>());
+        numels.sum()
+    }
+
     /// Allocates the flat tensor, zeroed, and the leaves.
     pub(crate) fn build(self, device: Device) -> Result<Parameters, ModelError> {
         let mut names = HashSet::new();

@@ -101,19 +101,27 @@ impl SentenceTransformer {
             .settings
             .tokenizer(&description.transformer, description.config.vocab_size)?;
         // Looked for before the memory of the parameters is asked for.
-        let checkpoint = Checkpoint::find(&description.transformer)?;
+        let mut checkpoints = vec![(String::new(), Checkpoint::find(&description.transformer)?)];
+        for module in &description.modules {
+            if let ModuleDescription::Dense { path, .. } = module {
+                let checkpoint = Checkpoint::find(&folder.join(path))?;
+                checkpoints.push((scope_of(path), checkpoint));
+            }
+        }
+        let mut n_bytes = 0;
+        for (_, checkpoint) in &checkpoints {
+            n_bytes += checkpoint.n_bytes()?;
+        }
         let model = Self::assemble(
             &description.config,
             description.modules,
             description.settings,
             tokenizer,
+            Some((&description.transformer.join("config.json"), n_bytes)),
             device,
         )?;
-        checkpoint.load(&model.parameters, "")?;
-        for module in &model.descriptions {
-            if let ModuleDescription::Dense { path, .. } = module {
-                Checkpoint::find(&folder.join(path))?.load(&model.parameters, &scope_of(path))?;
-            }
+        for (scope, checkpoint) in &checkpoints {
+            checkpoint.load(&model.parameters, scope)?;
         }
         Ok(model)
     }
@@ -140,9 +148,9 @@ impl SentenceTransformer {
         let path = Path::new("config.json");
         config.validate(path)?;
         let Value::Object(mut config_json) =
-            serde_json::to_value(config).map_err(|source| ModelError::Json {
+            serde_json::to_value(config).map_err(|cause| ModelError::Json {
                 path: path.to_owned(),
-                source,
+                cause,
             })?
         else {
             return Err(ModelError::Input(
@@ -157,7 +165,7 @@ impl SentenceTransformer {
         if normalize {
             modules.push(ModuleDescription::Normalize);
         }
-        let model = Self::assemble(config, modules, settings, built, device)?;
+        let model = Self::assemble(config, modules, settings, built, None, device)?;
         initialize(&model.parameters, config.initializer_range, seed)?;
         Ok(model)
     }
@@ -653,6 +661,7 @@ impl SentenceTransformer {
         descriptions: Vec<ModuleDescription>,
         settings: Settings,
         tokenizer: Tokenizer,
+        weights: Option<(&Path, u64)>,
         device: Device,
     ) -> Result<Self, ModelError> {
         let mut layout = Layout::default();
@@ -671,6 +680,18 @@ impl SentenceTransformer {
         let pooling = pooling.ok_or_else(|| {
             ModelError::Input("the modules have no Pooling: a sentence needs one".to_owned())
         })?;
+        // A weight is 2 bytes at the least. A config that asks for far more than there are gets no
+        // memory; one that is off by a little gets the message about the tensor that differs.
+        let numel = layout.numel();
+        if let Some((path, n_bytes)) = weights
+            && numel as u64 > LOOSE_NUMEL + 4 * n_bytes
+        {
+            return Err(ModelError::TooLarge {
+                path: path.to_owned(),
+                numel,
+                n_bytes,
+            });
+        }
         let parameters = layout.build(device)?;
         let dropout = Dropout {
             hidden: config.hidden_dropout_prob,
@@ -702,6 +723,9 @@ impl fmt::Debug for SentenceTransformer {
             .finish_non_exhaustive()
     }
 }
+
+/// So many parameters are laid out whatever the weights are: 64 MiB.
+const LOOSE_NUMEL: u64 = 16 << 20;
 
 /// What the names of a module's parameters begin with.
 fn scope_of(path: &Path) -> String {

@@ -15,7 +15,7 @@ use tokenizers::{
     pre_tokenizers::bert::BertPreTokenizer, processors::roberta::RobertaProcessing,
 };
 
-use crate::error::ModelError;
+use crate::{error::ModelError, json};
 
 /// The crate and its version: another one may cut texts differently.
 const TOKENIZERS: &str = "tokenizers 0.23.1";
@@ -80,6 +80,7 @@ impl Tokenizer {
 
     /// The bytes of a tokenizer.json, `path` being for the messages.
     pub(crate) fn from_tokenizer_json(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+        json::parse::<serde::de::IgnoredAny>(path, bytes)?;
         let inner = guarded(path, || tokenizers::Tokenizer::from_bytes(bytes))?;
         Self::new(inner, path)
     }

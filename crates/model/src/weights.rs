@@ -43,16 +43,11 @@ impl Checkpoint {
         if index.is_file() {
             return Self::from_index(folder, index);
         }
-        if folder.join("pytorch_model.bin").is_file()
-            || folder.join("pytorch_model.bin.index.json").is_file()
-        {
+        if let Some(pickle) = find_pickle(folder) {
             return Err(ModelError::MissingFile {
                 folder: folder.to_owned(),
                 file: "model.safetensors".to_owned(),
-                hint: "pytorch_model.bin is a pickle, which can run code when read, and is not opened; convert it \
-                       with Python: from transformers import AutoModel; \
-                       AutoModel.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)"
-                    .to_owned(),
+                hint: format!("{pickle} {PICKLE}"),
             });
         }
         Err(ModelError::MissingFile {
@@ -113,6 +108,13 @@ impl Checkpoint {
         })
     }
 
+    /// The length of all its files together, in bytes.
+    pub(crate) fn n_bytes(&self) -> Result<u64, ModelError> {
+        let lengths = self.files.iter().map(fs_err::metadata);
+        let lengths = lengths.map(|metadata| Ok(metadata?.len()));
+        lengths.sum()
+    }
+
     /// Fills the spans whose name begins with `scope` from the checkpoint's tensors, which are
     /// named without it.
     pub(crate) fn load(&self, parameters: &Parameters, scope: &str) -> Result<(), ModelError> {
@@ -128,9 +130,16 @@ impl Checkpoint {
         for file in &self.files {
             let bytes = fs_err::read(file)?;
             let tensors =
-                SafeTensors::deserialize(&bytes).map_err(|source| ModelError::Safetensors {
-                    path: file.clone(),
-                    source,
+                SafeTensors::deserialize(&bytes).map_err(|cause| match foreign(&bytes) {
+                    Some((found, advice)) => ModelError::NotWeights {
+                        path: file.clone(),
+                        found,
+                        advice,
+                    },
+                    None => ModelError::Safetensors {
+                        path: file.clone(),
+                        cause,
+                    },
                 })?;
             if let Some(name) = duplicate_name(&bytes) {
                 return Err(ModelError::DuplicateTensor {
@@ -204,6 +213,86 @@ impl Checkpoint {
     }
 }
 
+/// What to do about a pickle, after its name.
+const PICKLE: &str = "is a pickle, which can run code when read, and is not opened; take model.safetensors, or convert it with \
+     Python: from transformers import AutoModel; \
+     AutoModel.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)";
+
+/// The file of a folder that holds weights as a pickle, whatever its name, or that is an index of such.
+fn find_pickle(folder: &Path) -> Option<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            name == "pytorch_model.bin"
+                || name == "pytorch_model.bin.index.json"
+                || is_pickle_file(&entry.path())
+        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names.into_iter().next()
+}
+
+/// Whether a file starts as torch.save and pickle.dump have it.
+fn is_pickle_file(path: &Path) -> bool {
+    use std::io::Read;
+    let mut start = Vec::new();
+    path.is_file()
+        && std::fs::File::open(path)
+            .and_then(|file| file.take(1024).read_to_end(&mut start))
+            .is_ok()
+        && foreign(&start).is_some_and(|(_, advice)| advice.contains("pickle"))
+}
+
+/// The error for a file where a model's folder is wanted.
+pub(crate) fn refuse_file(path: &Path) -> ModelError {
+    if is_pickle_file(path) {
+        return ModelError::NotWeights {
+            path: path.to_owned(),
+            found: "not a folder",
+            advice: format!("the file {PICKLE}"),
+        };
+    }
+    ModelError::MissingFile {
+        folder: path.to_owned(),
+        file: "such folder, it is a file".to_owned(),
+        hint: "give the folder of a model, the one with config.json and model.safetensors"
+            .to_owned(),
+    }
+}
+
+/// What the first bytes of a file are that is no safetensors file, and what to do about it.
+fn foreign(bytes: &[u8]) -> Option<(&'static str, String)> {
+    let pickle = || format!("this {PICKLE}");
+    let again = |what: &str| format!("{what} and fetch model.safetensors again");
+    match bytes {
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => Some(("a zip archive, as torch.save writes", pickle())),
+        [0x80, 0..=5, ..] => Some(("a Python pickle", pickle())),
+        // Protocol 0 has no mark: it opens a tuple or names a class, and is text.
+        [b'(', b'd' | b'l' | b't' | b'i', ..] | [b'c', b'_' | b'a'..=b'z', ..]
+            if bytes.contains(&b'\n') =>
+        {
+            Some(("a Python pickle", pickle()))
+        }
+        _ if bytes.get(257..262) == Some(b"ustar") => Some((
+            "a tar archive, as old versions of torch.save write",
+            pickle(),
+        )),
+        [0x89, b'H', b'D', b'F', ..] => Some((
+            "an HDF5 file (Keras)",
+            again("take the repository's PyTorch side"),
+        )),
+        [0x1f, 0x8b, ..] => Some(("a gzip file", again("unpack it, or delete it"))),
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            Some(("a Git LFS pointer", "run git lfs pull".to_owned()))
+        }
+        _ if bytes.trim_ascii_start().starts_with(b"<") => Some(("a web page", again("delete it"))),
+        _ => None,
+    }
+}
+
 /// Writes the spans whose name begins with `scope` as a safetensors file, F32, named without it.
 pub(crate) fn save(parameters: &Parameters, scope: &str, path: &Path) -> Result<(), ModelError> {
     let flat = parameters
@@ -228,9 +317,9 @@ pub(crate) fn save(parameters: &Parameters, scope: &str, path: &Path) -> Result<
             bytes,
         ));
     }
-    let in_file = |source| ModelError::Safetensors {
+    let in_file = |cause| ModelError::Safetensors {
         path: path.to_owned(),
-        source,
+        cause,
     };
     let views = tensors
         .iter()

@@ -27,7 +27,7 @@ pub enum SliceError {
         contiguous: bool,
     },
     /// libtorch refused to say what it is.
-    #[error("libtorch: {0}")]
+    #[error("libtorch")]
     Torch(#[from] TchError),
 }
 

@@ -44,7 +44,7 @@ pub enum TrainError {
     #[error(transparent)]
     Slice(#[from] shim::SliceError),
     /// libtorch refused an operation.
-    #[error("libtorch: {0}")]
+    #[error("libtorch")]
     Torch(#[from] TchError),
 }
 

@@ -1,5 +1,6 @@
 //! The hub crate against a stand-in hub on loopback.
 
+mod behaviours;
 mod config;
 mod fetch;
 mod hostile;

@@ -18,7 +18,8 @@ pub(crate) const CANARY: &str = "hf_CANARY";
 pub(crate) struct World {
     pub(crate) standin: StandIn,
     pub(crate) config: HubConfig,
-    cache: TempDir,
+    /// Holds the cache's folder and nothing else.
+    outer: TempDir,
 }
 
 impl World {
@@ -40,19 +41,19 @@ impl World {
             .large("triplet/train-00001-of-00002.parquet", b"train 1")
             .large("triplet/dev-00000-of-00001.parquet", b"dev")
             .large("triplet/test-00000-of-00001.parquet", b"test");
-        let cache = TempDir::new().expect("a temporary folder");
+        let outer = TempDir::new().expect("a temporary folder");
         let config = HubConfig {
             token: Token::parse("test", CANARY).expect("a valid token"),
             retries: 3,
             first_pause: Duration::from_millis(1),
             longest_pause: Duration::from_secs(2),
             silence: Duration::from_millis(600),
-            ..HubConfig::new(standin.endpoint(), cache.path())
+            ..HubConfig::new(standin.endpoint(), outer.path().join("cache"))
         };
         Self {
             standin,
             config,
-            cache,
+            outer,
         }
     }
 
@@ -82,12 +83,28 @@ impl World {
     }
 
     pub(crate) fn cache(&self) -> &Path {
-        self.cache.path()
+        &self.config.cache_dir
+    }
+
+    /// The address of the storage.
+    pub(crate) fn storage(&self) -> String {
+        self.standin.storage()
+    }
+
+    /// Whatever lies beside the cache's folder.
+    pub(crate) fn outside_the_cache(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.outer.path()).expect("a folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        names.filter(|name| name != "cache").collect()
     }
 
     /// Every file below the cache, as paths relative to it, without the lock files.
     pub(crate) fn cached_files(&self) -> Vec<String> {
         let mut files = Vec::new();
+        if !self.cache().exists() {
+            return files;
+        }
         walk(self.cache(), self.cache(), &mut files);
         files.retain(|file| !file.starts_with(".locks/"));
         files.sort();

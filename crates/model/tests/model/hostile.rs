@@ -23,6 +23,12 @@ fn check(break_it: impl FnOnce(&Path), parts: &[&str]) {
         panic!("this folder is broken, but loads");
     };
     let message = error.to_string();
+    // What prints the whole chain says nothing twice.
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(
+        source.is_none_or(|source| !message.contains(&source)),
+        "{message:?}"
+    );
     for part in parts {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
@@ -82,26 +88,134 @@ fn missing_files() {
         ],
     );
     check(remove("1_Pooling/config.json"), &["1_Pooling/config.json"]);
-    let pickle = |folder: &Path| {
-        fs::rename(
-            folder.join("model.safetensors"),
-            folder.join("pytorch_model.bin"),
-        )
-        .unwrap();
-    };
-    check(
-        pickle,
-        &[
-            "no model.safetensors",
-            "pickle",
-            "save_pretrained(DIR, safe_serialization=True)",
-        ],
-    );
     let no_tokenizer = |folder: &Path| {
         remove("tokenizer.json")(folder);
         remove("vocab.txt")(folder);
     };
     check(no_tokenizer, &["no tokenizer.json or vocab.txt"]);
+}
+
+/// By what they hold and under every name, and the message has the safetensors to use.
+#[test]
+fn pickles_are_refused_by_content() {
+    let mut tar = vec![0; 300];
+    tar[257..262].copy_from_slice(b"ustar");
+    let zip_of_pickle = b"PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl\x80\x02}q\0.".to_vec();
+    let kinds: [(&str, Vec<u8>, &str); 7] = [
+        ("torch.save", zip_of_pickle, "zip archive"),
+        ("protocol 2", b"\x80\x02}q\0.".to_vec(), "Python pickle"),
+        (
+            "protocol 4",
+            b"\x80\x04\x95\x10\0\0\0".to_vec(),
+            "Python pickle",
+        ),
+        (
+            "protocol 5",
+            b"\x80\x05\x95\x10\0\0\0".to_vec(),
+            "Python pickle",
+        ),
+        (
+            "protocol 0",
+            b"cos\nsystem\n(S'ls'\ntR.".to_vec(),
+            "Python pickle",
+        ),
+        (
+            "protocol 0, a dictionary",
+            b"(dp0\nS'a'\n.".to_vec(),
+            "Python pickle",
+        ),
+        ("old torch.save", tar, "tar archive"),
+    ];
+    let names = [
+        "pytorch_model.bin",
+        "model.pt",
+        "model.pth",
+        "model.ckpt",
+        "weights",
+    ];
+    let advice = &["pickle", "model.safetensors", "safe_serialization=True"];
+    for (kind, bytes, found) in &kinds {
+        // Under the name of the weights themselves, and of a shard.
+        let renamed = |folder: &Path| fs::write(folder.join("model.safetensors"), bytes).unwrap();
+        check(
+            renamed,
+            &[advice.as_slice(), &["model.safetensors", found]].concat(),
+        );
+        for shard in ["a.safetensors", "pytorch_model-00001-of-00002.bin"] {
+            let sharded = |folder: &Path| {
+                remove("model.safetensors")(folder);
+                fs::write(folder.join(shard), bytes).unwrap();
+                let index = json!({"weight_map": {"x": shard}}).to_string();
+                fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+            };
+            check(sharded, &[advice.as_slice(), &[shard, found]].concat());
+        }
+        for name in names {
+            let alone = |folder: &Path| {
+                remove("model.safetensors")(folder);
+                fs::write(folder.join(name), bytes).unwrap();
+            };
+            check(
+                alone,
+                &[advice.as_slice(), &["no model.safetensors", name]].concat(),
+            );
+            // The file named in the place of the folder.
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            let error = SentenceTransformer::load(&path, Device::Cpu).unwrap_err();
+            let message = error.to_string();
+            for part in advice {
+                assert!(message.contains(part), "{kind}, {name}: {message}");
+            }
+        }
+    }
+    // A name alone is enough where the rest of the file is missing, and an index of pickles is one.
+    for name in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
+        let empty = |folder: &Path| {
+            remove("model.safetensors")(folder);
+            fs::write(folder.join(name), "").unwrap();
+        };
+        check(empty, &[advice.as_slice(), &[name]].concat());
+    }
+}
+
+#[test]
+fn a_config_of_a_giant_gets_no_memory() {
+    let giant = |json: &mut Value| {
+        json["vocab_size"] = json!(1 << 24);
+        json["hidden_size"] = json!(1 << 15);
+        json["num_attention_heads"] = json!(1);
+        json["num_hidden_layers"] = json!(512);
+    };
+    check_json(
+        "config.json",
+        giant,
+        &["it describes", "parameters", "of different models"],
+    );
+}
+
+#[test]
+fn a_key_that_comes_twice_is_refused() {
+    for (file, first) in [
+        ("config.json", "{\"hidden_size\": 32,"),
+        ("modules.json", "[{\"path\": \"..\","),
+        ("sentence_bert_config.json", "{\"max_seq_length\": 7,"),
+        ("config_sentence_transformers.json", "{\"prompts\": {},"),
+        (
+            "1_Pooling/config.json",
+            "{\"pooling_mode_mean_tokens\": true,",
+        ),
+        ("tokenizer.json", "{\"version\": \"1.0\","),
+    ] {
+        let twice = |folder: &Path| {
+            let path = folder.join(file);
+            let whole = fs::read_to_string(&path).unwrap();
+            let at = whole.find('{').unwrap() + 1;
+            fs::write(path, format!("{first}{}", &whole[at..])).unwrap();
+        };
+        check(twice, &[file, "comes twice"]);
+    }
 }
 
 #[test]
@@ -419,7 +533,7 @@ fn weights_files() {
     }
     check(
         replace(f, b"version https://git-lfs.github.com/spec/v1\n"),
-        &[f, "not a whole safetensors file"],
+        &[f, "a Git LFS pointer", "git lfs pull"],
     );
     check(
         replace(f, &[0xff; 4096]),

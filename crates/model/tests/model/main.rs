@@ -6,6 +6,7 @@ mod encode;
 mod folders;
 mod fused;
 mod hostile;
+mod mutations;
 mod padded;
 mod parity;
 mod pooling;

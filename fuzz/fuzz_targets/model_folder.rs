@@ -1,0 +1,39 @@
+//! Loads the tiny model with one of its files replaced: the first byte chooses which.
+
+#![no_main]
+
+use std::{fs, path::Path};
+
+use libfuzzer_sys::fuzz_target;
+use model::SentenceTransformer;
+
+const FILES: [&str; 8] = [
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "tokenizer_config.json",
+];
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((choice, content)) = bytes.split_first() else {
+        return;
+    };
+    let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/fixtures/tiny-mpnet");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(folder.path().join("1_Pooling")).expect("made");
+    for file in FILES.into_iter().chain(["vocab.txt"]) {
+        fs::copy(good.join(file), folder.path().join(file)).expect("copied");
+    }
+    let replaced = FILES[usize::from(*choice) % FILES.len()];
+    fs::write(folder.path().join(replaced), content).expect("written");
+    if let Ok(model) = SentenceTransformer::load(folder.path(), tch::Device::Cpu) {
+        let vocab_size = model.encoder().config().vocab_size;
+        for ids in model.tokenizer().encode_batch(&["", "a text"]).unwrap_or_default() {
+            assert!(ids.iter().all(|id| i64::from(*id) < vocab_size));
+        }
+    }
+});
