@@ -402,12 +402,19 @@ pub(crate) fn write_modules(
 
 /// A path in a JSON file, which has to stay in the folder that the file describes.
 pub(crate) fn inner_path(file: &Path, value: &str) -> Result<PathBuf, ModelError> {
+    const LONGEST: usize = 1024;
+    if value.len() > LONGEST {
+        return Err(ModelError::Modules {
+            path: file.to_owned(),
+            message: format!("the path {value:?} is longer than {LONGEST} bytes"),
+        });
+    }
     let path = Path::new(value);
     let inner = path
         .components()
         .all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
     // A path with a backslash or a drive means a different thing on Windows.
-    if !inner || value.contains(['\\', ':', '\0']) {
+    if !inner || value.contains(['\\', ':']) || value.chars().any(char::is_control) {
         return Err(ModelError::UnsafePath {
             path: file.to_owned(),
             value: value.to_owned(),

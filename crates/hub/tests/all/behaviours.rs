@@ -28,6 +28,20 @@ enum Verdict {
 }
 use Verdict::{Fetched, Refused};
 
+/// Its name; where it strikes, by server, part of the request and number of times; the fault; and what
+/// it leads to.
+type Behaviour = (
+    &'static str,
+    Server,
+    &'static str,
+    usize,
+    Box<dyn Fn(&World) -> Fault>,
+    Verdict,
+);
+
+/// What a path is offered as, and how.
+type Offer<'a> = (&'static str, &'a dyn Fn(&World));
+
 /// How long any of them may take, with four attempts and 0.6 s of patience for each.
 const LONGEST: Duration = Duration::from_secs(20);
 
@@ -78,14 +92,7 @@ fn hostile_servers_do_no_harm() {
     let many: String = (0..5000).map(|i| format!("x-{i}: {i}\r\n")).collect();
     let bomb = gzip_bomb(400_000);
     let elsewhere = |world: &World, path: &str| format!("{}{path}", world.storage());
-    let behaviours: Vec<(
-        &str,
-        Server,
-        &str,
-        usize,
-        Box<dyn Fn(&World) -> Fault>,
-        Verdict,
-    )> = vec![
+    let behaviours: Vec<Behaviour> = vec![
         // What is redirected, and where to.
         (
             "redirects the listing to another host",
@@ -719,7 +726,7 @@ fn hostile_paths_lead_nowhere() {
         let listing = json!({"sha": FIRST_COMMIT, "siblings": siblings}).to_string();
         let modules = json!([{"path": ""}, {"path": path}]).to_string();
         let index = json!({"weight_map": {"a": path}}).to_string();
-        let offers: [(&str, &dyn Fn(&World)); 3] = [
+        let offers: [Offer<'_>; 3] = [
             ("a listed file", &|world| {
                 let fault = Fault::Body(listing.clone().into_bytes());
                 world.standin.fail(Server::Hub, "/api/", 1, fault);

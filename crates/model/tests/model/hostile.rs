@@ -649,3 +649,79 @@ fn tokenizers() {
     };
     check(small, &[f, "beyond the model's vocab_size 200"]);
 }
+
+/// In modules.json and in the index of shards: whatever is refused names the file, and what is not
+/// stays inside.
+#[test]
+fn hostile_paths_stay_inside() {
+    let long = "x/".repeat(600);
+    let part = "x".repeat(300);
+    let paths = [
+        "..",
+        "../x",
+        "../../../../etc/passwd",
+        "a/../../x",
+        "1_Pooling/..",
+        "1_Pooling/../1_Pooling",
+        "./../x",
+        "..//x",
+        "/",
+        "/etc/passwd",
+        "//server/share",
+        "///x",
+        "/proc/self/environ",
+        "..\\x",
+        "\\\\server\\share",
+        "\\\\?\\C:\\x",
+        "a\\..\\..\\x",
+        "\\x",
+        "C:\\x",
+        "C:/x",
+        "c:x",
+        "Z:",
+        "a\0b",
+        "\0",
+        "1_Pooling\0",
+        "a\nb",
+        "a\rb",
+        "a\u{1b}[2Jb",
+        "a\u{202e}b",
+        "a\u{200b}b",
+        "~/x",
+        "~root",
+        "$HOME",
+        "file:///etc/passwd",
+        "http://127.0.0.1/x",
+        "%2e%2e/x",
+        "..%2f..%2fx",
+        "x/..;/y",
+        "....//....//x",
+        "aux",
+        "nul",
+        "con",
+        "a b",
+        " ",
+        "$(touch x)",
+        "`x`",
+        "x|y",
+        "missing",
+        &long,
+        &part,
+    ];
+    for path in paths {
+        let as_module = |folder: &Path| {
+            let path_of = folder.join("modules.json");
+            let mut modules: Value = serde_json::from_slice(&fs::read(&path_of).unwrap()).unwrap();
+            modules[1]["path"] = json!(path);
+            fs::write(path_of, modules.to_string()).unwrap();
+        };
+        check(as_module, &[]);
+        let as_shard = |folder: &Path| {
+            remove("model.safetensors")(folder);
+            let index = json!({"weight_map": {"x": path}}).to_string();
+            fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+        };
+        check(as_shard, &["model.safetensors.index.json"]);
+    }
+    assert_eq!(paths.len(), 50);
+}
