@@ -127,7 +127,7 @@ impl TrainingProgress {
 
     fn begin(&mut self, plan: &Plan) {
         tracing::info!(
-            "training on {} {} for {} steps: {} an epoch, {} epochs, {} of warm-up; {} parameters in {}",
+            "training on {} {} for {} steps: {} an epoch, {} epochs, {} of warm-up; {} parameters, products in {}",
             thousands(plan.n_rows),
             self.unit,
             thousands(plan.n_steps as usize),

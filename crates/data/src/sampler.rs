@@ -329,8 +329,8 @@ impl<'d> Walk<'d> {
                     // Looking for more rows, torch's RandomSampler draws a permutation that it doesn't use.
                     engine.permutation(n_rows);
                 }
-                let is_batch = !rows.is_empty() && !(is_partial && self.drop_last);
-                is_batch.then(|| rows.to_vec())
+                let is_left_out = rows.is_empty() || (is_partial && self.drop_last);
+                (!is_left_out).then(|| rows.to_vec())
             }
             State::Turns { groups, drawn } => {
                 // Upstream draws the order of labels anew in every round, and gives a batch out as soon
