@@ -56,7 +56,7 @@ pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
     arguments!(
         num_train_epochs, max_steps, per_device_train_batch_size, per_device_eval_batch_size,
         gradient_accumulation_steps, precision, learning_rate, lr_scheduler_type, warmup_steps, optim,
-        weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, seed,
+        weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, skip_nonfinite, seed,
         batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
         eval_steps, save_strategy, save_steps, load_best_model_at_end, early_stopping_threshold;
         mini_batch_tokens, data_seed, save_total_limit, metric_for_best_model, greater_is_better,
@@ -89,6 +89,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
                 config: flags.config,
                 overwrite_output_dir: flags.overwrite_output_dir,
                 resume_from_checkpoint: flags.resume_from_checkpoint,
+                resume_anyway: flags.resume_anyway,
                 token_cache: flags.token_cache,
                 profile: flags.profile,
                 json: flags.json,
@@ -129,6 +130,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         adam_epsilon,
         momentum,
         max_grad_norm,
+        skip_nonfinite,
         seed,
         data_seed,
         batch_sampler,
@@ -190,6 +192,7 @@ fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError>
         adam_epsilon,
         momentum,
         max_grad_norm,
+        skip_nonfinite,
         seed,
         batch_sampler,
         dataloader_drop_last,

@@ -99,10 +99,14 @@ pub(crate) struct TrainFlags {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Model and data")]
     #[serde(skip)]
     pub(crate) overwrite_output_dir: Option<bool>,
-    /// Go on from a checkpoint of the same run: a folder, or the newest one.
+    /// Go on from a checkpoint of the same run: a folder, or the newest one that is whole.
     #[arg(long, alias = "resume", num_args = 0..=1, default_missing_value = "last", value_name = "CHECKPOINT", help_heading = "Model and data")]
     #[serde(skip)]
     pub(crate) resume_from_checkpoint: Option<String>,
+    /// Go on from the checkpoint even if data, loss, model or arguments are not those of its run.
+    #[arg(long, requires = "resume_from_checkpoint", num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Model and data")]
+    #[serde(skip)]
+    pub(crate) resume_anyway: Option<bool>,
     /// Longest input in tokens; longer texts are cut off [default: the model's].
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub(crate) max_seq_length: Option<usize>,
@@ -202,6 +206,9 @@ pub(crate) struct TrainFlags {
     /// Largest norm of the gradient, 0 for no clipping [default: 1].
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub(crate) max_grad_norm: Option<f64>,
+    /// Leave out up to N steps in a row whose loss or gradient is not finite, instead of stopping [default: 0].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) skip_nonfinite: Option<u64>,
     /// Seed of data order and dropout [default: 42].
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub(crate) seed: Option<u64>,

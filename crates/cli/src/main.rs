@@ -1,7 +1,7 @@
 //! `sentune`: fine-tune sentence transformers.
 //!
-//! stdout is data, stderr is talk. Exit codes: 0 done, 1 failed, 2 used wrongly, 130 and 143 ended by SIGINT
-//! and SIGTERM.
+//! stdout is data, stderr is talk. Exit codes: 0 done, 1 failed, 2 used wrongly, 130, 143 and 138 ended by
+//! SIGINT, SIGTERM and SIGUSR1.
 
 mod cache;
 mod commands;
@@ -17,7 +17,7 @@ use std::{io, process::ExitCode};
 
 use clap::Parser;
 use losses::LossError;
-use train::TrainError;
+use train::{TrainError, failpoint};
 
 use crate::{
     commands::{compare, encode, eval, init, train as train_command},
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 
 fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
     set_threads(flags.num_threads)?;
+    arm_failpoint()?;
     let interrupt = Interrupt::listen()?;
     match flags.command {
         Command::Train(flags) => train_command::run(*flags, talk, &interrupt),
@@ -65,9 +66,19 @@ fn set_threads(n_threads: Option<u16>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// In builds for tests, arms the failpoint that the environment names.
+fn arm_failpoint() -> anyhow::Result<()> {
+    if failpoint::ENABLED
+        && let Ok(text) = std::env::var("SENTUNE_FAILPOINT")
+    {
+        failpoint::arm(&text).map_err(anyhow::Error::msg)?;
+    }
+    Ok(())
+}
+
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if let Some(Interrupted { signal }) = error.downcast_ref() {
-        return 128 + *signal;
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        return interrupted.exit_code();
     }
     let is_usage = error.chain().any(|cause| {
         // A transparent error is no cause of its own: the loss's lies within the trainer's.

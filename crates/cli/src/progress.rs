@@ -167,6 +167,10 @@ impl TrainingProgress {
     }
 
     fn log(&mut self, entry: &LogEntry) {
+        if entry.contains_key("skipped_loss") {
+            // `Event::Skipped` has said more.
+            return;
+        }
         let number = |key: &str| entry.get(key).and_then(Value::as_f64);
         let step = entry.get("step").and_then(Value::as_u64).unwrap_or(0);
         let epoch = number("epoch").unwrap_or(0.0);
@@ -223,6 +227,7 @@ impl Observer for TrainingProgress {
             }
             Event::EvaluationProgress(n) => self.sentences.set_position(*n as u64),
             Event::EvaluationEnd(_) => self.sentences.finish_and_clear(),
+            Event::Skipped(problem) => tracing::warn!("skipped: {problem}"),
             Event::Saved(path) => tracing::info!("saved {}", path.display()),
             _ => {}
         }

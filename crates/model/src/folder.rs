@@ -307,10 +307,10 @@ impl Settings {
         Ok(())
     }
 
-    /// Writes the files of the encoder and the tokenizer, but for the weights.
-    pub(crate) fn write_transformer(
+    /// Adds the files of the encoder and the tokenizer, but for the weights.
+    pub(crate) fn add_transformer(
         &self,
-        folder: &Path,
+        files: &mut ModelFiles,
         tokenizer: &Tokenizer,
     ) -> Result<(), ModelError> {
         let mut config = self.config.clone();
@@ -323,29 +323,25 @@ impl Settings {
         if let Some(dtype) = config.get_mut("torch_dtype") {
             *dtype = serde_json::json!("float32");
         }
-        write_json(&folder.join("config.json"), &Value::Object(config))?;
+        files.add_json("config.json", &Value::Object(config));
         for (name, bytes) in &self.tokenizer_files {
-            write(&folder.join(name), bytes)?;
+            files.add(name, bytes.clone());
         }
         if !self.tokenizer_files.contains_key("tokenizer.json") {
-            write(
-                &folder.join("tokenizer.json"),
-                tokenizer.to_json()?.as_bytes(),
-            )?;
+            files.add("tokenizer.json", tokenizer.to_json()?.into_bytes());
         }
         if !self.tokenizer_files.contains_key("tokenizer_config.json") {
             let json = serde_json::json!({"tokenizer_class": "MPNetTokenizer", "model_max_length": self.max_seq_length});
-            write_json(&folder.join("tokenizer_config.json"), &json)?;
+            files.add_json("tokenizer_config.json", &json);
         }
-        let json = serde_json::json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
-        write_json(&folder.join("sentence_bert_config.json"), &json)
+        let json =
+            serde_json::json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
+        files.add_json("sentence_bert_config.json", &json);
+        Ok(())
     }
 
-    /// Writes config_sentence_transformers.json.
-    pub(crate) fn write_sentence_transformers_config(
-        &self,
-        folder: &Path,
-    ) -> Result<(), ModelError> {
+    /// Adds config_sentence_transformers.json.
+    pub(crate) fn add_sentence_transformers_config(&self, files: &mut ModelFiles) {
         let mut json = serde_json::json!({
             // The versions whose layout this is; newer ones than the reader's make it warn.
             "__version__": {"sentence_transformers": "3.0.1", "transformers": "4.41.0", "pytorch": "2.3.0"},
@@ -356,19 +352,65 @@ impl Settings {
         if let Some(dim) = self.truncate_dim {
             json["truncate_dim"] = serde_json::json!(dim);
         }
-        write_json(&folder.join("config_sentence_transformers.json"), &json)
+        files.add_json("config_sentence_transformers.json", &json);
     }
 }
 
-/// Writes the folders of the modules after the encoder, then modules.json; `dense_weights` writes
-/// those of one Dense module, given its folder here and its description.
+/// All files of a model's folder, in memory: what [`SentenceTransformer::save`] would write at this moment,
+/// for those who write it later or elsewhere.
+///
+/// [`SentenceTransformer::save`]: crate::SentenceTransformer::save
+#[derive(Debug, Clone, Default)]
+pub struct ModelFiles {
+    folders: Vec<PathBuf>,
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl ModelFiles {
+    /// The folders within the folder, in the order in which they can be made.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.folders.iter().map(PathBuf::as_path)
+    }
+
+    /// The files by their paths within the folder, in the order to write them in: a folder that lacks the
+    /// last was not finished.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        self.files
+            .iter()
+            .map(|(path, bytes)| (path.as_path(), bytes.as_slice()))
+    }
+
+    /// Adds a file, to be written after those that are there.
+    pub fn add(&mut self, path: impl Into<PathBuf>, bytes: Vec<u8>) {
+        self.files.push((path.into(), bytes));
+    }
+
+    fn add_json(&mut self, path: impl Into<PathBuf>, json: &Value) {
+        self.add(path, format!("{json:#}\n").into_bytes());
+    }
+
+    /// Writes the files, each whole before it takes its name.
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), ModelError> {
+        fs_err::create_dir_all(folder)?;
+        for inner in &self.folders {
+            fs_err::create_dir_all(folder.join(inner))?;
+        }
+        for (path, bytes) in &self.files {
+            write(&folder.join(path), bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the folders of the modules after the encoder, then modules.json; `dense_weights` gives
+/// those of one Dense module, by its description.
 ///
 /// modules.json comes last: a folder without it was not finished.
-pub(crate) fn write_modules(
-    folder: &Path,
+pub(crate) fn add_modules(
+    files: &mut ModelFiles,
     modules: &[ModuleDescription],
     hidden_size: i64,
-    mut dense_weights: impl FnMut(&Path, &Path) -> Result<(), ModelError>,
+    mut dense_weights: impl FnMut(&Path) -> Result<Vec<u8>, ModelError>,
 ) -> Result<(), ModelError> {
     let mut list = vec![module_entry(0, "", "Transformer")];
     for (i, module) in modules.iter().enumerate() {
@@ -379,25 +421,23 @@ pub(crate) fn write_modules(
             ModuleDescription::Normalize => "Normalize",
         };
         let path = format!("{idx}_{class}");
-        let module_folder = folder.join(&path);
-        fs_err::create_dir_all(&module_folder)?;
+        let inner = PathBuf::from(&path);
+        files.folders.push(inner.clone());
         match module {
             ModuleDescription::Pooling(pooling) => {
-                write_json(
-                    &module_folder.join("config.json"),
-                    &pooling.to_json(hidden_size),
-                )?;
+                files.add_json(inner.join("config.json"), &pooling.to_json(hidden_size));
             }
             ModuleDescription::Dense { path, shape } => {
-                write_json(&module_folder.join("config.json"), &shape.to_json())?;
-                dense_weights(&module_folder, path)?;
+                files.add_json(inner.join("config.json"), &shape.to_json());
+                files.add(inner.join("model.safetensors"), dense_weights(path)?);
             }
             // The classic layout has an empty folder here.
             ModuleDescription::Normalize => (),
         }
         list.push(module_entry(idx, &path, class));
     }
-    write_json(&folder.join("modules.json"), &Value::Array(list))
+    files.add_json("modules.json", &Value::Array(list));
+    Ok(())
 }
 
 /// A path in a JSON file, which has to stay in the folder that the file describes.
@@ -429,7 +469,7 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError>
 }
 
 /// Writes a file under a temporary name beside its place, then renames it.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -445,10 +485,6 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     file.as_file().sync_all().map_err(named)?;
     file.persist(path).map_err(|error| named(error.error))?;
     Ok(())
-}
-
-fn write_json(path: &Path, json: &Value) -> Result<(), ModelError> {
-    write(path, format!("{json:#}\n").as_bytes())
 }
 
 fn module_entry(idx: usize, path: &str, class: &str) -> Value {

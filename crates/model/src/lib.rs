@@ -37,6 +37,7 @@ mod weights;
 pub use crate::{
     compute::{Compute, GemmName, Precision},
     error::ModelError,
+    folder::ModelFiles,
     modules::{Activation, Dense, Pooling, PoolingMode},
     packed::{ChunkLimit, ChunkedBatch, Group, PackedBatch},
     parameters::{LeafId, Parameters, Span},

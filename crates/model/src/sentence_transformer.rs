@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     compute::Compute,
     error::ModelError,
-    folder::{self, Description, MIN_SEQ_LENGTH, ModuleDescription, Settings},
+    folder::{self, Description, MIN_SEQ_LENGTH, ModelFiles, ModuleDescription, Settings},
     modules::{Dense, Module, Pooling, normalize},
     mpnet::{
         self, Dropout, MpNet,
@@ -179,22 +179,27 @@ impl SentenceTransformer {
     ///
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), ModelError> {
-        fs_err::create_dir_all(folder)?;
-        self.settings.write_transformer(folder, &self.tokenizer)?;
-        weights::save(&self.parameters, "", &folder.join("model.safetensors"))?;
-        self.settings.write_sentence_transformers_config(folder)?;
-        folder::write_modules(
-            folder,
+        self.files()?.write(folder)
+    }
+
+    /// The files that [`Self::save`] would write, as of now. It takes as long as copying the weights.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's, and when the tokenizer has no JSON form.
+    pub fn files(&self) -> Result<ModelFiles, ModelError> {
+        let mut files = ModelFiles::default();
+        self.settings.add_transformer(&mut files, &self.tokenizer)?;
+        let weights = weights::to_safetensors(&self.parameters, "")?;
+        files.add("model.safetensors", weights);
+        self.settings.add_sentence_transformers_config(&mut files);
+        folder::add_modules(
+            &mut files,
             &self.descriptions,
             self.encoder.config().hidden_size,
-            |target, path| {
-                weights::save(
-                    &self.parameters,
-                    &scope_of(path),
-                    &target.join("model.safetensors"),
-                )
-            },
-        )
+            |path| weights::to_safetensors(&self.parameters, &scope_of(path)),
+        )?;
+        Ok(files)
     }
 
     /// The tokenizer.
@@ -258,6 +263,11 @@ impl SentenceTransformer {
     /// The similarity that the model is meant for: `cosine`, `dot`, `euclidean` or `manhattan`.
     pub fn similarity_fn_name(&self) -> &str {
         &self.settings.similarity_fn_name
+    }
+
+    /// The dropout probabilities that training uses.
+    pub fn dropout(&self) -> Dropout {
+        self.dropout
     }
 
     /// Sets both dropout probabilities, for this model in memory: config.json keeps its own.
@@ -531,7 +541,8 @@ impl SentenceTransformer {
 
     /// Embeddings of texts, `[texts, dimension]`, `f32` on the CPU, in order.
     ///
-    /// `on_progress` is called after every batch with the number of texts done so far.
+    /// `on_progress` is called after every batch with the number of texts done so far, and as often while the
+    /// texts are being made into ids.
     ///
     /// # Errors
     ///
@@ -545,11 +556,8 @@ impl SentenceTransformer {
     ) -> Result<Tensor, ModelError> {
         let prompt = self.prompt(options)?;
         let (ids, prompt_length) = if prompt.is_empty() {
-            (self.tokenizer.encode_batch(texts)?, 0)
+            (self.tokenize(texts, "", on_progress)?, 0)
         } else {
-            let prompted: Vec<String> =
-                texts.iter().map(|text| format!("{prompt}{text}")).collect();
-            let prompted: Vec<&str> = prompted.iter().map(String::as_str).collect();
             // A prompt by itself ends in a special token, which the prompted text does not have there.
             let prompt_length = self
                 .tokenizer
@@ -557,10 +565,36 @@ impl SentenceTransformer {
                 .concat()
                 .len()
                 .saturating_sub(1);
-            (self.tokenizer.encode_batch(&prompted)?, prompt_length)
+            (self.tokenize(texts, prompt, on_progress)?, prompt_length)
         };
         let sentences: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         self.encode_packed(&sentences, prompt_length, options, on_progress)
+    }
+
+    /// The ids of texts with `prompt` before each. `on_progress` is told of no text done, so that it can break off.
+    fn tokenize(
+        &self,
+        texts: &[&str],
+        prompt: &str,
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<u32>>, ModelError> {
+        /// Enough to keep all cores busy for a fraction of a second.
+        const N_TEXTS: usize = 4096;
+        let mut ids = Vec::with_capacity(texts.len());
+        for texts in texts.chunks(N_TEXTS) {
+            if prompt.is_empty() {
+                ids.extend(self.tokenizer.encode_batch(texts)?);
+            } else {
+                let prompted: Vec<String> =
+                    texts.iter().map(|text| format!("{prompt}{text}")).collect();
+                let prompted: Vec<&str> = prompted.iter().map(String::as_str).collect();
+                ids.extend(self.tokenizer.encode_batch(&prompted)?);
+            }
+            if on_progress(0).is_break() {
+                return Err(ModelError::Stopped);
+            }
+        }
+        Ok(ids)
     }
 
     /// Embeddings of texts that are token ids already, as [`Self::encode`]; prompts are not used.

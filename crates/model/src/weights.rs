@@ -293,42 +293,38 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, String)> {
     }
 }
 
-/// Writes the spans whose name begins with `scope` as a safetensors file, F32, named without it.
-pub(crate) fn save(parameters: &Parameters, scope: &str, path: &Path) -> Result<(), ModelError> {
+/// The spans whose name begins with `scope` as the bytes of a safetensors file, F32, named without it.
+pub(crate) fn to_safetensors(parameters: &Parameters, scope: &str) -> Result<Vec<u8>, ModelError> {
     let flat = parameters
         .flat()
         .f_detach()?
         .f_to_device(tch::Device::Cpu)?
         .f_contiguous()?;
+    // Native order is the format's little endian on every machine that libtorch runs on.
+    let bytes: &[u8] = bytemuck::cast_slice(shim::slice(&flat)?);
     let spans = parameters
         .spans()
         .iter()
         .filter_map(|span| Some((span.name.strip_prefix(scope)?, span)));
-    let mut tensors = Vec::new();
-    for (name, span) in spans.filter(|(name, _)| !scope.is_empty() || !is_of_a_module(name)) {
-        let numel = span.numel() as usize;
-        // Native order is the format's little endian on every machine that libtorch runs on.
-        let mut bytes = vec![0; numel * size_of::<f32>()];
-        flat.f_narrow(0, span.offset, span.numel())?
-            .f_copy_data_u8(&mut bytes, numel)?;
-        tensors.push((
-            name,
-            span.shape.iter().map(|&n| n as usize).collect::<Vec<_>>(),
-            bytes,
-        ));
-    }
-    let in_file = |cause| ModelError::Safetensors {
-        path: path.to_owned(),
-        cause,
+    let in_memory = |source| ModelError::Safetensors {
+        path: PathBuf::from("model.safetensors"),
+        source,
     };
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+    let views = spans
+        .filter(|(name, _)| !scope.is_empty() || !is_of_a_module(name))
+        .map(|(name, span)| {
+            let start = span.offset as usize * size_of::<f32>();
+            let end = start + span.numel() as usize * size_of::<f32>();
+            let shape = span.shape.iter().map(|&n| n as usize).collect();
+            Ok((
+                name,
+                TensorView::new(Dtype::F32, shape, &bytes[start..end])?,
+            ))
+        })
         .collect::<Result<Vec<_>, _>>()
-        .map_err(in_file)?;
+        .map_err(in_memory)?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(in_file)?;
-    folder::write(path, &bytes)
+    safetensors::serialize(views, Some(metadata)).map_err(in_memory)
 }
 
 /// Parameters of modules after the encoder begin with the module's folder, such as `2_Dense.`.

@@ -62,6 +62,8 @@ pub struct TrainingArguments {
     pub momentum: f64,
     /// Largest norm of the gradient; zero switches clipping off.
     pub max_grad_norm: f64,
+    /// Steps in a row whose loss or gradient is not finite that are left out instead of ending the run.
+    pub skip_nonfinite: u64,
     /// Seed of data order and dropout.
     pub seed: u64,
     /// Seed of the data order alone, where it differs.
@@ -118,6 +120,7 @@ impl Default for TrainingArguments {
             adam_epsilon: 1e-8,
             momentum: 0.0,
             max_grad_norm: 1.0,
+            skip_nonfinite: 0,
             seed: 42,
             data_seed: None,
             batch_sampler: data::sampler::BatchSampler::BatchSampler,
@@ -254,6 +257,11 @@ impl TrainingArguments {
                     .to_owned()
             },
         )
+    }
+
+    /// Whether evaluations decide what comes of the run.
+    pub fn evaluation_decides(&self) -> bool {
+        self.load_best_model_at_end || self.early_stopping_patience.is_some()
     }
 
     /// The optimizer that these arguments ask for.

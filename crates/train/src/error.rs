@@ -1,6 +1,10 @@
 //! What can end a run, as values.
 
-use std::{fmt, io};
+use std::{
+    error::Error,
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use tch::TchError;
 
@@ -22,6 +26,39 @@ pub enum TrainError {
     /// The loss or the gradient is infinite or not a number. The update was not made.
     #[error(transparent)]
     NonFinite(Box<NonFinite>),
+    /// Another process trains in the folder.
+    #[error(
+        "{} is in use by {}: give another --output-dir, or wait until that run has ended",
+        folder.display(),
+        pid.map_or("another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Locked {
+        /// The folder of the run.
+        folder: PathBuf,
+        /// The number of the process, where it could be read.
+        pid: Option<u32>,
+    },
+    /// A file or folder of the run could not be written. What was there before is as it was.
+    #[error("{} could not be written: {advice}", path.display())]
+    Unsaved {
+        /// The file or folder.
+        path: PathBuf,
+        /// What to do.
+        advice: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No checkpoint can be gone on from.
+    #[error("{0}")]
+    NoCheckpoint(String),
+    /// A checkpoint is not, or no longer, what was written.
+    #[error("checkpoint {}: {problem}", path.display())]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// An optimizer's saved state does not fit the model.
     #[error("optimizer state: {0}")]
     OptimizerState(String),
@@ -46,6 +83,54 @@ pub enum TrainError {
     /// libtorch refused an operation.
     #[error("libtorch")]
     Torch(#[from] TchError),
+}
+
+/// The error of writing `path`, with what to do about it.
+pub(crate) fn unsaved(path: &Path, source: io::Error) -> TrainError {
+    TrainError::Unsaved {
+        path: path.to_owned(),
+        advice: advice(&source),
+        source,
+    }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    /// EMFILE and ENFILE, which have no kind of their own.
+    const TOO_MANY_FILES: [i32; 2] = [24, 23];
+    match error.kind() {
+        io::ErrorKind::StorageFull => {
+            "the disk is full; free some space, then go on with --resume-from-checkpoint"
+        }
+        io::ErrorKind::QuotaExceeded => {
+            "the disk quota is used up; free some space, then go on with --resume-from-checkpoint"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "there is no permission to; grant it, then go on with --resume-from-checkpoint, or give another --output-dir"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "the file system is read-only; mount it to be written, then go on with --resume-from-checkpoint, or give another --output-dir"
+        }
+        _ if os_error(error).is_some_and(|code| TOO_MANY_FILES.contains(&code)) => {
+            "too many files are open; raise the limit (ulimit -n), then go on with --resume-from-checkpoint"
+        }
+        _ => "look after the disk, then go on with --resume-from-checkpoint",
+    }
+}
+
+/// The system's number of an error, which fs-err and tempfile wrap in errors of their own.
+fn os_error(error: &io::Error) -> Option<i32> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io_error = error.downcast_ref::<io::Error>();
+        if let Some(code) = io_error.and_then(io::Error::raw_os_error) {
+            return Some(code);
+        }
+        cause = match io_error.and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// Where and with what values a run met a number that is not finite.
@@ -84,4 +169,32 @@ impl fmt::Display for NonFinite {
             ", learning rate {learning_rate:e}, training rows {rows:?} counted from 0; the weights are those before this step: look at these rows, lower --learning-rate, or start from the last checkpoint"
         )
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_goes_by_what_the_system_said() {
+        for (code, word) in [
+            (28, "disk is full"),
+            (122, "quota"),
+            (13, "no permission"),
+            (30, "read-only"),
+            (24, "ulimit -n"),
+            (5, "look after the disk"),
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            // As fs-err and tempfile have it: of the same kind, with the system's own within.
+            let wrapped = io::Error::new(error.kind(), Wrapped(error));
+            let message = unsaved(Path::new("run/final"), wrapped).to_string();
+            assert!(message.starts_with("run/final could not be written: "));
+            assert!(message.contains(word), "{code}: {message}");
+        }
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("wrapped")]
+    struct Wrapped(#[source] io::Error);
 }

@@ -2,13 +2,19 @@
 //!
 //! The trainer knows none of those who listen: it gives each [`Event`] to all [`Observer`]s in turn.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use eval::Metrics;
 use model::Precision;
 use serde_json::{Map, Value};
 
-use crate::{TrainError, tensorboard::EventWriter};
+use crate::{
+    NonFinite, TrainError, TrainerState, error::unsaved, failpoint, run_folder::write_file,
+    tensorboard::EventWriter,
+};
 
 /// One entry of the log: `step`, `epoch` and what was measured, in the order it was put in.
 pub type LogEntry = Map<String, Value>;
@@ -21,6 +27,8 @@ pub enum Event<'a> {
     Begin(&'a Plan),
     /// An update was made.
     Step(&'a Step),
+    /// No update was made, because a number was not finite; the run goes on.
+    Skipped(&'a NonFinite),
     /// A log entry is due: training, evaluation, or the summary at the end.
     Log(&'a LogEntry),
     /// Training pauses to encode `n_sentences` for an evaluation.
@@ -92,29 +100,38 @@ pub trait Observer {
 /// Appends every log entry to a JSON Lines file.
 #[derive(Debug)]
 pub struct MetricsFile {
+    path: PathBuf,
     file: fs_err::File,
 }
 
 impl MetricsFile {
-    /// Appends to `path`.
+    /// Writes the entries of the run so far to `path`, in the place of what is there, and appends from then on. So
+    /// of a run that went on from an older checkpoint than its last, no step is there twice, and a line that was
+    /// cut off is gone.
     ///
     /// # Errors
     /// When the file can't be written.
-    pub fn append(path: &Path) -> Result<Self, TrainError> {
-        let file = fs_err::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)?;
-        Ok(Self { file })
+    pub fn create(path: &Path, state: &TrainerState) -> Result<Self, TrainError> {
+        let lines = state.log_history.iter().map(line);
+        write_file(path, lines.collect::<String>().as_bytes())?;
+        let file = fs_err::OpenOptions::new().append(true).open(path);
+        Ok(Self {
+            file: file.map_err(|error| unsaved(path, error))?,
+            path: path.to_owned(),
+        })
     }
+}
+
+fn line(entry: &LogEntry) -> String {
+    Value::Object(entry.clone()).to_string() + "\n"
 }
 
 impl Observer for MetricsFile {
     fn on(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
         if let Event::Log(entry) = event {
-            let mut line = Value::Object((*entry).clone()).to_string();
-            line.push('\n');
-            self.file.write_all(line.as_bytes())?;
+            failpoint::at("append", &self.path)
+                .and_then(|()| self.file.write_all(line(entry).as_bytes()))
+                .map_err(|error| unsaved(&self.path, error))?;
         }
         Ok(())
     }
@@ -124,17 +141,26 @@ impl Observer for MetricsFile {
 /// `TensorBoardCallback` gives them: `train/loss`, `eval/<metric>`, `train/train_runtime`.
 #[derive(Debug)]
 pub struct TensorBoard {
+    folder: PathBuf,
     writer: EventWriter,
 }
 
 impl TensorBoard {
-    /// Starts an event file in `folder`.
+    /// Starts an event file in `folder`. Of a run that goes on, TensorBoard is told to forget the steps after
+    /// those that are in `state`, which an earlier file may hold.
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn create(folder: &Path) -> Result<Self, TrainError> {
+    pub fn create(folder: &Path, state: &TrainerState) -> Result<Self, TrainError> {
+        let mut writer = EventWriter::create(folder).map_err(|error| unsaved(folder, error))?;
+        if state.global_step > 0 {
+            writer
+                .restart(state.global_step + 1)
+                .map_err(|error| unsaved(folder, error))?;
+        }
         Ok(Self {
-            writer: EventWriter::create(folder)?,
+            folder: folder.to_owned(),
+            writer,
         })
     }
 }
@@ -150,11 +176,10 @@ impl Observer for TensorBoard {
             .filter(|(name, _)| *name != "step")
             .filter_map(|(name, value)| Some((tag(name), value.as_f64()?)))
             .collect();
-        self.writer.scalars(
-            step,
-            scalars.iter().map(|(tag, value)| (tag.as_str(), *value)),
-        )?;
-        Ok(())
+        let scalars = scalars.iter().map(|(tag, value)| (tag.as_str(), *value));
+        self.writer
+            .scalars(step, scalars)
+            .map_err(|error| unsaved(&self.folder, error))
     }
 }
 
@@ -169,16 +194,43 @@ fn tag(name: &str) -> String {
 mod tests {
     use super::*;
 
+    fn state(log_history: Vec<LogEntry>) -> TrainerState {
+        let plan = Plan {
+            n_rows: 8,
+            n_batches_per_epoch: 1,
+            n_steps_per_epoch: 1,
+            n_steps: 3,
+            first_step: 0,
+            n_epochs: 3.0,
+            n_warmup_steps: 0,
+            n_parameters: 1,
+        };
+        let mut state = TrainerState::new(
+            &crate::TrainingArguments::default(),
+            &plan,
+            Default::default(),
+        );
+        state.log_history = log_history;
+        state
+    }
+
     #[test]
     fn metrics_are_one_object_a_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        for step in [1, 2] {
-            let mut file = MetricsFile::append(&path).unwrap();
+        let entry = |step: u64| -> LogEntry {
             let entry = serde_json::json!({"loss": 0.5, "step": step});
-            file.on(&Event::Log(entry.as_object().unwrap())).unwrap();
+            entry.as_object().unwrap().clone()
+        };
+        let mut file = MetricsFile::create(&path, &state(Vec::new())).unwrap();
+        for step in [1, 2, 3] {
+            file.on(&Event::Log(&entry(step))).unwrap();
             file.on(&Event::EvaluationProgress(3)).unwrap();
         }
+        drop(file);
+        // A run that goes on after step 1 makes the others again.
+        let mut file = MetricsFile::create(&path, &state(vec![entry(1)])).unwrap();
+        file.on(&Event::Log(&entry(2))).unwrap();
         assert_eq!(
             fs_err::read_to_string(path).unwrap(),
             "{\"loss\":0.5,\"step\":1}\n{\"loss\":0.5,\"step\":2}\n"

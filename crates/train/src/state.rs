@@ -1,11 +1,14 @@
 //! The state of a run: everything but weights and moments that its future depends on.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     TrainError,
     arguments::TrainingArguments,
+    identity,
     report::{LogEntry, Plan, Step},
 };
 
@@ -63,13 +66,25 @@ pub struct TrainerState {
     pub is_evaluation_due: bool,
     /// Early stopping has decided to end the run.
     pub should_stop: bool,
+    /// Steps that made no update because a number was not finite.
+    pub n_skipped_steps: u64,
+    /// Those since the last log entry of training.
+    pub n_skipped_steps_since_log: u64,
+    /// Those in a row up to now.
+    pub n_skipped_steps_in_row: u64,
+    /// The run's data, loss and starting model, each by its value or its sha256.
+    pub identity: BTreeMap<String, String>,
     /// The arguments of the run.
     pub arguments: TrainingArguments,
 }
 
 impl TrainerState {
     /// The state before the first step.
-    pub fn new(arguments: &TrainingArguments, plan: &Plan) -> Self {
+    pub fn new(
+        arguments: &TrainingArguments,
+        plan: &Plan,
+        identity: BTreeMap<String, String>,
+    ) -> Self {
         Self {
             best_global_step: None,
             best_metric: None,
@@ -96,36 +111,66 @@ impl TrainerState {
             early_stopping_count: 0,
             is_evaluation_due: false,
             should_stop: false,
+            n_skipped_steps: 0,
+            n_skipped_steps_since_log: 0,
+            n_skipped_steps_in_row: 0,
+            identity,
             arguments: arguments.clone(),
         }
     }
 
-    /// Counts an update with its loss, after which `share` of its epoch of `n_steps` updates is done.
-    pub fn count_step(&mut self, loss: f64, share: f64, n_steps: u64) {
+    /// Counts a step with its loss, after which `share` of its epoch of `n_steps` steps is done. A step without
+    /// a loss made no update.
+    pub fn count_step(&mut self, loss: Option<f64>, share: f64, n_steps: u64) {
         self.global_step += 1;
         self.n_steps_in_epoch += 1;
-        self.loss_sum += loss;
-        self.loss_sum_since_log += loss;
+        match loss {
+            Some(loss) => {
+                self.loss_sum += loss;
+                self.loss_sum_since_log += loss;
+                self.n_skipped_steps_in_row = 0;
+            }
+            None => {
+                self.n_skipped_steps += 1;
+                self.n_skipped_steps_since_log += 1;
+                self.n_skipped_steps_in_row += 1;
+            }
+        }
         self.epoch = self.epoch_index as f64 + share;
-        if self.n_steps_in_epoch == n_steps {
+        self.end_epoch_after(n_steps);
+    }
+
+    /// Ends the epoch, and says so, if `n_steps` or more steps of it are made.
+    pub fn end_epoch_after(&mut self, n_steps: u64) -> bool {
+        let is_over = self.n_steps_in_epoch >= n_steps;
+        if is_over {
             self.epoch_index += 1;
             self.n_steps_in_epoch = 0;
         }
+        is_over
     }
 
-    /// The log entry of training at `step`: the mean loss since the entry before.
+    /// The log entry of training at `step`: the mean loss of the updates since the entry before, and how many
+    /// steps made none.
     pub fn training_entry(&mut self, step: &Step) -> LogEntry {
-        let n_steps = (self.global_step - self.last_logged_step).max(1);
+        let n_steps = self.global_step - self.last_logged_step - self.n_skipped_steps_since_log;
         let mut entry = LogEntry::new();
         entry.insert(
             "loss".to_owned(),
-            json!(self.loss_sum_since_log / n_steps as f64),
+            json!(self.loss_sum_since_log / n_steps.max(1) as f64),
         );
         entry.insert("grad_norm".to_owned(), json!(step.grad_norm));
         entry.insert("learning_rate".to_owned(), json!(step.learning_rate));
         entry.insert("epoch".to_owned(), json!(step.epoch));
         entry.insert("step".to_owned(), json!(step.step));
+        if self.n_skipped_steps_since_log > 0 {
+            entry.insert(
+                "skipped_steps".to_owned(),
+                json!(self.n_skipped_steps_since_log),
+            );
+        }
         self.loss_sum_since_log = 0.0;
+        self.n_skipped_steps_since_log = 0;
         self.last_logged_step = self.global_step;
         entry
     }
@@ -206,32 +251,30 @@ impl TrainerState {
         entry.insert("train_steps_per_second".to_owned(), json!(steps_per_second));
         entry.insert(
             "train_loss".to_owned(),
-            json!(self.loss_sum / self.global_step.max(1) as f64),
+            json!(self.loss_sum / (self.global_step - self.n_skipped_steps).max(1) as f64),
         );
         entry.insert("epoch".to_owned(), json!(self.epoch));
         entry.insert("step".to_owned(), json!(self.global_step));
         entry
     }
 
-    /// Whether a run with these arguments over this data goes on where this state left off. How often it logs
-    /// and saves may differ, and where no evaluation decides anything, how often it evaluates.
-    ///
-    /// # Errors
-    /// Names every argument that differs.
-    pub fn check_same_run(
+    /// In what a run with these arguments, over this data and from this model differs from the one that left
+    /// off here, each thing with what it was and is. How often a run logs and saves may differ, how many steps it
+    /// may skip, and where no evaluation decides anything, how often it evaluates.
+    pub fn differences(
         &self,
         arguments: &TrainingArguments,
         plan: &Plan,
-    ) -> Result<(), TrainError> {
+        identity: &BTreeMap<String, String>,
+    ) -> Vec<String> {
         let fields = |arguments: &TrainingArguments| match serde_json::to_value(arguments) {
             Ok(Value::Object(fields)) => fields,
             _ => LogEntry::new(),
         };
         let (saved, now) = (fields(&self.arguments), fields(arguments));
-        let evaluation_decides = self.arguments.load_best_model_at_end
-            || self.arguments.early_stopping_patience.is_some();
+        let evaluation_decides = self.arguments.evaluation_decides();
         let shapes_the_run = |name: &str| match name.split('-').next() {
-            Some("logging" | "save") => false,
+            Some("logging" | "save" | "skip") => false,
             Some("eval") => evaluation_decides,
             _ => true,
         };
@@ -243,19 +286,14 @@ impl TrainerState {
                 format!("--{name} was {value} and is {now}")
             })
             .collect();
+        differences.extend(identity::differences(&self.identity, identity));
         if self.max_steps != plan.n_steps && differences.is_empty() {
             differences.push(format!(
-                "the run was to make {} steps and now {}: the training data has another number of rows",
+                "the run was to make {} steps and now {}",
                 self.max_steps, plan.n_steps
             ));
         }
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(TrainError::Arguments(format!(
-            "the checkpoint is of another run: {}",
-            differences.join(", ")
-        )))
+        differences
     }
 }
 

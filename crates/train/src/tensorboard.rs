@@ -66,6 +66,24 @@ impl EventWriter {
         self.write_record(&event)
     }
 
+    /// Tells readers that the run goes on with `step`: what files of the same folder hold of it and of later ones
+    /// is to be forgotten (`SessionLog.START`, as torch's `SummaryWriter` writes it for `purge_step`).
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub(crate) fn restart(&mut self, step: u64) -> io::Result<()> {
+        const START: u64 = 1;
+        let mut log = Vec::new();
+        put_varint(&mut log, 1 << 3);
+        put_varint(&mut log, START);
+        let mut event = Vec::new();
+        put_double(&mut event, 1, seconds_since_epoch());
+        put_varint(&mut event, 2 << 3);
+        put_varint(&mut event, step);
+        put_bytes(&mut event, 7, &log);
+        self.write_record(&event)
+    }
+
     fn write_record(&mut self, payload: &[u8]) -> io::Result<()> {
         let length = (payload.len() as u64).to_le_bytes();
         let mut record = Vec::with_capacity(payload.len() + 16);
@@ -122,6 +140,7 @@ mod tests {
     fn a_scalar_event_has_tensorboards_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = EventWriter::create(folder.path()).unwrap();
+        writer.restart(300).unwrap();
         writer.scalars(300, [("train/loss", 0.5)]).unwrap();
         let path = fs_err::read_dir(folder.path())
             .unwrap()
@@ -132,8 +151,11 @@ mod tests {
         let bytes = fs_err::read(path).unwrap();
 
         let (_, rest) = read_record(&bytes);
+        let (restart, rest) = read_record(rest);
         let (event, rest) = read_record(rest);
         assert!(rest.is_empty());
+        // Step 300, then session_log { status: START }.
+        assert_eq!(restart[9..], [0x10, 0xac, 0x02, 0x3a, 0x02, 0x08, 0x01]);
         // Field 1 (wall time) takes nine bytes; what follows is fixed:
         // step 300, then summary { value { tag: "train/loss", simple_value: 0.5 } }.
         let mut expected = vec![0x10, 0xac, 0x02, 0x2a, 0x13, 0x0a, 0x11, 0x0a, 0x0a];

@@ -3,11 +3,7 @@
 //! The order of things within a step is that of transformers' `Trainer` (5.23, `_run_epoch`): forward and
 //! backward of each micro-batch, clip, update, schedule, then log, evaluate and save where due.
 
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use data::{
     Dataset, Labels, TokenizedDataset,
@@ -26,9 +22,11 @@ use tch::Tensor;
 use crate::{
     TrainError,
     arguments::{IntervalStrategy, TrainingArguments},
-    checkpoint,
+    checkpoint::{self, Checkpoint, Job, Saver},
     error::NonFinite,
     evaluation::Evaluation,
+    failpoint,
+    identity::identity,
     optimizer::{Optimizer, clip_scale, gradient_norm},
     report::{Event, LogEntry, Observer, Plan, Step},
     run_folder::{RunFolder, write_folder},
@@ -57,6 +55,15 @@ pub enum Outcome {
     },
 }
 
+/// What came of one step.
+enum Stepped {
+    Updated(Step),
+    /// No update: a number was not finite, and may have been so.
+    Skipped(Box<NonFinite>),
+    /// No update: a signal came first.
+    Interrupted,
+}
+
 /// A run: a model, a loss, data, and what is to be done with them.
 pub struct Trainer<'a> {
     model: &'a mut SentenceTransformer,
@@ -72,6 +79,9 @@ pub struct Trainer<'a> {
     optimizer: Optimizer,
     gradient: Tensor,
     state: TrainerState,
+    saver: Saver,
+    /// The last step that this trainer began to write a checkpoint of.
+    last_saved: Option<u64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -127,7 +137,14 @@ impl<'a> Trainer<'a> {
             parameters.decayed(),
         )?;
         let gradient = parameters.flat().f_zeros_like()?;
-        let state = TrainerState::new(&arguments, &plan);
+        let deciding = evaluation.filter(|_| arguments.evaluation_decides());
+        let identity = identity(
+            model,
+            loss,
+            &data.dataset,
+            deciding.map(|evaluation| &evaluation.data().dataset),
+        )?;
+        let state = TrainerState::new(&arguments, &plan, identity);
         Ok(Self {
             model,
             loss,
@@ -142,6 +159,8 @@ impl<'a> Trainer<'a> {
             optimizer,
             gradient,
             state,
+            saver: Saver::default(),
+            last_saved: None,
         })
     }
 
@@ -165,22 +184,74 @@ impl<'a> Trainer<'a> {
         self.observers.push(Box::new(observer));
     }
 
-    /// Goes on from a checkpoint of the same run instead of from the start.
+    /// Looks whether a checkpoint is of this very run: arguments, data, loss and starting model.
     ///
     /// # Errors
-    /// When the checkpoint can't be read or is that of another model or run.
-    pub fn resume(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
-        self.state = checkpoint::load(checkpoint, self.model, &mut self.optimizer)?;
-        self.state.check_same_run(&self.arguments, &self.plan)?;
-        self.plan.first_step = self.state.global_step;
-        Ok(())
+    /// [`TrainError::Arguments`] with all that differs.
+    pub fn check_same_run(&self, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+        let differences = self.differences(checkpoint);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(TrainError::Arguments(format!(
+            "{} is of another run: {}; give what it was, or go on with what it is with --resume-anyway",
+            checkpoint.path().display(),
+            differences.join(", ")
+        )))
     }
 
-    /// Trains to the end, or until interrupted.
+    fn differences(&self, checkpoint: &Checkpoint) -> Vec<String> {
+        let saved = checkpoint.state();
+        saved.differences(&self.arguments, &self.plan, &self.state.identity)
+    }
+
+    /// Goes on from a checkpoint of the same run instead of from the start. Where `anyway` is set, data, loss,
+    /// arguments and starting model may be others, and hold from here on; what differs is returned.
+    ///
+    /// # Errors
+    /// As [`Self::check_same_run`], and when the weights or moments can't be read or don't fit the model.
+    pub fn resume(
+        &mut self,
+        checkpoint: &Checkpoint,
+        anyway: bool,
+    ) -> Result<Vec<String>, TrainError> {
+        if !anyway {
+            self.check_same_run(checkpoint)?;
+        }
+        let differences = self.differences(checkpoint);
+        let saved = checkpoint.state();
+        checkpoint.load(self.model, &mut self.optimizer)?;
+        let now = TrainerState::new(&self.arguments, &self.plan, self.state.identity.clone());
+        self.state = TrainerState {
+            identity: now.identity,
+            eval_steps: now.eval_steps,
+            logging_steps: now.logging_steps,
+            save_steps: now.save_steps,
+            max_steps: now.max_steps,
+            num_train_epochs: now.num_train_epochs,
+            train_batch_size: now.train_batch_size,
+            arguments: now.arguments,
+            ..saved.clone()
+        };
+        self.plan.first_step = self.state.global_step;
+        self.folder.forget_evaluations_after(&self.state)?;
+        Ok(differences)
+    }
+
+    /// Trains to the end, or until interrupted. Checkpoints are written beside; when this returns, with or
+    /// without an error, none is in the making.
     ///
     /// # Errors
     /// When a number is not finite, a file can't be written, or libtorch fails.
     pub fn train(&mut self) -> Result<Outcome, TrainError> {
+        let outcome = self.run();
+        let saved = self.wait_for_save();
+        let outcome = outcome?;
+        saved?;
+        Ok(outcome)
+    }
+
+    fn run(&mut self) -> Result<Outcome, TrainError> {
         let started = Instant::now();
         self.tell(&Event::Begin(&self.plan.clone()))?;
         if self.state.is_evaluation_due && !self.evaluate_and_save()? {
@@ -191,13 +262,21 @@ impl<'a> Trainer<'a> {
             let n_steps = batches
                 .len()
                 .div_ceil(self.arguments.gradient_accumulation_steps);
+            // An epoch over other data than the run began with may be shorter than what is done of it.
+            if self.state.end_epoch_after(n_steps as u64) {
+                continue;
+            }
             let steps = batches.chunks(self.arguments.gradient_accumulation_steps);
             for micro_batches in steps.skip(self.state.n_steps_in_epoch as usize) {
-                let Some(step) = self.step(micro_batches, n_steps)? else {
-                    return self.interrupted();
-                };
-                self.tell(&Event::Step(&step))?;
-                self.log_step(&step)?;
+                match self.step(micro_batches, n_steps)? {
+                    Stepped::Interrupted => return self.interrupted(),
+                    Stepped::Skipped(problem) => self.log_skipped(&problem)?,
+                    Stepped::Updated(step) => {
+                        self.tell(&Event::Step(&step))?;
+                        self.log_step(&step)?;
+                    }
+                }
+                self.tell_if_saved()?;
                 self.state.is_evaluation_due =
                     self.is_due(self.arguments.eval_strategy, self.arguments.eval_steps);
                 if !self.evaluate_and_save()? {
@@ -211,52 +290,62 @@ impl<'a> Trainer<'a> {
         self.finish(started).map(Outcome::Finished)
     }
 
-    /// One update from the gradients of all its micro-batches; `None` when interrupted before it.
+    /// One update from the gradients of all its micro-batches, unless it is interrupted or a number is not finite
+    /// and may be skipped.
     fn step(
         &mut self,
         micro_batches: &[Vec<u32>],
         n_steps_of_epoch: usize,
-    ) -> Result<Option<Step>, TrainError> {
+    ) -> Result<Stepped, TrainError> {
         let learning_rate = self.schedule.learning_rate(self.state.global_step);
         let (mut loss, mut n_tokens) = (0.0, 0);
         for (micro_step, rows) in micro_batches.iter().enumerate() {
             if (self.is_interrupted)() {
-                return Ok(None);
+                return Ok(Stepped::Interrupted);
             }
             let sentences = sentences(&self.data.tokens, rows);
             n_tokens += sentences.iter().map(|ids| ids.len()).sum::<usize>();
             let batch = self.chunks(&sentences)?;
             loss += self.accumulate(&batch, rows, micro_step, micro_batches.len())?;
         }
-        let rows = || micro_batches.concat();
-        let non_finite = |loss: f64, grad_norm| {
-            let step = self.state.global_step + 1;
-            TrainError::NonFinite(Box::new(NonFinite {
-                step,
-                rows: rows(),
-                loss,
-                grad_norm,
-                learning_rate,
-            }))
-        };
-        if !loss.is_finite() {
-            return Err(non_finite(loss, None));
+        if let Some(injected) = failpoint::number("loss") {
+            loss = injected;
         }
-        let grad_norm = gradient_norm(&self.gradient)?;
-        if !grad_norm.is_finite() {
-            return Err(non_finite(loss, Some(grad_norm)));
+        if let Some(injected) = failpoint::number("gradient") {
+            let _ = self.gradient.f_narrow(0, 0, 1)?.f_fill_(injected)?;
         }
-        let scale = clip_scale(grad_norm, self.arguments.max_grad_norm);
-        let parameters = self.model.parameters().flat();
-        self.optimizer
-            .step(parameters, &self.gradient, scale, learning_rate)?;
         let n_batches = self.state.n_steps_in_epoch as usize
             * self.arguments.gradient_accumulation_steps
             + micro_batches.len();
         let share_of_epoch = n_batches as f64 / self.plan.n_batches_per_epoch as f64;
+        let grad_norm = if loss.is_finite() {
+            Some(gradient_norm(&self.gradient)?)
+        } else {
+            None
+        };
+        let Some(grad_norm) = grad_norm.filter(|norm| norm.is_finite()) else {
+            let problem = Box::new(NonFinite {
+                step: self.state.global_step + 1,
+                rows: micro_batches.concat(),
+                loss,
+                grad_norm,
+                learning_rate,
+            });
+            if self.state.n_skipped_steps_in_row >= self.arguments.skip_nonfinite {
+                return Err(TrainError::NonFinite(problem));
+            }
+            let _ = self.gradient.f_zero_()?;
+            self.state
+                .count_step(None, share_of_epoch, n_steps_of_epoch as u64);
+            return Ok(Stepped::Skipped(problem));
+        };
+        let scale = clip_scale(grad_norm, self.arguments.max_grad_norm);
+        let parameters = self.model.parameters().flat();
+        self.optimizer
+            .step(parameters, &self.gradient, scale, learning_rate)?;
         self.state
-            .count_step(loss, share_of_epoch, n_steps_of_epoch as u64);
-        Ok(Some(Step {
+            .count_step(Some(loss), share_of_epoch, n_steps_of_epoch as u64);
+        Ok(Stepped::Updated(Step {
             step: self.state.global_step,
             epoch: self.state.epoch,
             loss,
@@ -358,6 +447,21 @@ impl<'a> Trainer<'a> {
             }
             IntervalStrategy::Epoch => self.state.n_steps_in_epoch == 0 || self.is_last_step(),
         }
+    }
+
+    /// A step that made no update is told at once and logged as what it was. JSON has no word for such numbers,
+    /// so they stand as texts.
+    fn log_skipped(&mut self, problem: &NonFinite) -> Result<(), TrainError> {
+        self.tell(&Event::Skipped(problem))?;
+        let mut entry = LogEntry::new();
+        entry.insert("skipped_loss".to_owned(), json!(problem.loss.to_string()));
+        if let Some(norm) = problem.grad_norm {
+            entry.insert("skipped_grad_norm".to_owned(), json!(norm.to_string()));
+        }
+        entry.insert("learning_rate".to_owned(), json!(problem.learning_rate));
+        entry.insert("epoch".to_owned(), json!(self.state.epoch));
+        entry.insert("step".to_owned(), json!(problem.step));
+        self.log(entry)
     }
 
     fn log_step(&mut self, step: &Step) -> Result<(), TrainError> {
@@ -483,25 +587,50 @@ impl<'a> Trainer<'a> {
         Ok(metrics)
     }
 
-    /// Writes a checkpoint of the current step, then removes those above the limit.
+    /// Begins to write a checkpoint of the current step, after which those above the limit are removed. It takes
+    /// as long as copying weights and moments, and as the checkpoint before still needs.
     fn save(&mut self) -> Result<(), TrainError> {
-        let path = self.folder.checkpoint(self.state.global_step);
+        self.wait_for_save()?;
+        let step = self.state.global_step;
+        let path = self.folder.checkpoint(step);
         if let Some(best) = self.state.best_global_step {
             let best_path = self.folder.checkpoint(best);
             if best_path == path || best_path.exists() {
                 self.state.best_model_checkpoint = Some(best_path.display().to_string());
             }
         }
-        checkpoint::save(&path, self.model, &self.optimizer, &self.state)?;
-        self.tell(&Event::Saved(&path))?;
-        if let Some(limit) = self.arguments.save_total_limit {
-            checkpoint::remove_oldest(&self.folder, limit, self.state.best_global_step)?;
-        }
+        self.saver.start(Job {
+            folder: self.folder.clone(),
+            step,
+            files: checkpoint::files(self.model, &self.optimizer, &self.state)?,
+            limit: self.arguments.save_total_limit,
+            best_step: self.state.best_global_step,
+        })?;
+        self.last_saved = Some(step);
         Ok(())
     }
 
+    /// Tells of a checkpoint that has been written since it was asked last.
+    fn tell_if_saved(&mut self) -> Result<(), TrainError> {
+        match self.saver.poll()? {
+            Some(path) => self.tell(&Event::Saved(&path)),
+            None => Ok(()),
+        }
+    }
+
+    fn wait_for_save(&mut self) -> Result<(), TrainError> {
+        match self.saver.wait()? {
+            Some(path) => self.tell(&Event::Saved(&path)),
+            None => Ok(()),
+        }
+    }
+
     fn interrupted(&mut self) -> Result<Outcome, TrainError> {
-        self.save()?;
+        // Between a save and the next step nothing changes but that an evaluation may be due.
+        if self.last_saved != Some(self.state.global_step) {
+            self.save()?;
+        }
+        self.wait_for_save()?;
         Ok(Outcome::Interrupted {
             step: self.state.global_step,
         })
@@ -509,6 +638,7 @@ impl<'a> Trainer<'a> {
 
     /// The best weights where asked, the summary, and the trained model in its folder.
     fn finish(&mut self, started: Instant) -> Result<LogEntry, TrainError> {
+        self.wait_for_save()?;
         let summary =
             self.state
                 .summary(&self.plan, &self.arguments, started.elapsed().as_secs_f64());
@@ -516,14 +646,12 @@ impl<'a> Trainer<'a> {
         if self.arguments.load_best_model_at_end
             && let Some(best) = self.best_checkpoint()
         {
-            checkpoint::load_weights(&best, self.model)?;
+            Checkpoint::open(&best)?.load_weights(self.model)?;
         }
         if self.arguments.save_total_limit == Some(1) {
             checkpoint::remove_all_but(&self.folder, self.state.best_global_step)?;
         }
-        write_folder(&self.folder.final_model(), |folder| {
-            Ok(self.model.save(folder)?)
-        })?;
+        write_folder(&self.folder.final_model(), &self.model.files()?)?;
         Ok(summary)
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use support::{arguments, loss, read, read_evaluation, tiny};
 use tch::Tensor;
 use train::{
-    Outcome, RunFolder, TrainError, Trainer, TrainerState,
+    Checkpoint, Outcome, RunFolder, TrainError, Trainer, TrainerState,
     report::{Event, Observer},
 };
 
@@ -73,7 +73,7 @@ fn run(
         is_interrupted,
     )?;
     if let Some(step) = checkpoint {
-        trainer.resume(&folder.checkpoint(step))?;
+        trainer.resume(&Checkpoint::open(&folder.checkpoint(step))?, false)?;
     }
     let outcome = trainer.train()?;
     let state = trainer.state().clone();
@@ -272,28 +272,23 @@ fn a_checkpoint_of_another_run_is_refused() {
     );
     assert!(message.contains("--seed was 42 and is 7"), "{message}");
 
-    let moments = folder
-        .path()
-        .join(format!("checkpoint-{step}/optimizer.safetensors"));
-    fs_err::remove_file(moments).unwrap();
-    let error = run(folder.path(), &ten_steps(), None, Some(step), &|| false)
-        .err()
-        .unwrap();
-    assert_eq!(error.to_string(), "optimizer state: `exp_avg` is missing");
-
-    let state = folder
-        .path()
-        .join(format!("checkpoint-{step}/trainer_state.json"));
+    let checkpoint = folder.path().join(format!("checkpoint-{step}"));
+    let refused = |wanted: &str| {
+        let error = Checkpoint::open(&checkpoint).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    };
+    let state = checkpoint.join("trainer_state.json");
+    let text = fs_err::read_to_string(&state).unwrap();
+    fs_err::write(&state, text.replacen("42", "43", 1)).unwrap();
+    refused("trainer_state.json is damaged");
     fs_err::write(&state, "{\"global_step\": 1").unwrap();
-    let error = run(folder.path(), &ten_steps(), None, Some(step), &|| false)
-        .err()
-        .unwrap();
-    assert!(
-        error
-            .to_string()
-            .contains("trainer_state.json is not a checkpoint's state"),
-        "{error}"
-    );
+    refused("trainer_state.json has 17 bytes instead of");
+    fs_err::remove_file(checkpoint.join("optimizer.safetensors")).unwrap();
+    refused("optimizer.safetensors is missing");
+    fs_err::write(checkpoint.join("manifest.json"), "{\"format_version\": 2}").unwrap();
+    refused("format version 2, and this program reads 1");
+    fs_err::remove_file(checkpoint.join("manifest.json")).unwrap();
+    refused("manifest.json is missing");
 }
 
 /// A learning rate that is too high, so that the best evaluation is not the last.

@@ -52,7 +52,7 @@ pub(crate) fn run(flags: &InitFlags, _talk: &Talk) -> anyhow::Result<()> {
     if let Some(parent) = output.parent().filter(|parent| *parent != Path::new("")) {
         fs_err::create_dir_all(parent)?;
     }
-    write_folder(output, |folder| Ok(model.save(folder)?))?;
+    write_folder(output, &model.files()?)?;
     tracing::info!(
         "made {}: {} parameters with random weights",
         output.display(),

@@ -1,9 +1,6 @@
 //! `sentune train`: evaluate, fine-tune, evaluate again, and set the two side by side.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context, bail};
 use eval::{Metrics, SimilarityFunction};
@@ -13,8 +10,9 @@ use model::{Compute, EncodeOptions, SentenceTransformer};
 use serde_json::{Map, Value, json};
 use tch::Device;
 use train::{
-    CONFIG, Evaluation, METRICS, Outcome, RunFolder, TrainError, Trainer, TrainingData,
+    CONFIG, Checkpoint, Evaluation, METRICS, Outcome, RunFolder, TrainError, Trainer, TrainingData,
     report::{Event, MetricsFile, Observer, TensorBoard},
+    write_file,
 };
 
 use crate::{
@@ -39,11 +37,19 @@ pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
         .output_dir
         .clone()
         .context("a resolved configuration names its folder")?;
-    let folder = claim(&output_dir, &flags)?;
+    let folder = RunFolder::create(&output_dir).context("--output-dir")?;
+    if !folder.is_locked() {
+        tracing::warn!(
+            "the file system of {} has no locks: see to it that no other run writes to it",
+            output_dir.display()
+        );
+    }
     let outcome = run_in(&folder, &flags, talk, interrupt);
+    // The lock's file goes first.
+    drop(folder);
     if outcome.is_err() {
         // What failed before it wrote anything leaves no folder behind; one with files in it can't be removed.
-        let _ = fs_err::remove_dir(folder.root());
+        let _ = fs_err::remove_dir(&output_dir);
     }
     outcome
 }
@@ -54,14 +60,13 @@ fn run_in(
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
+    let checkpoint = claim(folder, flags)?;
     let arguments = training_arguments(flags);
     let loss_config = flags
         .loss
         .clone()
         .context("a resolved configuration names its loss")?;
     loss_config.check().context("--loss")?;
-    let checkpoint = resume_from(folder, flags)?;
-
     let model_name = flags
         .model
         .as_deref()
@@ -107,22 +112,30 @@ fn run_in(
         folder.clone(),
         &is_interrupted,
     )?;
-    fs_err::write(folder.root().join(CONFIG), to_toml(flags)?)?;
+    let anyway = flags.resume_anyway == Some(true);
+    if let Some(checkpoint) = checkpoint.as_ref().filter(|_| !anyway) {
+        trainer.check_same_run(checkpoint)?;
+    }
+    write_file(&folder.root().join(CONFIG), to_toml(flags)?.as_bytes())?;
     let before = test
         .as_ref()
         .map(|test| measure(test, trainer.model(), folder, talk, interrupt))
         .transpose()?;
     if let Some(checkpoint) = &checkpoint {
-        trainer.resume(checkpoint)?;
-        tracing::info!("going on from {}", checkpoint.display());
+        for difference in trainer.resume(checkpoint, anyway)? {
+            tracing::warn!("going on although the {difference}");
+        }
+        tracing::info!("going on from {}", checkpoint.path().display());
     }
     let unit = if training.dataset.columns.len() == 3 {
         "triplets"
     } else {
         "rows"
     };
-    trainer.observe(MetricsFile::append(&folder.root().join(METRICS))?);
-    trainer.observe(TensorBoard::create(&folder.tensorboard())?);
+    let metrics = MetricsFile::create(&folder.root().join(METRICS), trainer.state())?;
+    let tensorboard = TensorBoard::create(&folder.tensorboard(), trainer.state())?;
+    trainer.observe(metrics);
+    trainer.observe(tensorboard);
     trainer.observe(TrainingProgress::new(talk, unit));
     if flags.profile == Some(true) {
         trainer.observe(Profile::new(flags.json == Some(true)));
@@ -130,7 +143,10 @@ fn run_in(
     if flags.json == Some(true) {
         trainer.observe(JsonLines::new(laps));
     }
-    let summary = match trainer.train()? {
+    let unsaved = interrupt.hold();
+    let outcome = trainer.train()?;
+    drop(unsaved);
+    let summary = match outcome {
         Outcome::Finished(summary) => summary,
         Outcome::Interrupted { step } => {
             tracing::warn!(
@@ -149,9 +165,9 @@ fn run_in(
         after,
         summary,
     };
-    fs_err::write(folder.root().join(RESULTS), results.to_json()?)?;
+    write_file(&folder.root().join(RESULTS), results.to_json()?.as_bytes())?;
     let card = model_card(flags, loss.as_ref(), &training, &model, &results)?;
-    fs_err::write(folder.final_model().join("README.md"), card)?;
+    write_file(&folder.final_model().join("README.md"), card.as_bytes())?;
     tracing::info!("the trained model is {}", folder.final_model().display());
     if flags.json == Some(true) {
         return Ok(print_json(&results.event())?);
@@ -165,22 +181,51 @@ fn run_in(
 /// Name of the file with the figures before and after.
 const RESULTS: &str = "results.json";
 
-/// The folder of the run, made and checked for writing, and free of another run.
-fn claim(output_dir: &Path, flags: &TrainFlags) -> anyhow::Result<RunFolder> {
-    let folder = RunFolder::create(output_dir).context("--output-dir")?;
-    let holds_a_run = folder.root().join(CONFIG).exists()
-        || folder.final_model().exists()
-        || !folder.checkpoints()?.is_empty();
-    if !holds_a_run || flags.resume_from_checkpoint.is_some() {
-        return Ok(folder);
-    }
-    if flags.overwrite_output_dir != Some(true) {
-        return Err(UsageError(format!(
+/// Looks at what a folder holds: the checkpoint to go on from, where the flags ask for one, else nothing of
+/// another run.
+fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Option<Checkpoint>> {
+    let root = folder.root();
+    let has_begun = root.join(CONFIG).exists();
+    let has_ended = folder.final_model().exists();
+    match flags.resume_from_checkpoint.as_deref() {
+        Some("last") => match folder.newest_checkpoint()? {
+            Some(newest) => {
+                for problem in newest.skipped {
+                    tracing::warn!("{problem}: going on from an older one");
+                }
+                Ok(Some(newest.checkpoint))
+            }
+            None if has_begun && !has_ended => {
+                tracing::warn!(
+                    "the run in {} ended before its first checkpoint: starting it again",
+                    root.display()
+                );
+                remove_run(folder)?;
+                Ok(None)
+            }
+            None => bail!(
+                "--resume-from-checkpoint: {} holds no checkpoint; leave the flag out to start",
+                root.display()
+            ),
+        },
+        Some(wanted) => Ok(Some(
+            Checkpoint::open(Path::new(wanted)).context("--resume-from-checkpoint")?,
+        )),
+        None if !has_begun && !has_ended && folder.checkpoints()?.is_empty() => Ok(None),
+        None if flags.overwrite_output_dir == Some(true) => {
+            remove_run(folder)?;
+            Ok(None)
+        }
+        None => Err(UsageError(format!(
             "--output-dir {} already holds a run: give another folder, or add --resume-from-checkpoint to go on with it or --overwrite-output-dir to start over",
-            output_dir.display()
+            root.display()
         ))
-        .into());
+        .into()),
     }
+}
+
+/// Removes the files of a run.
+fn remove_run(folder: &RunFolder) -> anyhow::Result<()> {
     for step in folder.checkpoints()? {
         fs_err::remove_dir_all(folder.checkpoint(step))?;
     }
@@ -200,28 +245,7 @@ fn claim(output_dir: &Path, flags: &TrainFlags) -> anyhow::Result<RunFolder> {
             fs_err::remove_file(path)?;
         }
     }
-    Ok(folder)
-}
-
-/// The checkpoint to go on from, where the flags ask for one.
-fn resume_from(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Option<PathBuf>> {
-    let Some(wanted) = &flags.resume_from_checkpoint else {
-        return Ok(None);
-    };
-    if wanted != "last" {
-        let path = PathBuf::from(wanted);
-        if !path.is_dir() {
-            bail!("--resume-from-checkpoint {wanted} is not a folder");
-        }
-        return Ok(Some(path));
-    }
-    match folder.checkpoints()?.last() {
-        Some(&step) => Ok(Some(folder.checkpoint(step))),
-        None => bail!(
-            "--resume-from-checkpoint: {} holds no checkpoint; leave the flag out to start",
-            folder.root().display()
-        ),
-    }
+    Ok(())
 }
 
 /// The data of a run, read and checked.

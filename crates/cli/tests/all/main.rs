@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod commands;
+#[cfg(unix)]
+mod reliability;
 mod sandbox;
 mod signals;
 mod training;

@@ -69,7 +69,14 @@ fn a_run_leaves_a_whole_folder_whose_configuration_repeats_it() {
     );
     let mut of_checkpoint = sandbox.files("run/final");
     of_checkpoint.retain(|name| name != "README.md");
-    of_checkpoint.extend(["optimizer.safetensors", "trainer_state.json"].map(str::to_owned));
+    of_checkpoint.extend(
+        [
+            "manifest.json",
+            "optimizer.safetensors",
+            "trainer_state.json",
+        ]
+        .map(str::to_owned),
+    );
     of_checkpoint.sort_unstable();
     assert_eq!(sandbox.files("run/checkpoint-6"), of_checkpoint);
     let read = |name: &str| fs_err::read_to_string(sandbox.path(name)).unwrap();
@@ -220,7 +227,7 @@ fn a_checkpoint_of_other_flags_is_refused() {
     ];
     sandbox.train(&pairs, &other).failed(
         2,
-        &["the checkpoint is of another run: --seed was 42 and is 1"],
+        &["run/checkpoint-3 is of another run: --seed was 42 and is 1"],
     );
 }
 

@@ -1,0 +1,163 @@
+//! What a run is made of beside its arguments, in a form that a checkpoint can hold and a resume compare.
+
+use std::collections::BTreeMap;
+
+use data::{Dataset, Labels};
+use losses::Loss;
+use model::SentenceTransformer;
+use sha2::{Digest, Sha256};
+
+use crate::TrainError;
+
+/// Parts of a run by name: the value itself where it is short, else the sha256 of its content.
+pub(crate) type Identity = BTreeMap<String, String>;
+
+/// The identity of a run that starts with `model` as it is now. `evaluation` is the data of evaluations, where
+/// they decide anything.
+pub(crate) fn identity(
+    model: &SentenceTransformer,
+    loss: &dyn Loss,
+    data: &Dataset,
+    evaluation: Option<&Dataset>,
+) -> Result<Identity, TrainError> {
+    let mut identity = Identity::new();
+    let mut insert = |name: &str, value: String| identity.insert(name.to_owned(), value);
+    insert("training data", sha256_of_data(data));
+    if let Some(evaluation) = evaluation {
+        insert("evaluation data", sha256_of_data(evaluation));
+    }
+    insert("loss", format!("{loss:?}"));
+    let dropout = model.dropout();
+    insert(
+        "dropout",
+        format!("{} (attention: {})", dropout.hidden, dropout.attention),
+    );
+    for (path, bytes) in model.files()?.files() {
+        let name = format!("{} of the starting model", path.display());
+        insert(&name, sha256(bytes));
+    }
+    Ok(identity)
+}
+
+/// Each part in which two runs differ, with what it was and is.
+pub(crate) fn differences(saved: &Identity, now: &Identity) -> Vec<String> {
+    let mut names: Vec<&String> = saved.keys().chain(now.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let shown = |identity: &Identity, name: &str| {
+        let value = identity.get(name).map_or("none", String::as_str);
+        let is_hash = value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_hash {
+            format!("sha256 {}", &value[..12])
+        } else {
+            value.to_owned()
+        }
+    };
+    names
+        .into_iter()
+        .filter(|name| saved.get(*name) != now.get(*name))
+        .map(|name| {
+            format!(
+                "{name} was {} and is {}",
+                shown(saved, name),
+                shown(now, name)
+            )
+        })
+        .collect()
+}
+
+/// The hash of everything in a data set that training sees: texts and labels, and not the names of columns.
+fn sha256_of_data(data: &Dataset) -> String {
+    let mut hash = Sha256::new();
+    let count = |hash: &mut Sha256, n: usize| hash.update((n as u64).to_le_bytes());
+    count(&mut hash, data.columns.len());
+    for column in &data.columns {
+        count(&mut hash, column.texts.len());
+        for text in column.texts.iter() {
+            count(&mut hash, text.len());
+            hash.update(text);
+        }
+    }
+    match &data.labels {
+        None => hash.update(b"none"),
+        Some(Labels::Integer(labels)) => {
+            hash.update(b"integer");
+            labels
+                .iter()
+                .for_each(|label| hash.update(label.to_le_bytes()));
+        }
+        Some(Labels::Float(labels)) => {
+            hash.update(b"float");
+            labels
+                .iter()
+                .for_each(|label| hash.update(label.to_le_bytes()));
+        }
+    }
+    hex(&hash.finalize())
+}
+
+/// The sha256 of some bytes, in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use data::{TextColumn, Texts};
+
+    use super::*;
+
+    fn data(columns: &[(&str, &[&str])], labels: Option<Labels>) -> Dataset {
+        let columns = columns.iter().map(|(name, texts)| TextColumn {
+            name: (*name).to_owned(),
+            texts: texts.iter().copied().collect::<Texts>(),
+        });
+        Dataset {
+            name: "data".to_owned(),
+            columns: columns.collect(),
+            labels,
+            n_skipped: 0,
+        }
+    }
+
+    #[test]
+    fn the_hash_is_of_texts_and_labels() {
+        let plain = sha256_of_data(&data(&[("a", &["x", "yz"])], None));
+        assert_eq!(plain, sha256_of_data(&data(&[("b", &["x", "yz"])], None)));
+        for other in [
+            data(&[("a", &["xy", "z"])], None),
+            data(&[("a", &["yz", "x"])], None),
+            data(&[("a", &["x"]), ("b", &["yz"])], None),
+            data(&[("a", &["x", "yz"])], Some(Labels::Integer(vec![0, 1]))),
+        ] {
+            assert_ne!(plain, sha256_of_data(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let identity = |loss: &str, data: &str| {
+            let parts = [("loss", loss), ("training data", data)];
+            parts
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into()
+        };
+        let (first, second) = (sha256(b"first"), sha256(b"second"));
+        assert!(differences(&identity("a", &first), &identity("a", &first)).is_empty());
+        assert_eq!(
+            differences(&identity("a", &first), &identity("b", &second)),
+            [
+                "loss was a and is b".to_owned(),
+                format!(
+                    "training data was sha256 {} and is sha256 {}",
+                    &first[..12],
+                    &second[..12]
+                ),
+            ]
+        );
+    }
+}
