@@ -10,6 +10,7 @@ mod benchmark;
 mod checkout;
 mod fetch_data;
 mod quickstart;
+mod reliability;
 mod setup;
 mod test;
 mod tidy;
@@ -36,6 +37,7 @@ enum Command {
     Test(test::Args),
     Benchmark(benchmark::Args),
     Bench(bench::Args),
+    Reliability(reliability::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,5 +59,6 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test(args) => test::run(&checkout, args),
         Command::Benchmark(args) => benchmark::run(&checkout, args),
         Command::Bench(args) => bench::run(&checkout, args),
+        Command::Reliability(args) => reliability::run(&checkout, args),
     }
 }

@@ -1,0 +1,190 @@
+//! `cargo xtask reliability`: the counted tests of docs/reliability.md.
+//!
+//! The tests are tests like others and run in their quick form with `cargo xtask test`. This runs them one by
+//! one, on request with the full counts, and ends with what they counted.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::checkout::Checkout;
+
+/// Kill, starve and spoil runs, and count what comes of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only the tests whose name contains this word
+    #[arg(long, value_name = "WORD")]
+    only: Option<String>,
+    /// All cases instead of a few of each: more than half an hour on two cores
+    #[arg(long)]
+    full: bool,
+}
+
+/// One counted test.
+struct Test {
+    name: &'static str,
+    /// The test binary that it is in.
+    binary: &'static str,
+    /// Its path there.
+    path: &'static str,
+}
+
+const fn test(name: &'static str, path: &'static str) -> Test {
+    Test {
+        name,
+        binary: "all",
+        path,
+    }
+}
+
+const TESTS: [Test; 16] = [
+    test("kill", "reliability::kills::killed_at_random_moments"),
+    test(
+        "failpoints",
+        "reliability::kills::killed_at_every_failpoint",
+    ),
+    test("lock", "reliability::kills::a_second_trainer_is_refused"),
+    test("resume", "reliability::resume::resumed_from_every_step"),
+    test(
+        "another-run",
+        "reliability::resume::another_run_is_named_and_refused",
+    ),
+    test("no-checkpoint", "reliability::resume::without_a_checkpoint"),
+    test(
+        "corruption",
+        "reliability::resume::damaged_checkpoints_are_passed_over",
+    ),
+    test("disk-errors", "reliability::disk::errors_at_every_place"),
+    test(
+        "disk-full",
+        "reliability::disk::a_disk_that_is_full_at_every_megabyte",
+    ),
+    test("disk-files", "reliability::disk::limits_of_open_files"),
+    test("signals", "reliability::signals::signals_at_random_moments"),
+    test(
+        "signals-stdin",
+        "reliability::signals::a_signal_ends_what_waits_for_input",
+    ),
+    test(
+        "nonfinite",
+        "reliability::numbers::injected_numbers_are_caught_at_their_step",
+    ),
+    test(
+        "skip-nonfinite",
+        "reliability::numbers::as_many_as_allowed_are_skipped",
+    ),
+    test(
+        "repeat",
+        "reliability::repeat::the_same_command_gives_the_same_weights",
+    ),
+    test(
+        "endurance",
+        "reliability::endurance::a_long_run_takes_no_more_than_a_short_one",
+    ),
+];
+
+/// What tests print their counts behind.
+const MARK: &str = "reliability: ";
+
+/// Runs the tests in turn, and says what each counted and how long it took.
+pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
+    let tests: Vec<&Test> = TESTS
+        .iter()
+        .filter(|test| {
+            args.only
+                .as_ref()
+                .is_none_or(|word| test.name.contains(word))
+        })
+        .collect();
+    if tests.is_empty() {
+        let names: Vec<_> = TESTS.iter().map(|test| test.name).collect();
+        bail!(
+            "no test has that word in its name; the tests are: {}",
+            names.join(", ")
+        );
+    }
+    let mut failed = Vec::new();
+    let mut report = Vec::new();
+    for test in tests {
+        let start = Instant::now();
+        let outcome = run_one(checkout, test, args.full);
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome? {
+            Ok(counts) => {
+                report.push(format!("{:<16}ok      {seconds:>8.1} s", test.name));
+                report.extend(counts.into_iter().map(|count| format!("    {count}")));
+            }
+            Err(output) => {
+                eprintln!("{output}");
+                report.push(format!("{:<16}FAILED  {seconds:>8.1} s", test.name));
+                failed.push(test.name);
+            }
+        }
+    }
+    println!("{}", report.join("\n"));
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// What the test counted, or all that it printed where it failed.
+fn run_one(checkout: &Checkout, test: &Test, full: bool) -> Result<Result<Vec<String>, String>> {
+    eprintln!("==> {}", test.name);
+    let mut cargo =
+        checkout
+            .cargo()
+            .args(["test", "--workspace", "--locked", "--test", test.binary]);
+    cargo = cargo.args(["--", "--exact", test.path, "--nocapture"]);
+    cargo = cargo.env("RELIABILITY", if full { "full" } else { "quick" });
+    let mut command = Command::from(cargo);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cargo can't be run")?;
+    let stderr = child
+        .stderr
+        .take()
+        .context("the pipe to cargo is not there")?;
+    let (mut output, mut counts) = (String::new(), Vec::new());
+    for line in BufReader::new(stderr).lines() {
+        let line = line?;
+        if let Some(count) = line.strip_prefix(MARK) {
+            eprintln!("{count}");
+            counts.push(count.to_owned());
+        }
+        output += &line;
+        output.push('\n');
+    }
+    Ok(if child.wait()?.success() {
+        Ok(counts)
+    } else {
+        Err(output)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_test_of_the_table_is_there() -> Result<()> {
+        let checkout = Checkout::open()?;
+        for test in &TESTS {
+            let (module, name) = test.path.rsplit_once("::").context("a path of a test")?;
+            let file = format!("crates/cli/tests/all/{}.rs", module.replace("::", "/"));
+            let text = fs_err::read_to_string(checkout.root.join(&file))?;
+            assert!(
+                text.contains(&format!("fn {name}()")),
+                "{name} is not in {file}"
+            );
+            assert!(test.name.len() < 16, "{}", test.name);
+        }
+        Ok(())
+    }
+}
