@@ -41,11 +41,15 @@ const fn test(name: &'static str, path: &'static str) -> Test {
     }
 }
 
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 18] = [
     test("kill", "reliability::kills::killed_at_random_moments"),
     test(
         "failpoints",
         "reliability::kills::killed_at_every_failpoint",
+    ),
+    test(
+        "slow-disk",
+        "reliability::kills::a_slow_disk_does_not_stall_training",
     ),
     test("lock", "reliability::kills::a_second_trainer_is_refused"),
     test("resume", "reliability::resume::resumed_from_every_step"),

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `kill` | the process ends at once, as by SIGKILL |
 //! | `error:<errno>` | the operation fails with that error of the system |
+//! | `sleep:<ms>` | the operation takes so many milliseconds longer |
 //! | `nan`, `inf`, `-inf` | the number is replaced |
 
 #[cfg(feature = "failpoints")]
@@ -53,6 +54,8 @@ mod armed {
         path::Path,
         process,
         sync::{Mutex, PoisonError},
+        thread,
+        time::Duration,
     };
 
     static ARMED: Mutex<Vec<Failpoint>> = Mutex::new(Vec::new());
@@ -69,6 +72,7 @@ mod armed {
     enum Action {
         Kill,
         Error(i32),
+        Sleep(u64),
         Number(f64),
     }
 
@@ -89,6 +93,7 @@ mod armed {
         let (name, n_left) = place.rsplit_once('@')?;
         let action = match action.split_once(':') {
             Some(("error", errno)) => Action::Error(errno.parse().ok()?),
+            Some(("sleep", ms)) => Action::Sleep(ms.parse().ok()?),
             None if action == "kill" => Action::Kill,
             None => Action::Number(action.parse().ok()?),
             Some(_) => return None,
@@ -135,6 +140,10 @@ mod armed {
                         source: error,
                     },
                 ))
+            }
+            Some(Action::Sleep(ms)) => {
+                thread::sleep(Duration::from_millis(ms));
+                Ok(())
             }
             Some(Action::Kill) => process::abort(),
         }

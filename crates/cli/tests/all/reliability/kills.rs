@@ -153,3 +153,28 @@ fn a_second_trainer_is_refused() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     report("second trainers refused", n_refused, n);
 }
+
+/// Training goes on while a checkpoint is written: nine more steps are made before a slow disk has taken it.
+#[test]
+fn a_slow_disk_does_not_stall_training() {
+    let sandbox = Sandbox::new();
+    let run = six_steps(&sandbox, "run").and(&[
+        "--max-steps",
+        "60",
+        "--save-steps",
+        "50",
+        "--logging-steps",
+        "1",
+    ]);
+    let ended = run.run_with("sync manifest.json@1=sleep:3000", &[]);
+    assert!(ended.status.success(), "{ended:?}");
+    let place = |part: &str| {
+        let place = ended.stderr.find(part);
+        place.unwrap_or_else(|| panic!("`{part}` is not in: {ended:?}"))
+    };
+    assert!(
+        place(" step 59/60") < place("saved run/checkpoint-50"),
+        "{ended:?}"
+    );
+    assert!(place("saved run/checkpoint-50") < place("saved run/checkpoint-60"));
+}

@@ -221,3 +221,33 @@ fn a_signal_ends_what_waits_for_input() {
     );
     assert!(waited < Duration::from_secs(5), "{waited:?}");
 }
+
+/// The first signal waits for the checkpoint, however long the disk takes; the second does not, and what is there
+/// goes on.
+#[test]
+fn a_second_signal_ends_at_once() {
+    let sandbox = Sandbox::new();
+    let whole = Training::sixty(&sandbox, "whole");
+    whole.run(&[]).ok();
+    let run = Training::sixty(&sandbox, "run");
+    let mut command = run.command(&[]);
+    // The third checkpoint is the slow one.
+    command.env("SENTUNE_FAILPOINT", "sync manifest.json@3=sleep:60000");
+    let mut child = start(&mut command);
+    while !run.folder().join("checkpoint-6").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "INT");
+    thread::sleep(Duration::from_secs(1));
+    let was_waiting = child.try_wait().unwrap().is_none();
+    let (waited, status) = end_by(&mut child, "TERM");
+    assert!(was_waiting, "{status:?}");
+    assert_eq!(status.code(), Some(143));
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+    assert_eq!(checkpoints(&run.folder()), [3, 6]);
+    run.go_on();
+    whole
+        .result()
+        .assert_same(&run.result(), "after two signals");
+}
