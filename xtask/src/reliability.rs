@@ -74,6 +74,10 @@ const TESTS: [Test; 18] = [
         "reliability::signals::a_signal_ends_what_waits_for_input",
     ),
     test(
+        "signals-twice",
+        "reliability::signals::a_second_signal_ends_at_once",
+    ),
+    test(
         "nonfinite",
         "reliability::numbers::injected_numbers_are_caught_at_their_step",
     ),

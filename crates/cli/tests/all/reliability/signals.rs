@@ -111,7 +111,13 @@ fn signals_at_random_moments() {
             _ => Training::new(
                 &sandbox,
                 "run",
-                &["--max-steps", "2", "--train-data", many.to_str().unwrap()],
+                &[
+                    "--max-steps",
+                    "2",
+                    "--train-data",
+                    many.to_str().unwrap(),
+                    "--token-cache=false",
+                ],
             ),
         };
         let mut command = match moment {
