@@ -204,6 +204,7 @@ mod tests {
             n_epochs: 3.0,
             n_warmup_steps: 0,
             n_parameters: 1,
+            precision: crate::TrainingArguments::default().precision,
         };
         let mut state = TrainerState::new(
             &crate::TrainingArguments::default(),
