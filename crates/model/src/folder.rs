@@ -334,8 +334,7 @@ impl Settings {
             let json = serde_json::json!({"tokenizer_class": "MPNetTokenizer", "model_max_length": self.max_seq_length});
             files.add_json("tokenizer_config.json", &json);
         }
-        let json =
-            serde_json::json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
+        let json = serde_json::json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
         files.add_json("sentence_bert_config.json", &json);
         Ok(())
     }

@@ -306,9 +306,9 @@ pub(crate) fn to_safetensors(parameters: &Parameters, scope: &str) -> Result<Vec
         .spans()
         .iter()
         .filter_map(|span| Some((span.name.strip_prefix(scope)?, span)));
-    let in_memory = |source| ModelError::Safetensors {
+    let in_memory = |cause| ModelError::Safetensors {
         path: PathBuf::from("model.safetensors"),
-        source,
+        cause,
     };
     let views = spans
         .filter(|(name, _)| !scope.is_empty() || !is_of_a_module(name))
