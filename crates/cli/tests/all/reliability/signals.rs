@@ -240,7 +240,13 @@ fn a_second_signal_ends_at_once() {
     // The third checkpoint is the slow one.
     command.env("SENTUNE_FAILPOINT", "sync manifest.json@3=sleep:60000");
     let mut child = start(&mut command);
-    while !run.folder().join("checkpoint-6").exists() {
+    let is_at_the_manifest = || {
+        let is_slow = |name: &String| {
+            name.starts_with(".writing-") && run.folder().join(name).join("manifest.json").exists()
+        };
+        checkpoints(&run.folder()) == [3, 6] && names(&run.folder()).iter().any(is_slow)
+    };
+    while !is_at_the_manifest() {
         assert!(child.try_wait().unwrap().is_none());
         thread::sleep(Duration::from_millis(2));
     }
