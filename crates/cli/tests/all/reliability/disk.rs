@@ -116,11 +116,7 @@ impl Drop for Tmpfs {
 fn a_disk_that_is_full_at_every_megabyte() {
     let sandbox = Sandbox::new();
     let Some(probe) = Tmpfs::mount(&sandbox.path("probe"), "size=1m") else {
-        writeln!(
-            std::io::stderr(),
-            "reliability: full disks: skipped, for only root may mount one"
-        )
-        .unwrap();
+        say("full disks: skipped, for only root may mount one");
         return;
     };
     drop(probe);

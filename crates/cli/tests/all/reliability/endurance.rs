@@ -80,12 +80,10 @@ fn a_long_run_takes_no_more_than_a_short_one() {
     let rss = [&early, &late].map(|half| most(half, |sample| sample.rss_kb));
     let threads = [&early, &late].map(|half| most(half, |sample| sample.n_threads));
     let files = [&early, &late].map(|half| most(half, |sample| sample.n_files as u64));
-    writeln!(
-        std::io::stderr(),
-        "reliability: {n_steps} steps, most in the second and in the last two fifths: RSS {} and {} kB, threads {} and {}, files {} and {}",
+    say(&format!(
+        "{n_steps} steps, most in the second and in the last two fifths: RSS {} and {} kB, threads {} and {}, files {} and {}",
         rss[0], rss[1], threads[0], threads[1], files[0], files[1]
-    )
-    .unwrap();
+    ));
     // One MB in 10,000 steps, and what an allocator may do in between.
     assert!(rss[1] <= rss[0] + 4 * 1024, "{rss:?} kB");
     // One more of each while a checkpoint is being written, which may be seen in one half only.

@@ -33,9 +33,14 @@ fn count(quick: usize, full: usize) -> usize {
 
 /// Prints how many cases there were; one that had failed would have ended the test.
 fn report(what: &str, passed: usize, of: usize) {
-    // Around the capture of the test harness, which swallows what the macros print.
-    writeln!(std::io::stderr(), "reliability: {what}: {passed} of {of}").unwrap();
+    say(&format!("{what}: {passed} of {of}"));
     assert_eq!(passed, of, "{what}");
+}
+
+/// Prints a line that `cargo xtask reliability` collects, past the harness, which captures what the macros print.
+fn say(line: &str) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "reliability: {line}").unwrap();
 }
 
 /// Numbers that look random, the same on every run.

@@ -184,7 +184,9 @@ fn signals_at_random_moments() {
         }
         n_passed += 1;
     }
-    writeln!(std::io::stderr(), "reliability: {n_running} of {n} signals came before the end; the slowest exit took {slowest:.2?}").unwrap();
+    say(&format!(
+        "{n_running} of {n} signals came before the end; the slowest exit took {slowest:.2?}"
+    ));
     report("signals answered within 5 s and resumed", n_passed, n);
 }
 
