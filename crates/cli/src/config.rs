@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use model::{GemmName, Precision};
 use train::TrainingArguments;
 
-use crate::flags::{OnBadRow, TrainFlags, UsageError};
+use crate::{
+    flags::{OnBadRow, TrainFlags, UsageError},
+    named::{self, Named},
+};
 
 /// The article's base model.
 const DEFAULT_MODEL: &str = "microsoft/mpnet-base";
@@ -31,7 +34,7 @@ pub(crate) fn resolve(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
         Some(path) => read(path)?,
         None => TrainFlags::default(),
     };
-    Ok(with_defaults(overlay(flags, file))?)
+    with_defaults(overlay(flags, file))
 }
 
 /// The configuration as TOML, keys named as the flags.
@@ -57,7 +60,7 @@ pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
         num_train_epochs, max_steps, per_device_train_batch_size, per_device_eval_batch_size,
         gradient_accumulation_steps, precision, learning_rate, lr_scheduler_type, warmup_steps, optim,
         weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, skip_nonfinite, seed,
-        batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
+        batch_sampler, multi_dataset_batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
         eval_steps, save_strategy, save_steps, load_best_model_at_end, early_stopping_threshold;
         mini_batch_tokens, data_seed, save_total_limit, metric_for_best_model, greater_is_better,
         early_stopping_patience
@@ -112,6 +115,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         max_seq_length,
         dropout,
         loss,
+        teacher,
         num_train_epochs,
         max_steps,
         per_device_train_batch_size,
@@ -134,6 +138,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         seed,
         data_seed,
         batch_sampler,
+        multi_dataset_batch_sampler,
         dataloader_drop_last,
         logging_steps,
         logging_first_step,
@@ -150,9 +155,9 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
     )
 }
 
-fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError> {
+fn with_defaults(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
     if flags.train_data.is_none() {
-        flags.train_data = Some(DEFAULT_DATA.to_owned());
+        flags.train_data = Some(vec![Named::plain(DEFAULT_DATA.to_owned())]);
         flags
             .test_data
             .get_or_insert_with(|| DEFAULT_DATA.to_owned());
@@ -162,12 +167,16 @@ fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError>
     }
     let model = flags.model.get_or_insert_with(|| DEFAULT_MODEL.to_owned());
     if flags.output_dir.is_none() {
-        let data = flags.train_data.as_deref().unwrap_or_default();
-        flags.output_dir = Some(default_output_dir(model, data));
+        let sets = flags.train_data.iter().flatten();
+        let names: Vec<&str> = sets
+            .map(|set| set.name.as_deref().unwrap_or(&set.value))
+            .collect();
+        flags.output_dir = Some(default_output_dir(model, &names.join("+")));
     }
     if flags.loss.is_none() {
-        flags.loss = Some(DEFAULT_LOSS.parse()?);
+        flags.loss = Some(vec![DEFAULT_LOSS.parse()?]);
     }
+    check_names(&flags)?;
     flags.on_bad_row.get_or_insert(OnBadRow::Error);
     flags.gemm.get_or_insert(GemmName::Auto);
     flags.eval_steps = flags.eval_steps.or(flags.logging_steps);
@@ -195,6 +204,7 @@ fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError>
         skip_nonfinite,
         seed,
         batch_sampler,
+        multi_dataset_batch_sampler,
         dataloader_drop_last,
         logging_steps,
         logging_first_step,
@@ -206,6 +216,30 @@ fn with_defaults(mut flags: TrainFlags) -> Result<TrainFlags, losses::LossError>
         early_stopping_threshold,
     );
     Ok(flags)
+}
+
+/// Several data sets need names, and where there are several losses, each data set one of its name.
+fn check_names(flags: &TrainFlags) -> Result<(), UsageError> {
+    let (train, eval) = (flags.train_data.as_deref(), flags.eval_data.as_deref());
+    let losses = flags.loss.as_deref().unwrap_or_default();
+    named::check("--loss", losses)?;
+    let has_names = losses.iter().any(|loss| loss.name.is_some());
+    for (flag, sets) in [("--train-data", train), ("--eval-data", eval)] {
+        let sets = sets.unwrap_or_default();
+        named::check(flag, sets)?;
+        let known = |set: &Named<String>| losses.iter().any(|loss| loss.name == set.name);
+        if let Some(set) = sets.iter().find(|set| has_names && !known(set)) {
+            let names: Vec<&str> = losses
+                .iter()
+                .filter_map(|loss| loss.name.as_deref())
+                .collect();
+            return Err(UsageError(format!(
+                "{flag} {set} has no --loss of its name: there are losses for {}",
+                names.join(", ")
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// `runs/<model>-<data>`, each by the last part of its name.
@@ -237,10 +271,15 @@ mod tests {
         let flags = resolve(TrainFlags::default()).unwrap();
         assert_eq!(flags.model.as_deref(), Some("microsoft/mpnet-base"));
         assert_eq!(
-            flags.train_data.as_deref(),
+            flags.train_data,
+            Some(vec![Named::plain(
+                "sentence-transformers/all-nli:triplet".to_owned()
+            )])
+        );
+        assert_eq!(
+            flags.test_data.as_deref(),
             Some("sentence-transformers/all-nli:triplet")
         );
-        assert_eq!(flags.test_data, flags.train_data);
         assert_eq!(flags.max_train_samples, Some(100_000));
         assert_eq!(
             flags.output_dir.as_deref(),
@@ -251,7 +290,7 @@ mod tests {
 
     #[test]
     fn own_data_is_used_whole_and_tested_only_where_asked() {
-        let train_data = Some("data/own.csv".to_owned());
+        let train_data = Some(vec![Named::plain("data/own.csv".to_owned())]);
         let flags = resolve(TrainFlags {
             train_data,
             ..TrainFlags::default()
@@ -304,6 +343,14 @@ mod tests {
         let mut flags = resolve(TrainFlags::default()).unwrap();
         flags.save_total_limit = Some(2);
         flags.columns = Some(vec!["a".to_owned(), "b".to_owned()]);
+        let again = resolve(parse(&to_toml(&flags).unwrap()).unwrap()).unwrap();
+        assert_eq!(flags, again);
+        let named = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+        flags.train_data = Some(named(["z=data/z.csv", "a=data/a.csv"]));
+        flags.loss = Some(vec![
+            "z=triplet:margin=1".parse().unwrap(),
+            "a=gist-embed:guide=org/name".parse().unwrap(),
+        ]);
         let again = resolve(parse(&to_toml(&flags).unwrap()).unwrap()).unwrap();
         assert_eq!(flags, again);
     }

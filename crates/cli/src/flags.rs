@@ -8,7 +8,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::source::Split;
+use crate::{named::Named, source::Split};
 
 /// Fine-tune sentence transformers.
 #[derive(Debug, Parser)]
@@ -66,12 +66,15 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "MODEL", help_heading = "Model and data")]
     pub(crate) model: Option<String>,
     /// Training data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an
-    /// optional :subset [default: sentence-transformers/all-nli:triplet].
+    /// optional :subset; several as NAME=DATA, each with the flag
+    /// [default: sentence-transformers/all-nli:triplet].
     #[arg(long, value_name = "DATA", help_heading = "Model and data")]
-    pub(crate) train_data: Option<String>,
-    /// Data for evaluations during training.
+    #[serde(with = "crate::named", skip_serializing_if = "Option::is_none")]
+    pub(crate) train_data: Option<Vec<Named<String>>>,
+    /// Data for evaluations during training; several as NAME=DATA.
     #[arg(long, value_name = "DATA", help_heading = "Model and data")]
-    pub(crate) eval_data: Option<String>,
+    #[serde(with = "crate::named", skip_serializing_if = "Option::is_none")]
+    pub(crate) eval_data: Option<Vec<Named<String>>>,
     /// Data for the evaluation before and after [default with the default training data: its test split].
     #[arg(long, value_name = "DATA", help_heading = "Model and data")]
     pub(crate) test_data: Option<String>,
@@ -120,8 +123,14 @@ pub(crate) struct TrainFlags {
 
     /// Loss and its parameters, such as `multiple-negatives-ranking:scale=20`, `triplet:margin=5`; class names
     /// are accepted [default: multiple-negatives-ranking].
+    /// With several data sets, one for all or NAME=LOSS for each.
     #[arg(long, value_name = "LOSS", help_heading = "Training")]
-    pub(crate) loss: Option<losses::LossConfig>,
+    #[serde(with = "crate::named", skip_serializing_if = "Option::is_none")]
+    pub(crate) loss: Option<Vec<Named<losses::LossConfig>>>,
+    /// Model whose embeddings, or similarities of query and document, are the labels: for mse, embed-distill,
+    /// margin-mse and distill-kl-div.
+    #[arg(long, value_name = "MODEL", help_heading = "Training")]
+    pub(crate) teacher: Option<String>,
     /// Passes over the training data [default: 3].
     #[arg(long, value_name = "X", alias = "epochs", help_heading = "Training")]
     pub(crate) num_train_epochs: Option<f64>,
@@ -218,6 +227,9 @@ pub(crate) struct TrainFlags {
     /// How rows are put into batches: batch_sampler, no_duplicates, group_by_label [default: batch_sampler].
     #[arg(long, value_name = "NAME", value_parser = named::<data::sampler::BatchSampler>, help_heading = "Training")]
     pub(crate) batch_sampler: Option<data::sampler::BatchSampler>,
+    /// How the batches of several data sets are mixed: proportional, round_robin [default: proportional].
+    #[arg(long, value_name = "NAME", value_parser = named::<data::sampler::MultiDatasetBatchSampler>, help_heading = "Training")]
+    pub(crate) multi_dataset_batch_sampler: Option<data::sampler::MultiDatasetBatchSampler>,
     /// Leave out an epoch's last batch when it is not full [default: false].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Training")]
     pub(crate) dataloader_drop_last: Option<bool>,

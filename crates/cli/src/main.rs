@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod flags;
 mod interrupt;
+mod named;
 mod output;
 mod progress;
 mod source;

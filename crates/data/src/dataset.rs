@@ -106,13 +106,20 @@ pub struct TextColumn {
     pub texts: Texts,
 }
 
-/// The label column: whole numbers (classes) or fractions (scores).
+/// The label column: whole numbers (classes), fractions (scores), or lists of numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Labels {
     /// Every label in the file is a whole number or a truth value (0 and 1).
     Integer(Vec<i64>),
     /// Some label has a fraction; all are finite. `f32`, as torch makes of Python's floats.
     Float(Vec<f32>),
+    /// Several numbers a row, such as a teacher's scores or its embedding, row after row.
+    Vector {
+        /// All numbers.
+        values: Vec<f32>,
+        /// The shape of one row's numbers; a file's lists have one length.
+        shape: Vec<usize>,
+    },
 }
 
 impl Labels {
@@ -121,6 +128,7 @@ impl Labels {
         match self {
             Self::Integer(labels) => labels.len(),
             Self::Float(labels) => labels.len(),
+            Self::Vector { values, shape } => values.len() / shape.iter().product::<usize>().max(1),
         }
     }
 
@@ -129,11 +137,12 @@ impl Labels {
         self.len() == 0
     }
 
-    /// The labels as scores: whole numbers become the nearest `f32`.
+    /// The labels as scores: whole numbers become the nearest `f32`; of lists, all numbers.
     pub fn into_f32(self) -> Vec<f32> {
         match self {
             Self::Integer(labels) => labels.into_iter().map(|label| label as f32).collect(),
             Self::Float(labels) => labels,
+            Self::Vector { values, .. } => values,
         }
     }
 
@@ -148,6 +157,14 @@ impl Labels {
             }
             Self::Float(labels) => {
                 Self::Float(indices.iter().map(|&i| labels[i as usize]).collect())
+            }
+            Self::Vector { values, shape } => {
+                let width: usize = shape.iter().product();
+                let row = |&i: &u32| &values[i as usize * width..][..width];
+                Self::Vector {
+                    values: indices.iter().flat_map(row).copied().collect(),
+                    shape: shape.clone(),
+                }
             }
         }
     }

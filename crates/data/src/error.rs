@@ -268,6 +268,13 @@ pub enum Defect {
     NotNumber(String),
     /// The label is infinite, not a number (NaN), or too large.
     OutOfRange(String),
+    /// The label is a list of another length than the first row's.
+    ListLength {
+        /// Numbers in this row's list.
+        found: usize,
+        /// Numbers in the first row's.
+        expected: usize,
+    },
 }
 
 impl fmt::Display for BadRow {
@@ -294,6 +301,10 @@ impl fmt::Display for Defect {
                 f,
                 "{found} field{} where the header has {expected}",
                 if *found == 1 { "" } else { "s" }
+            ),
+            Self::ListLength { found, expected } => write!(
+                f,
+                "a list of {found} numbers where the first row has {expected}"
             ),
             Self::TextAfterQuote => write!(
                 f,

@@ -6,7 +6,10 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt, path::Path};
 
-use polars::prelude::{Column, StringChunked, StringChunkedBuilder};
+use polars::prelude::{
+    Column, DataType, Float32Type, IntoColumn, ListBuilderTrait, ListPrimitiveChunkedBuilder,
+    StringChunked, StringChunkedBuilder,
+};
 use rayon::prelude::*;
 use serde::{
     Deserialize,
@@ -151,9 +154,28 @@ impl Part {
 /// Fractions anywhere make all labels fractions; truth values stay what they are among themselves.
 fn label_column(name: &str, labels: &[Label]) -> Column {
     let is_float = labels.iter().any(|label| matches!(label, Label::Float(_)));
-    if is_float {
+    let n_numbers = labels.iter().map(|label| match label {
+        Label::List(numbers) => numbers.len(),
+        _ => 0,
+    });
+    let n_numbers: usize = n_numbers.sum();
+    if n_numbers > 0 {
+        let mut builder = ListPrimitiveChunkedBuilder::<Float32Type>::new(
+            name.into(),
+            labels.len(),
+            n_numbers,
+            DataType::Float32,
+        );
+        for label in labels {
+            match label {
+                Label::List(numbers) => builder.append_slice(numbers),
+                _ => builder.append_null(),
+            }
+        }
+        builder.finish().into_column()
+    } else if is_float {
         let floats = labels.iter().map(|label| match label {
-            Label::Null => None,
+            Label::Null | Label::List(_) => None,
             Label::Truth(label) => Some(f64::from(*label)),
             Label::Integer(label) => Some(*label as f64),
             Label::Float(label) => Some(*label),
@@ -161,7 +183,7 @@ fn label_column(name: &str, labels: &[Label]) -> Column {
         Column::new(name.into(), floats.collect::<Vec<_>>())
     } else {
         let integers = labels.iter().map(|label| match label {
-            Label::Null | Label::Float(_) => None,
+            Label::Null | Label::Float(_) | Label::List(_) => None,
             Label::Truth(label) => Some(i64::from(*label)),
             Label::Integer(label) => Some(*label),
         });
@@ -178,6 +200,11 @@ fn columns(line: &[u8]) -> Option<Vec<(String, Holds)>> {
         serde_json::Value::Null => Holds::Either,
         serde_json::Value::Bool(_) => Holds::Numbers("truth values".to_owned()),
         serde_json::Value::Number(_) => Holds::Numbers("JSON numbers".to_owned()),
+        serde_json::Value::Array(values)
+            if !values.is_empty() && values.iter().all(serde_json::Value::is_number) =>
+        {
+            Holds::Lists("lists".to_owned())
+        }
         serde_json::Value::Array(_) => Holds::Other("lists".to_owned()),
         serde_json::Value::Object(_) => Holds::Other("objects".to_owned()),
     };
@@ -232,8 +259,9 @@ fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
 type BadLine = Box<(Option<String>, Defect)>;
 
 /// A label as the line has it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Label {
+    List(Vec<f32>),
     Null,
     Truth(bool),
     Integer(i64),
@@ -258,8 +286,15 @@ struct Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Text,
-    /// Whether labels are truth values, where the first row tells.
-    Label(Option<bool>),
+    /// What labels are, where the first row tells.
+    Label(Option<LabelRole>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LabelRole {
+    Truth,
+    Number,
+    List,
 }
 
 impl Shape {
@@ -270,7 +305,11 @@ impl Shape {
                 let role = if chosen.label.as_ref() == Some(name) {
                     let holds = columns.iter().find(|(column, _)| column == name);
                     Role::Label(match holds {
-                        Some((_, Holds::Numbers(kind))) => Some(kind == "truth values"),
+                        Some((_, Holds::Numbers(kind))) if kind == "truth values" => {
+                            Some(LabelRole::Truth)
+                        }
+                        Some((_, Holds::Numbers(_))) => Some(LabelRole::Number),
+                        Some((_, Holds::Lists(_))) => Some(LabelRole::List),
                         _ => None,
                     })
                 } else {
@@ -354,9 +393,10 @@ impl<'de> Visitor<'de> for ShapeVisitor<'_> {
                             }
                             defect
                         }
-                        Role::Label(truth) => {
+                        Role::Label(role) => {
+                            let defect = value.label_defect(role);
                             read.label = value.label();
-                            value.label_defect(truth)
+                            defect
                         }
                     }
                 }
@@ -375,7 +415,8 @@ impl<'de> Visitor<'de> for ShapeVisitor<'_> {
     }
 }
 
-/// A JSON value, of which lists and objects are read to the end and not kept.
+/// A JSON value, of which lists are kept where they are of numbers alone, and objects are read to
+/// the end and not kept.
 #[derive(Debug, Clone, PartialEq)]
 enum Value<'a> {
     Null,
@@ -385,7 +426,7 @@ enum Value<'a> {
     Large(u64),
     Float(f64),
     Text(Cow<'a, str>),
-    List,
+    List(Option<Vec<f32>>),
     Object,
 }
 
@@ -396,7 +437,7 @@ impl Value<'_> {
             Self::Truth(_) => "true or false",
             Self::Integer(_) | Self::Large(_) | Self::Float(_) => "a number",
             Self::Text(_) => "a text",
-            Self::List => "a list",
+            Self::List(_) => "a list",
             Self::Object => "an object",
         }
     }
@@ -409,25 +450,27 @@ impl Value<'_> {
         }
     }
 
-    fn label_defect(&self, truth: Option<bool>) -> Option<Defect> {
-        match (self, truth) {
+    fn label_defect(&self, role: Option<LabelRole>) -> Option<Defect> {
+        match (self, role) {
             (Self::Null, _) => None,
-            (Self::Truth(_), Some(true) | None) => None,
-            (Self::Integer(_) | Self::Float(_), Some(false) | None) => None,
+            (Self::Truth(_), Some(LabelRole::Truth) | None) => None,
+            (Self::Integer(_) | Self::Float(_), Some(LabelRole::Number) | None) => None,
+            (Self::List(Some(_)), Some(LabelRole::List)) => None,
             (Self::Large(label), _) => Some(Defect::OutOfRange(label.to_string())),
-            (Self::Integer(_) | Self::Float(_), Some(true)) => Some(Defect::NotNumber(
+            (Self::Integer(_) | Self::Float(_), Some(LabelRole::Truth)) => Some(Defect::NotNumber(
                 "a number where the first row has true or false".to_owned(),
             )),
             (other, _) => Some(Defect::NotNumber(other.name().to_owned())),
         }
     }
 
-    fn label(&self) -> Option<Label> {
+    fn label(self) -> Option<Label> {
         match self {
             Self::Null => Some(Label::Null),
-            Self::Truth(label) => Some(Label::Truth(*label)),
-            Self::Integer(label) => Some(Label::Integer(*label)),
-            Self::Float(label) => Some(Label::Float(*label)),
+            Self::Truth(label) => Some(Label::Truth(label)),
+            Self::Integer(label) => Some(Label::Integer(label)),
+            Self::Float(label) => Some(Label::Float(label)),
+            Self::List(Some(label)) => Some(Label::List(label)),
             _ => None,
         }
     }
@@ -480,8 +523,20 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value<'de>, A::Error> {
-        while list.next_element::<Value<'de>>()?.is_some() {}
-        Ok(Value::List)
+        let mut numbers = Some(Vec::new());
+        while let Some(value) = list.next_element::<Value<'de>>()? {
+            let number = match value {
+                Value::Integer(number) => Some(number as f32),
+                Value::Large(number) => Some(number as f32),
+                Value::Float(number) => Some(number as f32),
+                _ => None,
+            };
+            match (&mut numbers, number) {
+                (Some(numbers), Some(number)) => numbers.push(number),
+                _ => numbers = None,
+            }
+        }
+        Ok(Value::List(numbers))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {

@@ -152,6 +152,26 @@ fn append(
             first_columns: whole.column_names(),
         });
     }
+    let width = |labels: &Option<Labels>| match labels {
+        Some(Labels::Vector { shape, .. }) => Some(shape.clone()),
+        _ => None,
+    };
+    let (width, first_width) = (width(&part.labels), width(&whole.labels));
+    if width != first_width {
+        let says = |width: Option<Vec<usize>>| match width {
+            Some(shape) => format!("lists of {shape:?} numbers"),
+            None => "single numbers".to_owned(),
+        };
+        return Err(DataError::Header {
+            path,
+            message: format!(
+                "its labels are {}, those of {} are {}",
+                says(width),
+                first.display(),
+                says(first_width)
+            ),
+        });
+    }
     for (column, more) in whole.columns.iter_mut().zip(part.columns) {
         column.texts.append(&more.texts);
     }
@@ -168,6 +188,10 @@ fn joined(labels: Labels, more: Labels) -> Labels {
         (Labels::Integer(mut labels), Labels::Integer(more)) => {
             labels.extend(more);
             Labels::Integer(labels)
+        }
+        (Labels::Vector { mut values, shape }, more) => {
+            values.extend(more.into_f32());
+            Labels::Vector { values, shape }
         }
         (labels, more) => {
             let mut labels = labels.into_f32();

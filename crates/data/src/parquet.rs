@@ -88,6 +88,9 @@ fn holds(dtype: &DataType) -> Holds {
         dtype if dtype.is_primitive_numeric() => Holds::Numbers(dtype.to_string()),
         DataType::Null => Holds::Other("only nulls".to_owned()),
         DataType::Binary => Holds::Other("bytes not marked as text (binary)".to_owned()),
+        DataType::List(inner) if inner.is_primitive_numeric() => {
+            Holds::Lists(format!("lists ({dtype})"))
+        }
         DataType::List(_) => Holds::Other(format!("lists ({dtype})")),
         dtype => Holds::Other(dtype.to_string()),
     }

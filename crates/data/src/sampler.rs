@@ -189,6 +189,12 @@ pub fn check(kind: BatchSampler, dataset: &Dataset, batch_size: usize) -> Result
     };
     match &dataset.labels {
         Some(Labels::Integer(_) | Labels::Float(_)) => {}
+        Some(Labels::Vector { .. }) => {
+            return Err(refused(
+                "its labels are lists of numbers, which are no groups: choose another sampler"
+                    .to_owned(),
+            ));
+        }
         None => {
             return Err(refused(
                 "there is no label column to group by: name the column `label`, or choose another sampler".to_owned(),
@@ -222,7 +228,7 @@ fn groups_of(dataset: &Dataset) -> Vec<Vec<u32>> {
             .iter()
             .map(|&label| u64::from((label + 0.0).to_bits()))
             .collect(),
-        None => Vec::new(),
+        Some(Labels::Vector { .. }) | None => Vec::new(),
     };
     let mut places: HashMap<u64, usize> = HashMap::new();
     let mut groups: Vec<Vec<u32>> = Vec::new();

@@ -114,6 +114,8 @@ impl BadRows {
 pub(crate) enum Holds {
     Text,
     Numbers(String),
+    /// Lists of numbers.
+    Lists(String),
     /// Text, or numbers written as text.
     Either,
     Other(String),
@@ -194,7 +196,7 @@ pub(crate) fn choose(
             }
             continue;
         }
-        if let Holds::Numbers(_) | Holds::Other(_) = holds {
+        if let Holds::Numbers(_) | Holds::Lists(_) | Holds::Other(_) = holds {
             return Err(DataError::NotText {
                 path: path_buf(),
                 column: name.clone(),
@@ -218,7 +220,7 @@ impl std::fmt::Display for Holds {
         match self {
             Self::Text | Self::Either => f.write_str("text"),
             Self::Numbers(kind) => write!(f, "numbers ({kind})"),
-            Self::Other(kind) => f.write_str(kind),
+            Self::Lists(kind) | Self::Other(kind) => f.write_str(kind),
         }
     }
 }
@@ -385,6 +387,7 @@ fn check_labels(column: &Column) -> PolarsResult<(Labels, Defects)> {
             });
             Labels::Float(labels.collect())
         }
+        DataType::List(_) => return check_lists(column),
         _ => {
             // A strict cast would stop at a u64 past i64::MAX without saying where; this one
             // leaves a null there.
@@ -404,6 +407,47 @@ fn check_labels(column: &Column) -> PolarsResult<(Labels, Defects)> {
         }
     };
     Ok((labels, defects))
+}
+
+/// Labels that are lists: all have to be as long as the first.
+fn check_lists(column: &Column) -> PolarsResult<(Labels, Defects)> {
+    let column = column.cast(&DataType::List(Box::new(DataType::Float32)))?;
+    let mut rows: Vec<Option<Vec<Option<f32>>>> = Vec::with_capacity(column.len());
+    for list in column.list()?.amortized_iter() {
+        rows.push(match list {
+            None => None,
+            Some(list) => Some(list.as_ref().f32()?.iter().collect()),
+        });
+    }
+    let width = rows
+        .iter()
+        .flatten()
+        .map(Vec::len)
+        .find(|&width| width > 0)
+        .unwrap_or(1);
+    let mut defects = Vec::new();
+    let mut values = Vec::with_capacity(rows.len() * width);
+    for (i, row) in rows.into_iter().enumerate() {
+        let defect = match &row {
+            None => Some(Defect::Null),
+            Some(row) if row.len() != width => Some(Defect::ListLength {
+                found: row.len(),
+                expected: width,
+            }),
+            Some(row) => row.iter().find_map(|value| match value {
+                None => Some(Defect::Null),
+                Some(value) => out_of_range(f64::from(*value)),
+            }),
+        };
+        let is_good = defect.is_none();
+        defects.extend(defect.map(|defect| (i, defect)));
+        match row.filter(|_| is_good) {
+            Some(row) => values.extend(row.into_iter().map(Option::unwrap_or_default)),
+            None => values.extend(std::iter::repeat_n(0.0, width)),
+        }
+    }
+    let shape = vec![width];
+    Ok((Labels::Vector { values, shape }, defects))
 }
 
 /// Reads labels written as text, as CSV has them.

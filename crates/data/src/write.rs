@@ -152,7 +152,7 @@ pub fn write_table(
 
 impl Dataset {
     /// The data set as columns to be written: the texts in order, then the labels, as `label` where
-    /// they are whole numbers and as `score` where they are not.
+    /// they are whole numbers or lists, and as `score` where they are fractions.
     pub fn output_columns(&self) -> Vec<OutputColumn<'_>> {
         let mut columns: Vec<OutputColumn<'_>> = self
             .columns
@@ -164,6 +164,11 @@ impl Dataset {
         columns.extend(self.labels.as_ref().map(|labels| match labels {
             Labels::Integer(labels) => OutputColumn::new("label", Cells::Integers(labels.clone())),
             Labels::Float(labels) => OutputColumn::new("score", Cells::Floats(labels.clone())),
+            Labels::Vector { values, shape } => {
+                let width = shape.iter().product::<usize>().max(1);
+                let lists = values.chunks(width).map(<[f32]>::to_vec).collect();
+                OutputColumn::new("label", Cells::FloatLists(lists))
+            }
         }));
         columns
     }

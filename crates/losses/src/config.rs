@@ -103,7 +103,12 @@ impl LossConfig {
             device: Device::Cpu,
             seed: 0,
         };
-        self.build(&context).map(drop)
+        let loss = self.build(&context)?;
+        if loss.requirements().guide && loss.guide().is_none() {
+            let problem = "the guide is missing: name a model by guide=MODEL";
+            return Err(LossError::parameter(self.name, problem));
+        }
+        Ok(())
     }
 
     /// The loss itself, its parameters checked.

@@ -181,6 +181,8 @@ fn parameters_are_checked_without_a_model() {
             "n_dims_per_step is 0",
         ),
         ("softmax:num_labels=1", "num_labels is 1"),
+        ("gist-embed", "the guide is missing"),
+        ("adaptive-layer/cached-gist-embed", "embeds in mini-batches"),
         ("embed-distill:projection_dim=0", "projection_dim is 0"),
         (
             "matryoshka-2d:dims=8,kl_temperature=-1/mnrl",

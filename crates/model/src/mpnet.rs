@@ -300,7 +300,31 @@ impl MpNet {
     ) -> Result<Tensor, ModelError> {
         self.check_fits(batch)?;
         let hidden = self.embeddings.forward(parameters, batch, dropout)?;
-        self.encoder.forward(parameters, hidden, batch, dropout)
+        self.encoder
+            .forward(parameters, hidden, batch, dropout, &mut |_| ())
+    }
+
+    /// The input of each layer and the output of the last, as [`Self::forward`] computes them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`].
+    pub(crate) fn hidden_states(
+        &self,
+        parameters: &Parameters,
+        batch: &PackedBatch,
+        dropout: Dropout,
+    ) -> Result<Vec<Tensor>, ModelError> {
+        self.check_fits(batch)?;
+        let hidden = self.embeddings.forward(parameters, batch, dropout)?;
+        let mut states = Vec::with_capacity(self.encoder.layers.len() + 1);
+        let last = self
+            .encoder
+            .forward(parameters, hidden, batch, dropout, &mut |input| {
+                states.push(input.shallow_clone());
+            })?;
+        states.push(last);
+        Ok(states)
     }
 
     /// Whether the model has tables for the batch's ids and positions.
@@ -399,9 +423,11 @@ impl Encoder {
         mut hidden: Tensor,
         batch: &PackedBatch,
         dropout: Dropout,
+        on_input: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor, ModelError> {
         let bias = self.position_bias(p, batch)?;
         for layer in &self.layers {
+            on_input(&hidden);
             hidden = layer.forward(p, &hidden, &bias, batch, dropout)?;
         }
         Ok(hidden)

@@ -375,6 +375,50 @@ impl SentenceTransformer {
         Ok(embeddings)
     }
 
+    /// As [`Self::embed_chunks`], followed by the embeddings of earlier layers, each pooled as the
+    /// last: those of the tokens that go into layer 0 for 0, and so on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`], and when a layer is not below [`Self::n_layers`].
+    pub fn embed_layers(
+        &self,
+        batch: &ChunkedBatch,
+        layers: &[usize],
+    ) -> Result<Vec<Tensor>, ModelError> {
+        self.check_layers(layers)?;
+        let _guard = tch::no_grad_guard();
+        let mut work = self.workspace();
+        let mut embeddings = self.room_for_layers(batch, layers)?;
+        for (i, chunk) in batch.chunks().iter().enumerate() {
+            let keep = if layers.is_empty() {
+                Keep::Nothing
+            } else {
+                Keep::Everything
+            };
+            let parts = self.layers_forward(chunk, layers, Dropout::NONE, 0, keep, &mut work)?;
+            for (to, part) in embeddings.iter_mut().zip(&parts) {
+                let _ = to.f_index_copy_(0, batch.rows(i), &part.embeddings)?;
+            }
+        }
+        Ok(embeddings)
+    }
+
+    /// The number of the encoder's layers.
+    pub fn n_layers(&self) -> usize {
+        self.encoder.config().num_hidden_layers as usize
+    }
+
+    fn check_layers(&self, layers: &[usize]) -> Result<(), ModelError> {
+        match layers.iter().find(|&&layer| layer >= self.n_layers()) {
+            None => Ok(()),
+            Some(layer) => Err(ModelError::Input(format!(
+                "layer {layer}: the model has {} layers, counted from 0",
+                self.n_layers()
+            ))),
+        }
+    }
+
     /// A training step's forward and backward pass: the embeddings of `batch` under dropout, `loss` of
     /// them, and its gradient by the weights, which is added to `gradient`, `[n]` in the layout of
     /// [`Parameters::flat`]. Returns the loss.
@@ -402,107 +446,184 @@ impl SentenceTransformer {
         gradient: &Tensor,
         loss: impl FnOnce(&Tensor) -> Result<(Tensor, Tensor), E>,
     ) -> Result<Tensor, E> {
+        self.forward_backward_layers(batch, &[], seed, gradient, |embeddings| {
+            let (value, d_embeddings) = loss(&embeddings[0])?;
+            Ok((value, vec![d_embeddings]))
+        })
+    }
+
+    /// As [`Self::forward_backward`], for a loss that looks at earlier layers too: it gets what
+    /// [`Self::embed_layers`] gives, under dropout, and returns the gradient by each.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward_backward`], and when a layer is not below [`Self::n_layers`].
+    pub fn forward_backward_layers<E: From<ModelError>>(
+        &self,
+        batch: &ChunkedBatch,
+        layers: &[usize],
+        seed: u64,
+        gradient: &Tensor,
+        loss: impl FnOnce(&[Tensor]) -> Result<(Tensor, Vec<Tensor>), E>,
+    ) -> Result<Tensor, E> {
+        self.check_layers(layers)?;
         let mut work = self.workspace();
         let chunks = batch.chunks();
-        let mut embeddings = self.room_for(batch)?;
+        let mut embeddings = self.room_for_layers(batch, layers)?;
         let mut kept = None;
         for (i, chunk) in chunks.iter().enumerate() {
-            let keep = if i + 1 == chunks.len() {
+            // Earlier layers are there to be pooled where all is kept.
+            let keep = if i + 1 == chunks.len() || !layers.is_empty() {
                 Keep::Everything
             } else {
                 Keep::Nothing
             };
-            let part = self.training_forward(chunk, seed, keep, &mut work)?;
+            let parts = self.training_forward(chunk, layers, seed, keep, &mut work)?;
             let _guard = tch::no_grad_guard();
-            let _ = embeddings
-                .f_index_copy_(0, batch.rows(i), &part.embeddings)
-                .map_err(ModelError::from)?;
-            kept = Some(part);
+            for (to, part) in embeddings.iter_mut().zip(&parts) {
+                let _ = to
+                    .f_index_copy_(0, batch.rows(i), &part.embeddings)
+                    .map_err(ModelError::from)?;
+            }
+            kept = Some(parts);
         }
         let (value, d_embeddings) = loss(&embeddings)?;
-        if d_embeddings.size() != embeddings.size() {
-            let (found, expected) = (d_embeddings.size(), embeddings.size());
+        let shapes = |tensors: &[Tensor]| tensors.iter().map(Tensor::size).collect::<Vec<_>>();
+        if shapes(&d_embeddings) != shapes(&embeddings) {
+            let (found, expected) = (shapes(&d_embeddings), shapes(&embeddings));
             return Err(ModelError::Input(format!(
-                "the gradient by the embeddings has shape {found:?}, expected {expected:?}"
+                "the gradients by the embeddings have shapes {found:?}, expected {expected:?}"
             ))
             .into());
         }
         for (i, chunk) in chunks.iter().enumerate().rev() {
-            let part = match kept.take() {
-                Some(part) => part,
-                None => self.training_forward(chunk, seed, Keep::Everything, &mut work)?,
+            let parts = match kept.take() {
+                Some(parts) => parts,
+                None => self.training_forward(chunk, layers, seed, Keep::Everything, &mut work)?,
             };
-            let d_part = d_embeddings
-                .f_index_select(0, batch.rows(i))
+            let d_parts = d_embeddings
+                .iter()
+                .map(|d| d.f_index_select(0, batch.rows(i)))
+                .collect::<Result<Vec<_>, _>>()
                 .map_err(ModelError::from)?;
-            self.training_backward(chunk, seed, &part, &d_part, gradient, &mut work)?;
+            self.training_backward(chunk, layers, seed, &parts, &d_parts, gradient, &mut work)?;
         }
         Ok(value)
     }
 
-    /// The embeddings of a chunk under dropout.
+    /// The embeddings of a chunk under dropout: the last layer's, then those of `layers`.
     fn training_forward(
         &self,
         chunk: &PackedBatch,
+        layers: &[usize],
         seed: u64,
         keep: Keep,
         work: &mut Workspace,
-    ) -> Result<Part, ModelError> {
+    ) -> Result<Vec<Part>, ModelError> {
+        if self.parameters.device() != Device::Cpu {
+            // libtorch's generator knows nothing of a chunk's place.
+            tch::manual_seed(mix(seed ^ chunk.first_token() as u64) as i64);
+        }
+        self.layers_forward(chunk, layers, self.dropout, seed, keep, work)
+    }
+
+    fn layers_forward(
+        &self,
+        chunk: &PackedBatch,
+        layers: &[usize],
+        dropout: Dropout,
+        seed: u64,
+        keep: Keep,
+        work: &mut Workspace,
+    ) -> Result<Vec<Part>, ModelError> {
         let follow = |pooled: Tensor| -> Result<Part, ModelError> {
             let embeddings = self.after_pooling(pooled.shallow_clone())?;
             Ok(Part { pooled, embeddings })
         };
         let _guard = (keep == Keep::Nothing).then(tch::no_grad_guard);
+        let mut parts = Vec::with_capacity(1 + layers.len());
         if self.parameters.device() != Device::Cpu {
-            // libtorch's generator knows nothing of a chunk's place.
-            let seed = mix(seed ^ chunk.first_token() as u64);
-            tch::manual_seed(seed as i64);
-            let tokens = self
-                .encoder
-                .forward(&self.parameters, chunk, self.dropout)?;
-            return follow(self.pooling.forward(&tokens, chunk)?);
+            let states = if layers.is_empty() {
+                vec![self.encoder.forward(&self.parameters, chunk, dropout)?]
+            } else {
+                self.encoder
+                    .hidden_states(&self.parameters, chunk, dropout)?
+            };
+            for &layer in [states.len() - 1].iter().chain(layers) {
+                parts.push(follow(self.pooling.forward(&states[layer], chunk)?)?);
+            }
+            return Ok(parts);
         }
-        let tokens = self.encoder.fused_forward(
-            &self.pass_options(self.dropout, seed),
-            chunk,
-            keep,
-            work,
-        )?;
+        let requires_grad = keep == Keep::Everything;
+        let options = self.pass_options(dropout, seed);
+        let tokens = self.encoder.fused_forward(&options, chunk, keep, work)?;
+        let n_values = tokens.len();
         let pooled = self.pooling.fused_forward(tokens, chunk)?;
-        follow(pooled.f_set_requires_grad(keep == Keep::Everything)?)
+        parts.push(follow(pooled.f_set_requires_grad(requires_grad)?)?);
+        for &layer in layers {
+            let tokens = work.input_of(layer, n_values);
+            let pooled = self.pooling.fused_forward(tokens, chunk)?;
+            parts.push(follow(pooled.f_set_requires_grad(requires_grad)?)?);
+        }
+        Ok(parts)
     }
 
-    /// Adds to `gradient` what the gradient `d_embeddings` of a chunk's embeddings comes to, after
+    /// Adds to `gradient` what the gradients `d_parts` of a chunk's embeddings come to, after
     /// [`Self::training_forward`] of that chunk with [`Keep::Everything`].
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the forward pass took and gave, and the two gradients"
+    )]
     fn training_backward(
         &self,
         chunk: &PackedBatch,
+        layers: &[usize],
         seed: u64,
-        part: &Part,
-        d_embeddings: &Tensor,
+        parts: &[Part],
+        d_parts: &[Tensor],
         gradient: &Tensor,
         work: &mut Workspace,
     ) -> Result<(), ModelError> {
         self.parameters.check_gradient(gradient)?;
         let is_fused = self.parameters.device() == Device::Cpu;
         let d_pooled = if is_fused && self.modules.is_empty() {
-            d_embeddings.f_contiguous()?
+            let contiguous = d_parts.iter().map(Tensor::f_contiguous);
+            contiguous.collect::<Result<Vec<_>, _>>()?
         } else {
-            // Its gradient by the embeddings is theirs.
-            let product = part.embeddings.f_mul(d_embeddings)?.f_sum(Kind::Float)?;
-            let inputs: &[&Tensor] = if is_fused { &[&part.pooled] } else { &[] };
-            let d_inputs = self.parameters.backward_to(&product, gradient, inputs)?;
-            match d_inputs.into_iter().next() {
-                Some(d_pooled) => d_pooled.f_contiguous()?,
-                None => return Ok(()),
+            // The gradient of this sum by the embeddings is theirs.
+            let mut total: Option<Tensor> = None;
+            for (part, d_part) in parts.iter().zip(d_parts) {
+                let product = part.embeddings.f_mul(d_part)?.f_sum(Kind::Float)?;
+                total = Some(match total {
+                    None => product,
+                    Some(total) => total.f_add(&product)?,
+                });
             }
+            let Some(total) = total else {
+                return Ok(());
+            };
+            let inputs: Vec<&Tensor> = if is_fused {
+                parts.iter().map(|part| &part.pooled).collect()
+            } else {
+                Vec::new()
+            };
+            let d_inputs = self.parameters.backward_to(&total, gradient, &inputs)?;
+            if !is_fused {
+                return Ok(());
+            }
+            let contiguous = d_inputs.iter().map(Tensor::f_contiguous);
+            contiguous.collect::<Result<Vec<_>, _>>()?
         };
-        let d_pooled = slice(&d_pooled)?;
+        let d_pooled = d_pooled.iter().map(slice).collect::<Result<Vec<_>, _>>()?;
         let mut gradient = gradient.shallow_clone();
         self.encoder.fused_backward(
             &self.pass_options(self.dropout, seed),
             chunk,
-            |tokens, d_tokens| {
+            layers,
+            |layer, tokens, d_tokens| {
+                // The output has no number among the layers and comes first.
+                let place = layers.iter().position(|&prior| prior == layer);
+                let d_pooled = d_pooled[place.map_or(0, |place| 1 + place)];
                 self.pooling
                     .fused_backward(tokens, d_pooled, chunk, d_tokens);
             },
@@ -521,6 +642,15 @@ impl SentenceTransformer {
             };
         }
         Ok(embeddings)
+    }
+
+    /// Where those of the last layer and of earlier ones go.
+    fn room_for_layers(
+        &self,
+        batch: &ChunkedBatch,
+        layers: &[usize],
+    ) -> Result<Vec<Tensor>, ModelError> {
+        (0..=layers.len()).map(|_| self.room_for(batch)).collect()
     }
 
     /// Where the embeddings of a batch go, `[sentences, dimension]`.

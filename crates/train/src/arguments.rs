@@ -70,6 +70,9 @@ pub struct TrainingArguments {
     pub data_seed: Option<u64>,
     /// How rows are put into batches.
     pub batch_sampler: data::sampler::BatchSampler,
+    /// How the batches of several data sets are mixed.
+    #[serde(default = "proportional")]
+    pub multi_dataset_batch_sampler: data::sampler::MultiDatasetBatchSampler,
     /// Leave out an epoch's last batch when it is not full.
     pub dataloader_drop_last: bool,
     /// Steps between log entries.
@@ -99,6 +102,10 @@ pub struct TrainingArguments {
     pub early_stopping_threshold: f64,
 }
 
+fn proportional() -> data::sampler::MultiDatasetBatchSampler {
+    data::sampler::MultiDatasetBatchSampler::Proportional
+}
+
 impl Default for TrainingArguments {
     /// The defaults of transformers 5.23 (and so of sentence-transformers 6.0.1).
     fn default() -> Self {
@@ -124,6 +131,7 @@ impl Default for TrainingArguments {
             seed: 42,
             data_seed: None,
             batch_sampler: data::sampler::BatchSampler::BatchSampler,
+            multi_dataset_batch_sampler: proportional(),
             dataloader_drop_last: false,
             logging_steps: 500,
             logging_first_step: false,

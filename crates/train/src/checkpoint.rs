@@ -22,6 +22,7 @@ use crate::{
     TrainError,
     identity::{hex, sha256},
     optimizer::Optimizer,
+    owned::LossWeights,
     run_folder::{RunFolder, remove_folder, write_folder},
     state::TrainerState,
 };
@@ -283,10 +284,13 @@ impl RunFolder {
 /// The files of a checkpoint as of now, all but the manifest.
 pub(crate) fn files(
     model: &SentenceTransformer,
+    loss_weights: &LossWeights,
     optimizer: &Optimizer,
     state: &TrainerState,
 ) -> Result<ModelFiles, TrainError> {
     let mut files = model.files()?;
+    loss_weights.add_to(&mut files)?;
+    loss_weights.add_moments_to(&mut files)?;
     let moments = optimizer
         .moments()
         .iter()

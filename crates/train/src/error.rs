@@ -138,8 +138,9 @@ fn os_error(error: &io::Error) -> Option<i32> {
 pub struct NonFinite {
     /// The update that was about to be made, counted from one.
     pub step: u64,
-    /// Rows of the training data in this step, counted from zero.
-    pub rows: Vec<u32>,
+    /// Rows of the training data in this step, counted from zero, with the data set's name where there are
+    /// several.
+    pub rows: Vec<(Option<String>, Vec<u32>)>,
     /// The step's loss.
     pub loss: f64,
     /// The gradient's norm before clipping, where it was reached.
@@ -164,9 +165,15 @@ impl fmt::Display for NonFinite {
             Some(norm) => write!(f, "gradient norm {norm} at step {step} (loss {loss})")?,
             None => write!(f, "loss {loss} at step {step}")?,
         }
+        write!(f, ", learning rate {learning_rate:e}, training rows ")?;
+        for (i, (dataset, rows)) in rows.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            let dataset = dataset.as_ref().map(|name| format!(" of {name}"));
+            write!(f, "{separator}{rows:?}{}", dataset.unwrap_or_default())?;
+        }
         write!(
             f,
-            ", learning rate {learning_rate:e}, training rows {rows:?} counted from 0; the weights are those before this step: look at these rows, lower --learning-rate, or start from the last checkpoint"
+            " counted from 0; the weights are those before this step: look at these rows, lower --learning-rate, or start from the last checkpoint"
         )
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{ops::ControlFlow, path::Path};
 
+use data::{Dataset, Labels};
 use eval::{EmbeddingSimilarityEvaluator, Metrics, SimilarityFunction, TripletEvaluator, csv};
 use model::{EncodeOptions, SentenceTransformer};
 use tch::Tensor;
@@ -24,6 +25,29 @@ pub enum Evaluator {
     Triplet(TripletEvaluator),
     /// Two sentences and a score.
     EmbeddingSimilarity(EmbeddingSimilarityEvaluator),
+    /// None: the data is for the loss alone.
+    LossOnly,
+}
+
+impl Evaluator {
+    fn of(dataset: &Dataset, similarities: &[SimilarityFunction]) -> Result<Self, TrainError> {
+        Ok(match (dataset.columns.len(), &dataset.labels) {
+            (3, None) => Self::Triplet(TripletEvaluator::new(&dataset.name, similarities)),
+            (2, Some(Labels::Integer(_) | Labels::Float(_))) => Self::EmbeddingSimilarity(
+                EmbeddingSimilarityEvaluator::new(&dataset.name, similarities),
+            ),
+            (n_columns, labels) => {
+                return Err(TrainError::Dataset {
+                    dataset: dataset.name.clone(),
+                    problem: format!(
+                        "no evaluator fits {n_columns} text columns ({}) {} labels: triplets are 3 text columns without labels (anchor, positive, negative), scored pairs are 2 text columns with a label or score column",
+                        dataset.column_names().join(", "),
+                        if labels.is_some() { "with" } else { "without" },
+                    ),
+                });
+            }
+        })
+    }
 }
 
 /// Embeddings of a data set's columns, each [n_rows, dimension], in f32 on the CPU.
@@ -39,29 +63,31 @@ impl Evaluation {
         similarities: &[SimilarityFunction],
         options: EncodeOptions,
     ) -> Result<Self, TrainError> {
-        let dataset = &data.dataset;
-        let evaluator = match (dataset.columns.len(), &dataset.labels) {
-            (3, None) => Evaluator::Triplet(TripletEvaluator::new(&dataset.name, similarities)),
-            (2, Some(_)) => Evaluator::EmbeddingSimilarity(EmbeddingSimilarityEvaluator::new(
-                &dataset.name,
-                similarities,
-            )),
-            (n_columns, labels) => {
-                return Err(TrainError::Dataset {
-                    dataset: dataset.name.clone(),
-                    problem: format!(
-                        "no evaluator fits {n_columns} text columns ({}) {} labels: triplets are 3 text columns without labels (anchor, positive, negative), scored pairs are 2 text columns with a label or score column",
-                        dataset.column_names().join(", "),
-                        if labels.is_some() { "with" } else { "without" },
-                    ),
-                });
-            }
-        };
+        let evaluator = Evaluator::of(&data.dataset, similarities)?;
         Ok(Self {
             data,
             evaluator,
             options,
         })
+    }
+
+    /// As [`Self::new`], but data that no evaluator fits is taken for the loss alone.
+    pub fn during_training(
+        data: TrainingData,
+        similarities: &[SimilarityFunction],
+        options: EncodeOptions,
+    ) -> Self {
+        let evaluator = Evaluator::of(&data.dataset, similarities).unwrap_or(Evaluator::LossOnly);
+        Self {
+            data,
+            evaluator,
+            options,
+        }
+    }
+
+    /// Whether there is more to evaluate than the loss.
+    pub fn has_evaluator(&self) -> bool {
+        !matches!(self.evaluator, Evaluator::LossOnly)
     }
 
     /// Name of the data set, which the metrics' keys begin with.
@@ -208,6 +234,7 @@ impl Evaluation {
                 evaluator.csv_header(),
                 evaluator.csv_row(at, metrics),
             ),
+            Evaluator::LossOnly => return Ok(()),
         };
         Ok(csv::append(&folder.join(file), &header, &row)?)
     }

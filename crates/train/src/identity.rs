@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use data::{Dataset, Labels};
-use losses::Loss;
 use model::SentenceTransformer;
 use sha2::{Digest, Sha256};
 
-use crate::TrainError;
+use crate::{TrainError, tasks::Objective};
 
 /// Parts of a run by name: the value itself where it is short, else the sha256 of its content.
 pub(crate) type Identity = BTreeMap<String, String>;
@@ -16,17 +15,31 @@ pub(crate) type Identity = BTreeMap<String, String>;
 /// they decide anything.
 pub(crate) fn identity(
     model: &SentenceTransformer,
-    loss: &dyn Loss,
-    data: &Dataset,
-    evaluation: Option<&Dataset>,
+    objectives: &[Objective<'_>],
+    training: &[&Dataset],
+    evaluation: &[&Dataset],
 ) -> Result<Identity, TrainError> {
     let mut identity = Identity::new();
     let mut insert = |name: &str, value: String| identity.insert(name.to_owned(), value);
-    insert("training data", sha256_of_data(data));
-    if let Some(evaluation) = evaluation {
-        insert("evaluation data", sha256_of_data(evaluation));
+    for (what, datasets) in [("training data", training), ("evaluation data", evaluation)] {
+        for (i, dataset) in datasets.iter().enumerate() {
+            insert(&numbered(what, i, datasets.len()), sha256_of_data(dataset));
+        }
     }
-    insert("loss", format!("{loss:?}"));
+    for (i, Objective { name, loss, guide }) in objectives.iter().enumerate() {
+        let what = |what| match name {
+            Some(name) => format!("{what} of {name}"),
+            None => numbered(what, i, objectives.len()),
+        };
+        insert(&what("loss"), format!("{loss:?}"));
+        if let Some(guide) = guide {
+            let mut hash = Sha256::new();
+            for (_, bytes) in guide.files()?.files() {
+                hash.update(bytes);
+            }
+            insert(&what("guide"), hex(&hash.finalize()));
+        }
+    }
     let dropout = model.dropout();
     insert(
         "dropout",
@@ -37,6 +50,15 @@ pub(crate) fn identity(
         insert(&name, sha256(bytes));
     }
     Ok(identity)
+}
+
+/// Several of one kind are told apart by their place, counted from one.
+fn numbered(what: &str, i: usize, n: usize) -> String {
+    if n == 1 {
+        what.to_owned()
+    } else {
+        format!("{what} {}", i + 1)
+    }
 }
 
 /// Each part in which two runs differ, with what it was and is.
@@ -91,6 +113,14 @@ fn sha256_of_data(data: &Dataset) -> String {
             labels
                 .iter()
                 .for_each(|label| hash.update(label.to_le_bytes()));
+        }
+        Some(Labels::Vector { values, shape }) => {
+            hash.update(b"vector");
+            count(&mut hash, shape.len());
+            shape.iter().for_each(|&length| count(&mut hash, length));
+            values
+                .iter()
+                .for_each(|value| hash.update(value.to_le_bytes()));
         }
     }
     hex(&hash.finalize())

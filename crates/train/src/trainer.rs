@@ -6,15 +6,14 @@
 use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use data::{
-    Dataset, Labels, TokenizedDataset,
-    sampler::{self, epoch_batches, n_batches},
+    Dataset, TokenizedDataset,
+    sampler::{
+        self, Batch, epoch_batches, multi_dataset_batches, n_batches, n_multi_dataset_batches,
+    },
 };
 use eval::{Metrics, csv::At};
 use kernels::profile::{Part, time};
-use losses::{
-    LabelKind, Loss, StepInputs,
-    cached::{Gradients, gradients},
-};
+use losses::{Loss, StepInputs, cached::gradients};
 use model::{ChunkLimit, ChunkedBatch, Compute, SentenceTransformer};
 use serde_json::json;
 use tch::Tensor;
@@ -28,10 +27,12 @@ use crate::{
     failpoint,
     identity::identity,
     optimizer::{Optimizer, clip_scale, gradient_norm},
+    owned::LossWeights,
     report::{Event, LogEntry, Observer, Plan, Step},
     run_folder::{RunFolder, write_folder},
     schedule::{Schedule, warmup_steps},
     state::{TrainerState, round},
+    tasks::{Objective, Task, Tasks},
 };
 
 /// Training data: texts, their tokens, and the name that messages use.
@@ -67,9 +68,10 @@ enum Stepped {
 /// A run: a model, a loss, data, and what is to be done with them.
 pub struct Trainer<'a> {
     model: &'a mut SentenceTransformer,
-    loss: &'a dyn Loss,
-    data: &'a TrainingData,
-    evaluation: Option<&'a Evaluation>,
+    objectives: Vec<Objective<'a>>,
+    training: Vec<Task<'a>>,
+    evaluations: Vec<EvaluationTask<'a>>,
+    loss_weights: LossWeights,
     arguments: TrainingArguments,
     folder: RunFolder,
     observers: Vec<Box<dyn Observer + 'a>>,
@@ -84,8 +86,15 @@ pub struct Trainer<'a> {
     last_saved: Option<u64>,
 }
 
+/// Evaluation data, with whether the loss can be computed on it.
+struct EvaluationTask<'a> {
+    evaluation: &'a Evaluation,
+    task: Task<'a>,
+    has_loss: bool,
+}
+
 impl<'a> Trainer<'a> {
-    /// Prepares a run; nothing is written yet.
+    /// Prepares a run with one data set and one loss; nothing is written yet.
     ///
     /// `is_interrupted` is asked between micro-batches and during evaluation.
     ///
@@ -101,21 +110,91 @@ impl<'a> Trainer<'a> {
         folder: RunFolder,
         is_interrupted: &'a dyn Fn() -> bool,
     ) -> Result<Self, TrainError> {
+        let tasks = Tasks {
+            objectives: vec![Objective {
+                name: None,
+                loss,
+                guide: None,
+            }],
+            training: vec![(data, 0)],
+            evaluations: evaluation
+                .map(|evaluation| (evaluation, 0))
+                .into_iter()
+                .collect(),
+        };
+        Self::with_tasks(model, tasks, arguments, folder, is_interrupted)
+    }
+
+    /// As [`Self::new`], with any number of data sets and losses.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and where a loss lacks its guide.
+    pub fn with_tasks(
+        model: &'a mut SentenceTransformer,
+        tasks: Tasks<'a>,
+        arguments: TrainingArguments,
+        folder: RunFolder,
+        is_interrupted: &'a dyn Fn() -> bool,
+    ) -> Result<Self, TrainError> {
         arguments.validate()?;
-        loss.check(
-            data.dataset.columns.len(),
-            label_kind(data.dataset.labels.as_ref()),
+        let Tasks {
+            objectives,
+            training,
+            evaluations,
+        } = tasks;
+        for Objective { loss, guide, .. } in &objectives {
+            if loss.requirements().guide && guide.is_none() {
+                return Err(TrainError::Arguments(format!(
+                    "{} needs a guide model: add guide=MODEL to the parameters of --loss",
+                    loss.name()
+                )));
+            }
+        }
+        let task = |data, objective: usize| match objectives.get(objective) {
+            Some(found) => Task::new(data, objective, found.guide),
+            None => Err(TrainError::Arguments(format!(
+                "there is no loss {objective}: the run has {}",
+                objectives.len()
+            ))),
+        };
+        let training: Vec<Task<'a>> = training
+            .into_iter()
+            .map(|(data, objective)| task(data, objective))
+            .collect::<Result<_, _>>()?;
+        for task in &training {
+            task.check(objectives[task.objective].loss)?;
+            sampler::check(
+                arguments.batch_sampler,
+                &task.data.dataset,
+                arguments.per_device_train_batch_size,
+            )?;
+        }
+        let mut evaluated = Vec::new();
+        for (evaluation, objective) in evaluations {
+            let task = task(evaluation.data(), objective)?;
+            let batch_size = arguments.per_device_eval_batch_size;
+            let has_loss = task.fits(objectives[objective].loss)
+                && sampler::check(arguments.batch_sampler, &task.data.dataset, batch_size).is_ok();
+            if !has_loss && !evaluation.has_evaluator() {
+                task.check(objectives[objective].loss)?;
+            }
+            evaluated.push(EvaluationTask {
+                evaluation,
+                task,
+                has_loss,
+            });
+        }
+        let loss_weights = LossWeights::new(
+            objectives
+                .iter()
+                .map(|objective| (objective.name, objective.loss)),
+            arguments.optimizer_options(),
         )?;
-        if evaluation.is_none() && arguments.eval_strategy != IntervalStrategy::No {
+        if evaluated.is_empty() && arguments.eval_strategy != IntervalStrategy::No {
             return Err(TrainError::Arguments(
                 "--eval-strategy asks for evaluations, but there is no --eval-data".to_owned(),
             ));
         }
-        sampler::check(
-            arguments.batch_sampler,
-            &data.dataset,
-            arguments.per_device_train_batch_size,
-        )?;
         let compute = Compute {
             precision: arguments.precision,
             ..model.compute()
@@ -123,7 +202,7 @@ impl<'a> Trainer<'a> {
         model
             .set_compute(compute)
             .map_err(|error| TrainError::Arguments(format!("--{error}")))?;
-        let plan = plan(&arguments, &data.dataset, model)?;
+        let plan = plan(&arguments, &training, &loss_weights, model)?;
         let schedule = Schedule {
             kind: arguments.lr_scheduler_type,
             learning_rate: arguments.learning_rate,
@@ -137,19 +216,20 @@ impl<'a> Trainer<'a> {
             parameters.decayed(),
         )?;
         let gradient = parameters.flat().f_zeros_like()?;
-        let deciding = evaluation.filter(|_| arguments.evaluation_decides());
-        let identity = identity(
-            model,
-            loss,
-            &data.dataset,
-            deciding.map(|evaluation| &evaluation.data().dataset),
-        )?;
+        let training_data = datasets(&training);
+        let evaluation_data: Vec<&Dataset> = evaluated
+            .iter()
+            .filter(|_| arguments.evaluation_decides())
+            .map(|evaluated| &evaluated.task.data.dataset)
+            .collect();
+        let identity = identity(model, &objectives, &training_data, &evaluation_data)?;
         let state = TrainerState::new(&arguments, &plan, identity);
         Ok(Self {
             model,
-            loss,
-            data,
-            evaluation,
+            objectives,
+            training,
+            evaluations: evaluated,
+            loss_weights,
             arguments,
             folder,
             observers: Vec::new(),
@@ -221,6 +301,9 @@ impl<'a> Trainer<'a> {
         let differences = self.differences(checkpoint);
         let saved = checkpoint.state();
         checkpoint.load(self.model, &mut self.optimizer)?;
+        let n_updates = saved.global_step - saved.n_skipped_steps;
+        self.loss_weights
+            .resume(checkpoint.path(), n_updates, anyway)?;
         let now = TrainerState::new(&self.arguments, &self.plan, self.state.identity.clone());
         self.state = TrainerState {
             identity: now.identity,
@@ -294,19 +377,18 @@ impl<'a> Trainer<'a> {
     /// and may be skipped.
     fn step(
         &mut self,
-        micro_batches: &[Vec<u32>],
+        micro_batches: &[Batch],
         n_steps_of_epoch: usize,
     ) -> Result<Stepped, TrainError> {
         let learning_rate = self.schedule.learning_rate(self.state.global_step);
         let (mut loss, mut n_tokens) = (0.0, 0);
-        for (micro_step, rows) in micro_batches.iter().enumerate() {
+        for (micro_step, batch) in micro_batches.iter().enumerate() {
             if (self.is_interrupted)() {
                 return Ok(Stepped::Interrupted);
             }
-            let sentences = sentences(&self.data.tokens, rows);
-            n_tokens += sentences.iter().map(|ids| ids.len()).sum::<usize>();
-            let batch = self.chunks(&sentences)?;
-            loss += self.accumulate(&batch, rows, micro_step, micro_batches.len())?;
+            let (share, n) = self.accumulate(batch, micro_step, micro_batches.len())?;
+            loss += share;
+            n_tokens += n;
         }
         if let Some(injected) = failpoint::number("loss") {
             loss = injected;
@@ -319,14 +401,18 @@ impl<'a> Trainer<'a> {
             + micro_batches.len();
         let share_of_epoch = n_batches as f64 / self.plan.n_batches_per_epoch as f64;
         let grad_norm = if loss.is_finite() {
-            Some(gradient_norm(&self.gradient)?)
+            let norm = gradient_norm(&self.gradient)?;
+            Some(self.loss_weights.norm_with(norm)?)
         } else {
             None
         };
         let Some(grad_norm) = grad_norm.filter(|norm| norm.is_finite()) else {
             let problem = Box::new(NonFinite {
                 step: self.state.global_step + 1,
-                rows: micro_batches.concat(),
+                rows: micro_batches
+                    .iter()
+                    .map(|batch| (self.name_among_many(batch), batch.rows.clone()))
+                    .collect(),
                 loss,
                 grad_norm,
                 learning_rate,
@@ -335,6 +421,7 @@ impl<'a> Trainer<'a> {
                 return Err(TrainError::NonFinite(problem));
             }
             let _ = self.gradient.f_zero_()?;
+            self.loss_weights.clear()?;
             self.state
                 .count_step(None, share_of_epoch, n_steps_of_epoch as u64);
             return Ok(Stepped::Skipped(problem));
@@ -343,6 +430,7 @@ impl<'a> Trainer<'a> {
         let parameters = self.model.parameters().flat();
         self.optimizer
             .step(parameters, &self.gradient, scale, learning_rate)?;
+        self.loss_weights.step(scale, learning_rate)?;
         self.state
             .count_step(Some(loss), share_of_epoch, n_steps_of_epoch as u64);
         Ok(Stepped::Updated(Step {
@@ -351,49 +439,96 @@ impl<'a> Trainer<'a> {
             loss,
             grad_norm,
             learning_rate,
-            n_rows: micro_batches.iter().map(Vec::len).sum(),
+            n_rows: micro_batches.iter().map(|batch| batch.rows.len()).sum(),
             n_tokens,
         }))
     }
 
-    /// Forward and backward of one micro-batch. Adds its share of the gradient to the buffer and returns
-    /// its share of the step's loss.
+    /// The name of a batch's data set, where there are several.
+    fn name_among_many(&self, batch: &Batch) -> Option<String> {
+        let dataset = &self.training[batch.dataset].data.dataset;
+        (self.training.len() > 1).then(|| dataset.name.clone())
+    }
+
+    /// Forward and backward of one micro-batch. Adds its share of the gradient to the buffers and returns its
+    /// share of the step's loss, and its number of tokens.
     fn accumulate(
-        &mut self,
-        batch: &ChunkedBatch,
-        rows: &[u32],
+        &self,
+        batch: &Batch,
         micro_step: usize,
         n_micro_batches: usize,
-    ) -> Result<f64, TrainError> {
+    ) -> Result<(f64, usize), TrainError> {
+        let task = &self.training[batch.dataset];
+        let loss = self.objectives[task.objective].loss;
         let seed = self.dropout_seed(micro_step);
         let share = 1.0 / n_micro_batches as f64;
-        let loss = self
-            .model
-            .forward_backward(batch, seed, &self.gradient, |embeddings| {
+        let chunks = self.chunks(task, &task.sentences(&batch.rows))?;
+        let layers = loss.prior_layers(self.model.n_layers(), seed);
+        let mut of_weights = Vec::new();
+        let value = self.model.forward_backward_layers(
+            &chunks,
+            &layers,
+            seed,
+            &self.gradient,
+            |embeddings| {
                 let _timer = time(Part::Loss);
-                let (columns, labels) = loss_inputs(embeddings, rows, self.data)?;
-                let step = StepInputs {
-                    embeddings: &columns,
-                    prior: &[],
-                    labels: labels.as_ref(),
-                    seed,
-                };
-                let Gradients {
-                    value, embeddings, ..
-                } = gradients(self.loss, &step, share)?;
-                Ok::<_, TrainError>((value, Tensor::f_cat(&embeddings, 0)?))
-            })?;
-        Ok(f64::try_from(&loss)?)
+                let inputs = self.loss_inputs(task, &batch.rows, &layers, embeddings)?;
+                let found = gradients(loss, &inputs.step(seed), share)?;
+                of_weights = found.parameters;
+                let own = &found.embeddings[..inputs.n_columns];
+                let mut by_layer = vec![Tensor::f_cat(own, 0)?];
+                for columns in &found.prior {
+                    by_layer.push(Tensor::f_cat(columns, 0)?);
+                }
+                Ok::<_, TrainError>((found.value, by_layer))
+            },
+        )?;
+        self.loss_weights.add(task.objective, &of_weights)?;
+        Ok((f64::try_from(&value)?, chunks.tokens()))
     }
 
     /// A batch, cut as gradient caching asks for: by the loss or by `mini_batch_tokens`.
-    fn chunks(&self, sentences: &[&[u32]]) -> Result<ChunkedBatch, TrainError> {
+    fn chunks(&self, task: &Task<'_>, sentences: &[&[u32]]) -> Result<ChunkedBatch, TrainError> {
         let limit = chunk_limit(
-            self.loss.mini_batch_size(),
+            self.objectives[task.objective].loss.mini_batch_size(),
             self.arguments.mini_batch_tokens,
         );
         let device = self.model.parameters().device();
         Ok(ChunkedBatch::new(sentences, limit, device)?)
+    }
+
+    /// What the loss takes, from the embeddings of the last layer and of `layers`, each `[n_columns * n_rows,
+    /// dimension]`, column after column.
+    fn loss_inputs(
+        &self,
+        task: &Task<'_>,
+        rows: &[u32],
+        layers: &[usize],
+        embeddings: &[Tensor],
+    ) -> Result<LossInputs, TrainError> {
+        let n_rows = rows.len() as i64;
+        let mut columns = embeddings[0].f_split(n_rows, 0)?;
+        let n_columns = columns.len();
+        let guide = self.objectives[task.objective].guide;
+        if let (Some(guide), Some(sentences)) = (guide, task.guide_sentences(rows)) {
+            let guided = guide.embed_chunks(&self.chunks(task, &sentences)?)?;
+            columns.extend(guided.f_split(n_rows, 0)?);
+        }
+        let mut prior = Vec::with_capacity(layers.len());
+        for (&layer, embeddings) in layers.iter().zip(&embeddings[1..]) {
+            prior.push((layer, embeddings.f_split(n_rows, 0)?));
+        }
+        let device = embeddings[0].device();
+        let labels = task.labels(rows)?;
+        let labels = labels
+            .map(|labels| labels.f_to_device(device))
+            .transpose()?;
+        Ok(LossInputs {
+            columns,
+            n_columns,
+            prior,
+            labels,
+        })
     }
 
     /// Dropout depends on seed, step and micro-batch alone, so that evaluations in between and a resume
@@ -403,24 +538,37 @@ impl<'a> Trainer<'a> {
     }
 
     /// The batches of the epoch that the run is in.
-    fn epoch_batches(&self) -> Result<Vec<Vec<u32>>, TrainError> {
-        let mut batches = epoch_batches(
-            self.arguments.batch_sampler,
-            &self.data.dataset,
-            self.arguments.per_device_train_batch_size,
-            self.arguments.dataloader_drop_last,
-            self.arguments.data_seed.unwrap_or(self.arguments.seed),
-            self.state.epoch_index,
+    fn epoch_batches(&self) -> Result<Vec<Batch>, TrainError> {
+        let arguments = &self.arguments;
+        let (kind, size) = (
+            arguments.batch_sampler,
+            arguments.per_device_train_batch_size,
         );
+        let (drop_last, epoch) = (arguments.dataloader_drop_last, self.state.epoch_index);
+        let seed = arguments.data_seed.unwrap_or(arguments.seed);
+        let mut batches: Vec<Batch> = match self.training.as_slice() {
+            [task] => epoch_batches(kind, &task.data.dataset, size, drop_last, seed, epoch)
+                .into_iter()
+                .map(|rows| Batch { dataset: 0, rows })
+                .collect(),
+            tasks => multi_dataset_batches(
+                arguments.multi_dataset_batch_sampler,
+                kind,
+                &datasets(tasks),
+                size,
+                drop_last,
+                seed,
+                epoch,
+            ),
+        };
         // Upstream's trainer takes no more batches than the sampler's length promises.
         batches.truncate(self.plan.n_batches_per_epoch);
         if batches.is_empty() {
             return Err(TrainError::Dataset {
-                dataset: self.data.dataset.name.clone(),
+                dataset: names(&self.training),
                 problem: format!(
-                    "epoch {} has no batch of {} rows that share no text: leave out --dataloader-drop-last, or lower --per-device-train-batch-size",
-                    self.state.epoch_index + 1,
-                    self.arguments.per_device_train_batch_size
+                    "epoch {} has no batch of {size} rows that share no text: leave out --dataloader-drop-last, or lower --per-device-train-batch-size",
+                    epoch + 1,
                 ),
             });
         }
@@ -491,74 +639,98 @@ impl<'a> Trainer<'a> {
         Ok(true)
     }
 
-    /// Evaluation during training: the loss over the evaluation data, then its evaluator. False when
-    /// interrupted.
+    /// Evaluation during training: of each data set the loss, then its evaluator. False when interrupted, in
+    /// which case nothing is logged or written.
     fn evaluate(&mut self) -> Result<bool, TrainError> {
-        let Some(evaluation) = self.evaluation else {
-            return Ok(true);
-        };
-        let started = Instant::now();
-        let mut entry = LogEntry::new();
-        let n_batches = match self.evaluation_loss(evaluation)? {
-            Some((loss, n_batches)) => {
-                entry.insert("eval_loss".to_owned(), json!(loss));
-                n_batches
+        let mut done = Vec::new();
+        for i in 0..self.evaluations.len() {
+            let evaluation = self.evaluations[i].evaluation;
+            let prefix = if self.evaluations.len() == 1 {
+                "eval".to_owned()
+            } else {
+                format!("eval_{}", evaluation.name())
+            };
+            let started = Instant::now();
+            let mut entry = LogEntry::new();
+            if self.evaluations[i].has_loss {
+                let Some((loss, n_batches)) = self.evaluation_loss(&self.evaluations[i].task)?
+                else {
+                    return Ok(false);
+                };
+                let seconds = started.elapsed().as_secs_f64();
+                let n_rows = evaluation.data().dataset.n_rows() as f64;
+                let samples_per_second = round(n_rows / seconds, 3);
+                let steps_per_second = round(n_batches as f64 / seconds, 3);
+                for (key, value) in [
+                    ("loss", loss),
+                    ("runtime", round(seconds, 4)),
+                    ("samples_per_second", samples_per_second),
+                    ("steps_per_second", steps_per_second),
+                ] {
+                    entry.insert(format!("{prefix}_{key}"), json!(value));
+                }
             }
-            None => return Ok(false),
-        };
-        let seconds = started.elapsed().as_secs_f64();
-        let n_rows = evaluation.data().dataset.n_rows() as f64;
-        entry.insert("eval_runtime".to_owned(), json!(round(seconds, 4)));
-        entry.insert(
-            "eval_samples_per_second".to_owned(),
-            json!(round(n_rows / seconds, 3)),
-        );
-        let steps_per_second = round(n_batches as f64 / seconds, 3);
-        entry.insert("eval_steps_per_second".to_owned(), json!(steps_per_second));
-        let Some(metrics) = self.evaluator_metrics(evaluation)? else {
-            return Ok(false);
-        };
+            let mut metrics = None;
+            if evaluation.has_evaluator() {
+                metrics = self.evaluator_metrics(evaluation)?;
+                let Some(metrics) = &metrics else {
+                    return Ok(false);
+                };
+                for (key, value) in metrics.iter() {
+                    entry.insert(format!("eval_{key}"), json!(value));
+                }
+            }
+            entry.insert("epoch".to_owned(), json!(self.state.epoch));
+            entry.insert("step".to_owned(), json!(self.state.global_step));
+            done.push((evaluation, entry, metrics));
+        }
         let at = At::Step {
             epoch: self.state.epoch,
             steps: self.state.global_step,
         };
-        evaluation.append_csv(&self.folder.eval(), &metrics, at)?;
-        for (key, value) in metrics.iter() {
-            entry.insert(format!("eval_{key}"), json!(value));
+        let mut all = LogEntry::new();
+        for (evaluation, entry, metrics) in done {
+            if let Some(metrics) = metrics {
+                evaluation.append_csv(&self.folder.eval(), &metrics, at)?;
+            }
+            all.extend(entry.clone());
+            self.log(entry)?;
         }
-        entry.insert("epoch".to_owned(), json!(self.state.epoch));
-        entry.insert("step".to_owned(), json!(self.state.global_step));
-        self.log(entry.clone())?;
-        self.state.note_evaluation(&entry, &self.arguments)?;
+        if !all.is_empty() {
+            self.state.note_evaluation(&all, &self.arguments)?;
+        }
         Ok(true)
     }
 
-    /// Mean loss over the evaluation data, each batch weighted by its rows, and the number of batches.
+    /// Mean loss over evaluation data, each batch weighted by its rows, and the number of batches.
     ///
     /// The rows are shuffled as upstream shuffles them, since a loss with in-batch negatives depends on who
     /// shares a batch.
-    fn evaluation_loss(&self, evaluation: &Evaluation) -> Result<Option<(f64, usize)>, TrainError> {
-        let data = evaluation.data();
+    fn evaluation_loss(&self, task: &Task<'_>) -> Result<Option<(f64, usize)>, TrainError> {
+        let loss = self.objectives[task.objective].loss;
         let batches = epoch_batches(
             self.arguments.batch_sampler,
-            &data.dataset,
+            &task.data.dataset,
             self.arguments.per_device_eval_batch_size,
             self.arguments.dataloader_drop_last,
             self.arguments.data_seed.unwrap_or(self.arguments.seed),
             0,
         );
         let (mut sum, mut n_rows) = (0.0, 0);
-        for rows in &batches {
+        for (i, rows) in batches.iter().enumerate() {
             if (self.is_interrupted)() {
                 return Ok(None);
             }
-            let batch = self.chunks(&sentences(&data.tokens, rows))?;
-            let loss = tch::no_grad(|| {
-                let embeddings = self.model.embed_chunks(&batch)?;
-                let (columns, labels) = loss_inputs(&embeddings, rows, data)?;
-                Ok::<_, TrainError>(self.loss.compute(&columns, labels.as_ref())?)
+            // Whatever the loss draws at random is the same at every evaluation.
+            let seed = mix(mix(self.arguments.seed) ^ i as u64);
+            let chunks = self.chunks(task, &task.sentences(rows))?;
+            let layers = loss.prior_layers(self.model.n_layers(), seed);
+            let value = tch::no_grad(|| {
+                let embeddings = self.model.embed_layers(&chunks, &layers)?;
+                let inputs = self.loss_inputs(task, rows, &layers, &embeddings)?;
+                Ok::<_, TrainError>(loss.compute_step(&inputs.step(seed))?)
             })?;
-            sum += f64::try_from(&loss)? * rows.len() as f64;
+            sum += f64::try_from(&value)? * rows.len() as f64;
             n_rows += rows.len();
         }
         Ok(Some((sum / n_rows as f64, batches.len())))
@@ -602,7 +774,7 @@ impl<'a> Trainer<'a> {
         self.saver.start(Job {
             folder: self.folder.clone(),
             step,
-            files: checkpoint::files(self.model, &self.optimizer, &self.state)?,
+            files: checkpoint::files(self.model, &self.loss_weights, &self.optimizer, &self.state)?,
             limit: self.arguments.save_total_limit,
             best_step: self.state.best_global_step,
         })?;
@@ -647,11 +819,14 @@ impl<'a> Trainer<'a> {
             && let Some(best) = self.best_checkpoint()
         {
             Checkpoint::open(&best)?.load_weights(self.model)?;
+            self.loss_weights.load(&best)?;
         }
         if self.arguments.save_total_limit == Some(1) {
             checkpoint::remove_all_but(&self.folder, self.state.best_global_step)?;
         }
-        write_folder(&self.folder.final_model(), &self.model.files()?)?;
+        let mut files = self.model.files()?;
+        self.loss_weights.add_to(&mut files)?;
+        write_folder(&self.folder.final_model(), &files)?;
         Ok(summary)
     }
 
@@ -684,22 +859,62 @@ fn observe(observers: &mut [Box<dyn Observer + '_>], event: &Event<'_>) -> Resul
         .try_for_each(|observer| observer.on(event))
 }
 
+/// The tensors of a [`StepInputs`].
+struct LossInputs {
+    /// The model's columns, then the guide's.
+    columns: Vec<Tensor>,
+    /// How many of them are the model's.
+    n_columns: usize,
+    prior: Vec<(usize, Vec<Tensor>)>,
+    labels: Option<Tensor>,
+}
+
+impl LossInputs {
+    fn step(&self, seed: u64) -> StepInputs<'_> {
+        StepInputs {
+            embeddings: &self.columns,
+            prior: &self.prior,
+            labels: self.labels.as_ref(),
+            seed,
+        }
+    }
+}
+
+fn datasets<'t>(tasks: &'t [Task<'_>]) -> Vec<&'t Dataset> {
+    tasks.iter().map(|task| &task.data.dataset).collect()
+}
+
+fn names(tasks: &[Task<'_>]) -> String {
+    let names = tasks.iter().map(|task| task.data.dataset.name.as_str());
+    names.collect::<Vec<_>>().join(", ")
+}
+
 /// Upstream's reckoning of a run's length (`Trainer.set_initial_training_values`).
 fn plan(
     arguments: &TrainingArguments,
-    dataset: &Dataset,
+    tasks: &[Task<'_>],
+    loss_weights: &LossWeights,
     model: &SentenceTransformer,
 ) -> Result<Plan, TrainError> {
-    let n_rows = dataset.n_rows();
-    let n_batches = n_batches(
+    let datasets = datasets(tasks);
+    let n_rows = datasets.iter().map(|dataset| dataset.n_rows()).sum();
+    let (kind, size) = (
         arguments.batch_sampler,
-        dataset,
         arguments.per_device_train_batch_size,
-        arguments.dataloader_drop_last,
     );
+    let n_batches = match datasets.as_slice() {
+        [dataset] => n_batches(kind, dataset, size, arguments.dataloader_drop_last),
+        datasets => n_multi_dataset_batches(
+            arguments.multi_dataset_batch_sampler,
+            kind,
+            datasets,
+            size,
+            arguments.dataloader_drop_last,
+        ),
+    };
     if n_batches == 0 {
         return Err(TrainError::Dataset {
-            dataset: dataset.name.clone(),
+            dataset: names(tasks),
             problem: format!(
                 "{n_rows} rows make no batch of {}: lower --per-device-train-batch-size or leave out --dataloader-drop-last",
                 arguments.per_device_train_batch_size
@@ -722,17 +937,9 @@ fn plan(
         first_step: 0,
         n_epochs,
         n_warmup_steps: warmup_steps(arguments.warmup_steps, n_steps),
-        n_parameters: model.parameters().numel() as usize,
+        n_parameters: model.parameters().numel() as usize + loss_weights.numel(),
         precision: arguments.precision,
     })
-}
-
-fn label_kind(labels: Option<&Labels>) -> LabelKind {
-    match labels {
-        None => LabelKind::None,
-        Some(Labels::Integer(_)) => LabelKind::Integer,
-        Some(Labels::Float(_)) => LabelKind::Float,
-    }
 }
 
 /// Tokens of a chunk where the loss asks for chunks and the arguments don't say how large: about 2.4 GB of
@@ -748,38 +955,6 @@ fn chunk_limit(mini_batch_size: Option<usize>, mini_batch_tokens: Option<usize>)
             sentences: sentences.unwrap_or(usize::MAX),
         },
     }
-}
-
-/// What a loss is computed from: the columns of a batch whose embeddings stand column after column,
-/// [n_columns * n_rows, dimension], and the labels.
-fn loss_inputs(
-    embeddings: &Tensor,
-    rows: &[u32],
-    data: &TrainingData,
-) -> Result<(Vec<Tensor>, Option<Tensor>), TrainError> {
-    let columns = embeddings.f_split(rows.len() as i64, 0)?;
-    let labels = labels_of(data.tokens.labels.as_ref(), rows)?
-        .map(|labels| labels.f_to_device(embeddings.device()))
-        .transpose()?;
-    Ok((columns, labels))
-}
-
-/// The labels of these rows, [n_rows], in their own kind.
-fn labels_of(labels: Option<&Labels>, rows: &[u32]) -> Result<Option<Tensor>, TrainError> {
-    let tensor = match labels.map(|labels| labels.select(rows)) {
-        None => return Ok(None),
-        Some(Labels::Integer(values)) => Tensor::f_from_slice(&values)?,
-        Some(Labels::Float(values)) => Tensor::f_from_slice(&values)?,
-    };
-    Ok(Some(tensor))
-}
-
-/// The sentences of these rows, column after column.
-fn sentences<'d>(tokens: &'d TokenizedDataset, rows: &[u32]) -> Vec<&'d [u32]> {
-    let columns = tokens.columns.iter();
-    columns
-        .flat_map(|column| rows.iter().map(|&row| column.get(row as usize)))
-        .collect()
 }
 
 /// SplitMix64's finaliser: neighbouring steps get unrelated seeds.

@@ -440,7 +440,7 @@ fn weights_that_are_no_numbers_stop_the_run_before_the_update() {
     drop(trainer);
     assert_eq!((problem.step, problem.learning_rate), (1, 5e-5));
     let rows = data::sampler::permutation(270, 42);
-    assert_eq!(problem.rows, rows[..4]);
+    assert_eq!(problem.rows, [(None, rows[..4].to_vec())]);
     assert!(problem.loss.is_nan() && problem.grad_norm.is_none());
     let message = problem.to_string();
     let expected = format!(
@@ -469,7 +469,7 @@ fn a_learning_rate_far_too_high_stops_the_run_where_it_breaks() {
         panic!("{error}");
     };
     assert!(problem.step > 1 && problem.step <= 10);
-    assert_eq!(problem.rows.len(), 8);
+    assert_eq!(problem.rows[0].1.len(), 8);
     let expected = 1e30 * (11 - problem.step) as f64 / 10.0;
     assert!(
         (problem.learning_rate / expected - 1.0).abs() < 1e-12,

@@ -144,6 +144,7 @@ fn interval_of(
     };
     let functions = &flags.data.similarity;
     Ok(match evaluation.evaluator() {
+        Evaluator::LossOnly => None,
         Evaluator::Triplet(evaluator) => {
             let Some(&function) = functions.iter().find(|f| is_of(f, "accuracy")) else {
                 return Ok(None);

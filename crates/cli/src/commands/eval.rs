@@ -30,6 +30,7 @@ pub(crate) fn run(flags: &EvalFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
     let unit = match evaluation.evaluator() {
         Evaluator::Triplet(_) => "triplets",
         Evaluator::EmbeddingSimilarity(_) => "scored pairs",
+        Evaluator::LossOnly => "rows",
     };
     let n_rows = thousands(evaluation.data().dataset.n_rows());
     let rows: Vec<Vec<String>> = metrics

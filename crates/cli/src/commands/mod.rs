@@ -4,6 +4,7 @@ pub(crate) mod compare;
 pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod init;
+mod teacher;
 pub(crate) mod train;
 
 use std::{ops::ControlFlow, path::Path};

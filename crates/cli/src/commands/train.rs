@@ -10,7 +10,8 @@ use model::{Compute, EncodeOptions, SentenceTransformer};
 use serde_json::{Map, Value, json};
 use tch::Device;
 use train::{
-    CONFIG, Checkpoint, Evaluation, METRICS, Outcome, RunFolder, TrainError, Trainer, TrainingData,
+    CONFIG, Checkpoint, Evaluation, METRICS, Objective, Outcome, RunFolder, Tasks, TrainError,
+    Trainer, TrainingData,
     report::{Event, MetricsFile, Observer, TensorBoard},
     write_file,
 };
@@ -18,11 +19,13 @@ use train::{
 use crate::{
     cache::token_cache,
     commands::{
-        encode_evaluation, load_model, set_compute, set_max_seq_length, tokenize, tokenize_cached,
+        encode_evaluation, load_model, set_compute, set_max_seq_length, teacher, tokenize,
+        tokenize_cached,
     },
     config::{resolve, to_toml, training_arguments},
     flags::{TrainFlags, UsageError},
     interrupt::Interrupt,
+    named::Named,
     output::{print, print_json},
     progress::{Talk, TrainingProgress},
     source::{self, DataOptions, Split},
@@ -62,11 +65,13 @@ fn run_in(
 ) -> anyhow::Result<()> {
     let checkpoint = claim(folder, flags)?;
     let arguments = training_arguments(flags);
-    let loss_config = flags
-        .loss
-        .clone()
-        .context("a resolved configuration names its loss")?;
-    loss_config.check().context("--loss")?;
+    let loss_configs = flags.loss.as_deref().unwrap_or_default();
+    for config in loss_configs {
+        config
+            .value
+            .check()
+            .with_context(|| format!("--loss {config}"))?;
+    }
     let model_name = flags
         .model
         .as_deref()
@@ -87,7 +92,13 @@ fn run_in(
             .set_dropout(dropout)
             .map_err(|error| UsageError(format!("--dropout: {error}")))?;
     }
-    let loss = build_loss(&loss_config, &model, arguments.seed).context("--loss")?;
+    let objectives = loss_configs
+        .iter()
+        .map(|config| {
+            BuiltLoss::new(config, &model, arguments.seed, talk, interrupt)
+                .with_context(|| format!("--loss {config}"))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let cache = match flags.token_cache {
         Some(false) => None,
         _ => token_cache(),
@@ -96,18 +107,40 @@ fn run_in(
         Some(cache) => tokenize_cached(dataset, model.tokenizer(), cache, talk, interrupt),
         None => tokenize(dataset, model.tokenizer(), talk, interrupt),
     };
-    let training = ids(inputs.train)?;
+    let mut training = Vec::new();
+    for (name, dataset) in inputs.train {
+        training.push((ids(dataset)?, place_of(&objectives, name.as_deref())));
+    }
+    if let Some(teacher) = &flags.teacher {
+        let teacher_model = load_model(teacher, talk, interrupt).context("--teacher")?;
+        for (data, place) in &mut training {
+            let loss = objectives[*place].loss.as_ref();
+            teacher::label(data, loss, &teacher_model, folder.root(), talk, interrupt)
+                .with_context(|| format!("--teacher {teacher}"))?;
+        }
+    }
     let own_similarity = [model.similarity_fn_name().parse()?];
-    let dev = evaluation(inputs.eval, &own_similarity, ids)?;
+    let mut dev = Vec::new();
+    for (name, dataset) in inputs.eval {
+        let evaluation =
+            Evaluation::during_training(ids(dataset)?, &own_similarity, EncodeOptions::default());
+        dev.push((evaluation, place_of(&objectives, name.as_deref())));
+    }
     let test = evaluation(inputs.test, &SimilarityFunction::ALL, ids)?;
     laps.end("tokens");
 
     let is_interrupted = || interrupt.is_set();
-    let mut trainer = Trainer::new(
+    let tasks = Tasks {
+        objectives: objectives.iter().map(BuiltLoss::objective).collect(),
+        training: training
+            .iter()
+            .map(|(data, place)| (data, *place))
+            .collect(),
+        evaluations: dev.iter().map(|(data, place)| (data, *place)).collect(),
+    };
+    let mut trainer = Trainer::with_tasks(
         &mut model,
-        loss.as_ref(),
-        &training,
-        dev.as_ref(),
+        tasks,
         arguments,
         folder.clone(),
         &is_interrupted,
@@ -127,7 +160,8 @@ fn run_in(
         }
         tracing::info!("going on from {}", checkpoint.path().display());
     }
-    let unit = if training.dataset.columns.len() == 3 {
+    let has_triplets = |(data, _): &(TrainingData, usize)| data.dataset.columns.len() == 3;
+    let unit = if training.iter().all(has_triplets) {
         "triplets"
     } else {
         "rows"
@@ -166,7 +200,9 @@ fn run_in(
         summary,
     };
     write_file(&folder.root().join(RESULTS), results.to_json()?.as_bytes())?;
-    let card = model_card(flags, loss.as_ref(), &training, &model, &results)?;
+    let sets: Vec<&data::Dataset> = training.iter().map(|(data, _)| &data.dataset).collect();
+    let loss_names: Vec<&str> = objectives.iter().map(|built| built.loss.name()).collect();
+    let card = model_card(flags, &loss_names.join(", "), &sets, &model, &results)?;
     write_file(&folder.final_model().join("README.md"), card.as_bytes())?;
     tracing::info!("the trained model is {}", folder.final_model().display());
     if flags.json == Some(true) {
@@ -250,66 +286,87 @@ fn remove_run(folder: &RunFolder) -> anyhow::Result<()> {
 
 /// The data of a run, read and checked.
 struct Inputs {
-    train: data::Dataset,
-    eval: Option<data::Dataset>,
+    train: Vec<NamedDataset>,
+    eval: Vec<NamedDataset>,
     test: Option<data::Dataset>,
 }
 
+/// A data set, with the name that a flag gave it.
+type NamedDataset = (Option<String>, data::Dataset);
+
 fn load_inputs(flags: &TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<Inputs> {
-    let load = |source: &String, split, max_rows| {
+    let load = |source: &str, name: Option<&String>, split, max_rows| {
         let options = DataOptions {
-            name: None,
+            name: name.cloned(),
             columns: flags.columns.clone(),
             max_rows,
             on_bad_row: flags.on_bad_row,
         };
         source::dataset(source, split, &options, talk, interrupt)
     };
-    let train = flags
-        .train_data
-        .as_ref()
-        .context("a resolved configuration names its data")?;
+    let load_all = |flag: &'static str, sets: &Option<Vec<Named<String>>>, split, max_rows| {
+        let load = |set: &Named<String>| {
+            let dataset = load(&set.value, set.name.as_ref(), split, max_rows).context(flag)?;
+            Ok((set.name.clone(), dataset))
+        };
+        sets.iter()
+            .flatten()
+            .map(load)
+            .collect::<anyhow::Result<Vec<_>>>()
+    };
+    let (max_train, max_eval) = (flags.max_train_samples, flags.max_eval_samples);
     Ok(Inputs {
-        train: load(train, Split::Train, flags.max_train_samples).context("--train-data")?,
-        eval: flags
-            .eval_data
-            .as_ref()
-            .map(|source| load(source, Split::Dev, flags.max_eval_samples).context("--eval-data"))
-            .transpose()?,
+        train: load_all("--train-data", &flags.train_data, Split::Train, max_train)?,
+        eval: load_all("--eval-data", &flags.eval_data, Split::Dev, max_eval)?,
         test: flags
             .test_data
             .as_ref()
-            .map(|source| load(source, Split::Test, flags.max_eval_samples).context("--test-data"))
+            .map(|source| load(source, None, Split::Test, max_eval).context("--test-data"))
             .transpose()?,
     })
 }
 
-/// The loss, if the trainer does all that it needs.
-fn build_loss(
-    config: &LossConfig,
-    model: &SentenceTransformer,
-    seed: u64,
-) -> Result<Box<dyn losses::Loss>, TrainError> {
-    let loss = config.build(&BuildContext {
-        dimension: Some(model.dimension()),
-        device: Device::Cpu,
-        seed,
-    })?;
-    let missing = if loss.requirements().guide {
-        Some("a guide model beside the one that is trained")
-    } else if !loss.parameters().is_empty() {
-        Some("weights of its own that are trained with the model's")
-    } else if !loss.prior_layers(1, 0).is_empty() {
-        Some("the embeddings of the model's earlier layers")
-    } else {
-        None
-    };
-    if let Some(missing) = missing {
-        return Err(TrainError::Arguments(format!(
-            "{config} needs {missing}, which `sentune train` does not have yet: choose another loss"
-        )));
+/// A loss with its guide.
+struct BuiltLoss {
+    name: Option<String>,
+    loss: Box<dyn losses::Loss>,
+    guide: Option<SentenceTransformer>,
+}
+
+impl BuiltLoss {
+    fn new(
+        config: &Named<LossConfig>,
+        model: &SentenceTransformer,
+        seed: u64,
+        talk: &Talk,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
+        let loss = config.value.build(&BuildContext {
+            dimension: Some(model.dimension()),
+            device: Device::Cpu,
+            seed,
+        })?;
+        let guide = loss.guide().map(|guide| load_model(guide, talk, interrupt));
+        Ok(Self {
+            name: config.name.clone(),
+            guide: guide.transpose().context("guide")?,
+            loss,
+        })
     }
-    Ok(loss)
+
+    fn objective(&self) -> Objective<'_> {
+        Objective {
+            name: self.name.as_deref(),
+            loss: self.loss.as_ref(),
+            guide: self.guide.as_ref(),
+        }
+    }
+}
+
+/// The loss of a data set: that of its name, or the only one.
+fn place_of(losses: &[BuiltLoss], name: Option<&str>) -> usize {
+    let same_name = |built: &BuiltLoss| built.name.is_some() && built.name.as_deref() == name;
+    losses.iter().position(same_name).unwrap_or(0)
 }
 
 fn evaluation(
@@ -539,8 +596,8 @@ impl Observer for Profile {
 /// README.md of the trained model: the header that the hub reads, then how it was made and what it gained.
 fn model_card(
     flags: &TrainFlags,
-    loss: &dyn losses::Loss,
-    training: &TrainingData,
+    loss_name: &str,
+    training: &[&data::Dataset],
     model: &SentenceTransformer,
     results: &Results,
 ) -> anyhow::Result<String> {
@@ -557,16 +614,22 @@ fn model_card(
     } else {
         format!("base_model: {base}\n")
     };
+    let list = |of: &dyn Fn(&data::Dataset) -> String| {
+        let parts: Vec<String> = training.iter().map(|dataset| of(dataset)).collect();
+        parts.join("; ")
+    };
     let mut card = format!(
         "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n{base_line}tags:\n- sentence-transformers\n- sentence-similarity\n- feature-extraction\n- dataset_size:{n_rows}\n- loss:{loss_name}\n---\n\n\
          # {base} fine-tuned on {data}\n\n\
          A sentence-transformers model that maps a text of up to {max_length} tokens to {dimension} dimensions, fine-tuned with sentune {version} from {base} on {n_rows} rows of {data} ({columns}) with {loss_name}.\n\n\
          ```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(\"path/to/this/folder\")\nembeddings = model.encode([\"The weather is lovely today.\", \"It is sunny outside.\"])\nprint(model.similarity(embeddings, embeddings))\n```\n",
         base = name(base),
-        data = training.dataset.name,
-        n_rows = training.dataset.n_rows(),
-        columns = training.dataset.column_names().join(", "),
-        loss_name = loss.name(),
+        data = list(&|dataset| dataset.name.clone()),
+        n_rows = training
+            .iter()
+            .map(|dataset| dataset.n_rows())
+            .sum::<usize>(),
+        columns = list(&|dataset| dataset.column_names().join(", ")),
         max_length = model.max_seq_length(),
         dimension = model.dimension(),
         version = env!("CARGO_PKG_VERSION"),

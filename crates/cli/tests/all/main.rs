@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod losses;
 #[cfg(unix)]
 mod reliability;
 mod sandbox;

@@ -45,6 +45,14 @@ pub(crate) struct Workspace {
     scratch: Scratch,
 }
 
+impl Workspace {
+    /// The token embeddings [T, H] that go into a layer, after a forward pass with
+    /// [`Keep::Everything`] of `n_values` values a layer.
+    pub(crate) fn input_of(&self, layer: usize, n_values: usize) -> &[f32] {
+        &self.hidden[layer][..n_values]
+    }
+}
+
 /// What a layer norm leaves for its backward pass: rows before scale and shift, and 1 / deviation.
 #[derive(Debug, Default)]
 struct Normalised {
@@ -171,7 +179,9 @@ impl MpNet {
     /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch
     /// and options that [`MpNet::fused_forward`] had last, with [`Keep::Everything`].
     ///
-    /// `output_gradient` is given the token embeddings [T, H] and writes their gradient.
+    /// `output_gradient` is given a layer's number and the token embeddings that go into it [T, H], and
+    /// writes what of their gradient comes from outside of the encoder: for the number of layers, which
+    /// stands for the output, and for each of `prior`.
     ///
     /// # Errors
     ///
@@ -180,7 +190,8 @@ impl MpNet {
         &self,
         options: &PassOptions<'_>,
         batch: &PackedBatch,
-        output_gradient: impl FnOnce(&[f32], &mut [f32]),
+        prior: &[usize],
+        mut output_gradient: impl FnMut(usize, &[f32], &mut [f32]),
         gradient: &mut [f32],
         work: &mut Workspace,
     ) -> Result<(), ModelError> {
@@ -201,7 +212,9 @@ impl MpNet {
         let d_y = room(d_y, n_tokens * width);
         let wide = self.config.intermediate_size.max(self.config.hidden_size) as usize;
         let d_wide = room(d_wide, n_tokens * wide);
-        output_gradient(&hidden[self.encoder.layers.len()][..n_tokens * width], d);
+        let n_layers = self.encoder.layers.len();
+        output_gradient(n_layers, &hidden[n_layers][..n_tokens * width], d);
+        let mut from_outside = Vec::new();
         d_more.fill(0.0);
         let mut d_relative = vec![0.0; pass.relative.len()];
         for (i, layer) in self.encoder.layers.iter().enumerate().rev() {
@@ -215,6 +228,13 @@ impl MpNet {
                 scratch,
             };
             layer.fused_backward(&pass, i, input, &mut layers[i], &mut grads, gradient);
+            if prior.contains(&i) {
+                let from_outside = room(&mut from_outside, n_tokens * width);
+                output_gradient(i, input, from_outside);
+                for (d, outside) in d.iter_mut().zip(&*from_outside) {
+                    *d += outside;
+                }
+            }
         }
         for (d, more) in d.iter_mut().zip(&*d_more) {
             *d += more;
