@@ -55,7 +55,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("data", &["mutate"]),
     ("model", &["libtorch", "kernels", "shim", "mutate"]),
     ("losses", &["libtorch"]),
-    ("eval", &["libtorch"]),
+    ("eval", &["libtorch", "search"]),
     (
         "train",
         &[
@@ -65,7 +65,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     (
         "cli",
         &[
-            "libtorch", "kernels", "model", "data", "losses", "eval", "train", "hub", "grammar",
+            "libtorch", "kernels", "search", "model", "data", "losses", "eval", "train", "hub",
+            "grammar",
         ],
     ),
     ("fetch-data", &["hub"]),

@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{named::Named, source::Split};
 
+mod search;
+
+pub(crate) use search::{
+    ConvertFlags, DataCommand, DataFlags, MineFlags, MinedFormat, Sampling, SearchFlags,
+    SplitFlags, StatFlags, TripletsFlags, TwoSidedEncodingFlags,
+};
+
 /// Fine-tune sentence transformers.
 #[derive(Debug, Parser)]
 #[command(
@@ -44,6 +51,13 @@ pub(crate) enum Command {
     Eval(EvalFlags),
     /// Turn sentences into embeddings.
     Encode(EncodeFlags),
+    /// Mine hard negatives: texts that are near an anchor and not its positives.
+    Mine(Box<MineFlags>),
+    /// Find the texts of a corpus that are nearest to queries.
+    Search(SearchFlags),
+    /// Look at data sets, convert them, split them, or make triplets of NLI pairs.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Evaluate two models on one data set and tell whether the difference is more than chance.
     Compare(CompareFlags),
     /// Make a small MPNet with random weights, to be trained from nothing.
@@ -377,15 +391,53 @@ pub(crate) struct EncodeFlags {
     /// Sentences: a text file (one a line), CSV, TSV, JSON Lines or parquet; `-` reads lines from stdin.
     #[arg(long, value_name = "FILE")]
     pub(crate) input: String,
-    /// Embeddings: .npy ([n, dimension] f32), .parquet or .jsonl (text and embedding); `-` writes JSON
-    /// Lines to stdout.
+    /// Embeddings: .npy ([n, dimension]), .parquet or .jsonl (text and embedding); `-` writes JSON Lines to
+    /// stdout.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// Column of the input that holds the sentences [default: its only text column].
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
+    /// What the sentences are in a search: the model's prompt for that is taken, where it has one and no other is
+    /// asked for.
+    #[arg(long = "as", value_enum, value_name = "WHAT")]
+    pub(crate) task: Option<EncodeTask>,
+    /// What to write: one embedding a sentence, or one a token.
+    #[arg(long, value_name = "WHAT", default_value = "sentence_embedding", value_parser = ["sentence_embedding", "token_embeddings"])]
+    pub(crate) output_value: String,
+    /// Quantise embeddings: int8, uint8, binary, ubinary (`precision` of sentence-transformers' `encode`). To .npy
+    /// or JSON Lines.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) quantize: Option<::search::Precision>,
+    /// What int8 and uint8 take the ranges of dimensions from: embeddings (.npy), or sentences as for --input
+    /// [default: the embeddings themselves].
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "quantize",
+        conflicts_with = "ranges"
+    )]
+    pub(crate) calibration: Option<String>,
+    /// Column of the calibration sentences.
+    #[arg(long, value_name = "NAME", requires = "calibration")]
+    pub(crate) calibration_column: Option<String>,
+    /// The ranges of dimensions themselves: .npy with the least values and the greatest, [2, dimension].
+    #[arg(long, value_name = "FILE", requires = "quantize")]
+    pub(crate) ranges: Option<PathBuf>,
+    /// Write the ranges that were used, for --ranges of another run.
+    #[arg(long, value_name = "FILE", requires = "quantize")]
+    pub(crate) save_ranges: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) encoding: EncodingFlags,
+}
+
+/// What sentences are in a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EncodeTask {
+    /// Prompt `query`.
+    Query,
+    /// Prompt `document`, `passage` or `corpus`.
+    Document,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use indicatif::ProgressBar;
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGUSR1},
     flag,
@@ -124,6 +126,18 @@ impl Interrupt {
             signal: self.signal.load(Ordering::Relaxed) as u8,
         }
         .into()
+    }
+
+    /// Moves a bar as work goes on, and breaks the work off when a signal has come.
+    pub(crate) fn following(&self, bar: &ProgressBar) -> impl FnMut(usize) -> ControlFlow<()> {
+        move |n_done| {
+            bar.set_position(n_done as u64);
+            if self.is_set() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        }
     }
 
     /// Ends the work when a signal has come.

@@ -9,10 +9,12 @@ mod config;
 mod flags;
 mod interrupt;
 mod named;
+mod npy;
 mod output;
 mod progress;
 mod source;
 mod table;
+mod texts;
 
 use std::{io, process::ExitCode};
 
@@ -21,7 +23,10 @@ use losses::LossError;
 use train::{TrainError, failpoint};
 
 use crate::{
-    commands::{compare, encode, eval, init, train as train_command},
+    commands::{
+        compare, data as data_command, encode, eval, init, mine, search as search_command,
+        train as train_command,
+    },
     flags::{Command, Flags, with_dashes},
     interrupt::{Interrupt, Interrupted},
     progress::Talk,
@@ -48,6 +53,9 @@ fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
         Command::Train(flags) => train_command::run(*flags, talk, &interrupt),
         Command::Eval(flags) => eval::run(&flags, talk, &interrupt),
         Command::Encode(flags) => encode::run(&flags, talk, &interrupt),
+        Command::Mine(flags) => mine::run(&flags, talk, &interrupt),
+        Command::Search(flags) => search_command::run(&flags, talk, &interrupt),
+        Command::Data(command) => data_command::run(&command, talk, &interrupt),
         Command::Compare(flags) => compare::run(&flags, talk, &interrupt),
         Command::Init(flags) => init::run(&flags, talk),
     }

@@ -41,6 +41,6 @@ pub use crate::{
     modules::{Activation, Dense, Pooling, PoolingMode},
     packed::{ChunkLimit, ChunkedBatch, Group, PackedBatch},
     parameters::{LeafId, Parameters, Span},
-    sentence_transformer::{EncodeOptions, Mode, SentenceTransformer},
+    sentence_transformer::{EncodeOptions, Mode, SentenceTransformer, Task},
     tokenizer::Tokenizer,
 };

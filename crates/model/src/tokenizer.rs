@@ -48,6 +48,24 @@ impl Tokenizer {
         })
     }
 
+    /// A copy that cuts nothing off, to see how long texts are.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizers crate fails.
+    pub fn without_truncation(&self) -> Result<Self, ModelError> {
+        let inner = guarded(&self.path, || {
+            let mut inner = self.inner.clone();
+            inner.with_truncation(None)?;
+            Ok(inner)
+        })?;
+        Ok(Self {
+            inner,
+            path: self.path.clone(),
+            max_length: usize::MAX,
+        })
+    }
+
     /// The largest number of tokens of a text, special tokens included.
     pub fn max_length(&self) -> usize {
         self.max_length

@@ -100,6 +100,16 @@ impl Ranges {
         })
     }
 
+    /// The smallest values, one a dimension.
+    pub fn starts(&self) -> &[f32] {
+        &self.starts
+    }
+
+    /// The largest values, one a dimension.
+    pub fn ends(&self) -> &[f32] {
+        &self.ends
+    }
+
     /// The ranges that these embeddings span: of calibration embeddings, or of those to quantise.
     ///
     /// # Errors

@@ -1,23 +1,23 @@
 //! `sentune encode`: sentences in, embeddings out.
 
-use std::{
-    io::{BufRead, Write},
-    ops::ControlFlow,
-    path::Path,
-    time::Instant,
-};
+use std::{io::Write, path::Path, time::Instant};
 
-use anyhow::{Context, bail};
-use data::LoadOptions;
-use model::ModelError;
-use npyz::WriterBuilder;
+use anyhow::Context;
+use model::{EncodeOptions, ModelError, SentenceTransformer, Task};
+use search::{
+    Embeddings, Precision, Quantized, Ranges, quantization::FEW_EMBEDDINGS, quantize_embeddings,
+};
+use serde_json::{Value, json};
 
 use crate::{
-    commands::{encode_options, load_model},
-    flags::{EncodeFlags, UsageError},
+    commands::{encode_options, encode_texts, load_model},
+    flags::{EncodeFlags, EncodeTask, UsageError},
     interrupt::Interrupt,
+    npy::{self, Matrix},
+    output::replace,
     progress::Talk,
     table::thousands,
+    texts::read_texts,
 };
 
 /// How embeddings are written.
@@ -32,45 +32,49 @@ enum Format {
 
 /// Encodes the sentences of a file.
 pub(crate) fn run(flags: &EncodeFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let format = format_of(&flags.output)?;
-    let texts = read_texts(flags)?;
-    let mut model = load_model(&flags.model, talk, interrupt)?;
-    let options = encode_options(&flags.encoding, &mut model)?;
+    let format = format_of(flags)?;
+    let column = flags.column.as_deref();
+    let texts = read_texts("--input", &flags.input, "--column", column)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let bar = talk.bar("encoding", texts.len());
-    let started = Instant::now();
-    let embeddings = model.encode(&texts, &options, &mut |n_encoded| {
-        bar.set_position(n_encoded as u64);
-        if interrupt.is_set() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+    let mut model = load_model(&flags.model, talk, interrupt)?;
+    let mut options = encode_options(&flags.encoding, &mut model)?;
+    options.task = flags.task.map(|task| match task {
+        EncodeTask::Query => Task::Query,
+        EncodeTask::Document => Task::Document,
     });
-    bar.finish_and_clear();
-    let embeddings = match embeddings {
-        Err(ModelError::Stopped) => return Err(interrupt.error()),
-        embeddings => embeddings?,
+    let encoder = Encoder {
+        model: &model,
+        options: &options,
+        of_tokens: flags.output_value == "token_embeddings",
+        talk,
+        interrupt,
     };
+    let started = Instant::now();
+    let encoded = encoder.encode(&texts, "encoding")?;
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(
         "encoded {} sentences in {seconds:.3} s: {:.1} sentences/s",
         thousands(texts.len()),
         texts.len() as f64 / seconds
     );
-    let dimension = embeddings.size()[1] as usize;
-    let values = Vec::<f32>::try_from(embeddings.f_view([-1])?)?;
-    write(format, &flags.output, &texts, &values, dimension)
+    let quantized = quantize(flags, &encoder, &encoded)?;
+    write(format, flags, &texts, &encoded, &quantized)
         .with_context(|| format!("--output {}", flags.output.display()))
 }
 
-fn format_of(path: &Path) -> Result<Format, UsageError> {
+fn format_of(flags: &EncodeFlags) -> Result<Format, UsageError> {
+    let path = &flags.output;
     if path == Path::new("-") {
         return Ok(Format::Stdout);
     }
+    let is_plain = flags.output_value == "sentence_embedding" && flags.quantize.is_none();
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("npy") => Ok(Format::Npy),
-        Some("parquet") => Ok(Format::Parquet),
+        Some("parquet") if is_plain => Ok(Format::Parquet),
+        Some("parquet") => Err(UsageError(format!(
+            "--output {}: parquet holds sentence embeddings in f32 alone: write quantised or token embeddings to .npy or .jsonl",
+            path.display()
+        ))),
         Some("jsonl" | "ndjson") => Ok(Format::JsonLines),
         _ => Err(UsageError(format!(
             "--output {}: the name must end in .npy, .parquet or .jsonl, or be - for JSON Lines on stdout",
@@ -79,103 +83,206 @@ fn format_of(path: &Path) -> Result<Format, UsageError> {
     }
 }
 
-/// The sentences, in the input's order.
-fn read_texts(flags: &EncodeFlags) -> anyhow::Result<Vec<String>> {
-    let input = flags.input.as_str();
-    let lines = |reader: &mut dyn BufRead| -> anyhow::Result<Vec<String>> {
-        let lines = reader.lines().collect::<Result<Vec<String>, _>>();
-        let lines = lines.with_context(|| format!("--input {input}: not UTF-8 text"))?;
-        if lines.is_empty() {
-            bail!("--input {input}: there is no line in it");
+/// What texts go through.
+struct Encoder<'a> {
+    model: &'a SentenceTransformer,
+    options: &'a EncodeOptions,
+    of_tokens: bool,
+    talk: &'a Talk,
+    interrupt: &'a Interrupt,
+}
+
+/// Rows of embeddings, and how many each text has: one, or one a token.
+struct Encoded {
+    values: Vec<f32>,
+    dimension: usize,
+    n_rows: Vec<usize>,
+}
+
+impl Encoder<'_> {
+    fn encode(&self, texts: &[&str], what: &str) -> anyhow::Result<Encoded> {
+        let (model, options) = (self.model, self.options);
+        if !self.of_tokens {
+            let values = encode_texts(model, texts, options, what, self.talk, self.interrupt)?;
+            return Ok(Encoded {
+                dimension: values.len() / texts.len().max(1),
+                values,
+                n_rows: vec![1; texts.len()],
+            });
         }
-        Ok(lines)
-    };
-    let ending = Path::new(input)
-        .extension()
-        .and_then(|extension| extension.to_str());
-    match (input, ending) {
-        ("-", _) => lines(&mut std::io::stdin().lock()),
-        (_, Some("parquet" | "csv" | "tsv" | "json" | "jsonl" | "ndjson")) => {
-            let columns = flags.column.clone().map(|column| vec![column]);
-            let options = LoadOptions {
-                columns,
-                ..LoadOptions::default()
-            };
-            let dataset = data::load(input, &options).context("--input")?;
-            let [column] = dataset.columns.as_slice() else {
-                return Err(UsageError(format!(
-                    "--input {input} has the text columns {}: say which one with --column",
-                    dataset.column_names().join(", ")
-                ))
-                .into());
-            };
-            Ok(column.texts.iter().map(str::to_owned).collect())
-        }
-        _ => lines(&mut std::io::BufReader::new(
-            fs_err::File::open(input).context("--input")?,
-        )),
+        let bar = self.talk.bar(what, texts.len());
+        let tokens = model.encode_tokens(texts, options, &mut self.interrupt.following(&bar));
+        bar.finish_and_clear();
+        let tokens = match tokens {
+            Err(ModelError::Stopped) => return Err(self.interrupt.error()),
+            tokens => tokens?,
+        };
+        let dimension = model.encoder().config().hidden_size as usize;
+        Ok(Encoded {
+            n_rows: tokens.iter().map(|rows| rows.len() / dimension).collect(),
+            values: tokens.concat(),
+            dimension,
+        })
     }
 }
 
-/// Writes `values`, [n, dimension] row by row.
+/// The embeddings in the precision asked for.
+fn quantize(
+    flags: &EncodeFlags,
+    encoder: &Encoder<'_>,
+    encoded: &Encoded,
+) -> anyhow::Result<Quantized> {
+    let Some(precision) = flags.quantize else {
+        return Ok(Quantized::Float32(encoded.values.clone()));
+    };
+    let embeddings = Embeddings::new(&encoded.values, encoded.dimension)?;
+    let ranges = precision
+        .needs_ranges()
+        .then(|| ranges(flags, precision, encoder, embeddings))
+        .transpose()?;
+    match (&flags.save_ranges, &ranges) {
+        (Some(path), Some(ranges)) => {
+            let values = [ranges.starts(), ranges.ends()].concat();
+            replace(path, |file| npy::write(file, &values, encoded.dimension))
+                .with_context(|| format!("--save-ranges {}", path.display()))?;
+        }
+        (Some(_), None) => {
+            return Err(UsageError(format!(
+                "--save-ranges: {precision} goes by signs and has no ranges; int8 and uint8 have"
+            ))
+            .into());
+        }
+        (None, _) => {}
+    }
+    Ok(quantize_embeddings(embeddings, precision, ranges.as_ref())?)
+}
+
+fn ranges(
+    flags: &EncodeFlags,
+    precision: Precision,
+    encoder: &Encoder<'_>,
+    embeddings: Embeddings<'_>,
+) -> anyhow::Result<Ranges> {
+    if let Some(path) = &flags.ranges {
+        let matrix = Matrix::read("--ranges", path)?;
+        return Ranges::new(matrix.embeddings()?)
+            .with_context(|| format!("--ranges {}", path.display()));
+    }
+    let Some(calibration) = &flags.calibration else {
+        if embeddings.len() < FEW_EMBEDDINGS {
+            tracing::warn!(
+                "the ranges of {precision} are those of {} embeddings alone; give more with --calibration, or --ranges",
+                embeddings.len()
+            );
+        }
+        return Ok(Ranges::of(embeddings)?);
+    };
+    let path = Path::new(calibration);
+    if path.extension().is_some_and(|extension| extension == "npy") {
+        let matrix = Matrix::read("--calibration", path)?;
+        return Ok(Ranges::of(matrix.embeddings()?)?);
+    }
+    let column = flags.calibration_column.as_deref();
+    let texts = read_texts("--calibration", calibration, "--calibration-column", column)?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let encoded = encoder.encode(&texts, "calibration")?;
+    Ok(Ranges::of(Embeddings::new(
+        &encoded.values,
+        encoded.dimension,
+    )?)?)
+}
+
 fn write(
     format: Format,
-    path: &Path,
+    flags: &EncodeFlags,
     texts: &[&str],
-    values: &[f32],
-    dimension: usize,
+    encoded: &Encoded,
+    quantized: &Quantized,
 ) -> anyhow::Result<()> {
-    let rows = values.chunks(dimension.max(1));
+    let (path, dimension) = (&flags.output, encoded.dimension);
+    let n_rows: usize = encoded.n_rows.iter().sum();
+    let key = if flags.output_value == "token_embeddings" {
+        "token_embeddings"
+    } else {
+        "embedding"
+    };
     match format {
-        Format::Stdout => write_lines(&mut std::io::stdout().lock(), texts, rows),
-        Format::JsonLines => replace(path, |file| write_lines(file, texts, rows)),
-        Format::Npy => replace(path, |file| {
-            let shape = [texts.len() as u64, dimension as u64];
-            let mut writer = npyz::WriteOptions::new()
-                .default_dtype()
-                .shape(&shape)
-                .writer(file)
-                .begin_nd()?;
-            writer.extend(values.iter().copied())?;
-            Ok(writer.finish()?)
+        Format::Stdout => {
+            let lines = Lines {
+                key,
+                texts,
+                encoded,
+            };
+            lines.write(&mut std::io::stdout().lock(), quantized)
+        }
+        Format::JsonLines => replace(path, |file| {
+            Lines {
+                key,
+                texts,
+                encoded,
+            }
+            .write(file, quantized)
         }),
+        Format::Npy => {
+            replace(path, |file| match quantized {
+                Quantized::Float32(values) => npy::write(file, values, dimension),
+                Quantized::Int8(values) => npy::write(file, values, values.len() / n_rows.max(1)),
+                Quantized::Uint8(values) => npy::write(file, values, values.len() / n_rows.max(1)),
+            })?;
+            if key == "token_embeddings" {
+                let lengths: Vec<i64> = encoded.n_rows.iter().map(|&n| n as i64).collect();
+                let lengths_path = path.with_extension("lengths.npy");
+                replace(&lengths_path, |file| npy::write_lengths(file, &lengths))?;
+            }
+            Ok(())
+        }
         Format::Parquet => replace(path, |file| {
-            Ok(data::write_embeddings(file, texts, values, dimension)?)
+            Ok(data::write_embeddings(
+                file,
+                texts,
+                &encoded.values,
+                dimension,
+            )?)
         }),
     }
 }
 
-fn write_lines<'v>(
-    out: &mut dyn Write,
-    texts: &[&str],
-    rows: impl Iterator<Item = &'v [f32]>,
-) -> anyhow::Result<()> {
-    for (text, embedding) in texts.iter().zip(rows) {
-        serde_json::to_writer(
-            &mut *out,
-            &serde_json::json!({"text": text, "embedding": embedding}),
-        )?;
-        out.write_all(b"\n")?;
-    }
-    Ok(out.flush()?)
+/// JSON Lines to be written.
+struct Lines<'a> {
+    key: &'static str,
+    texts: &'a [&'a str],
+    encoded: &'a Encoded,
 }
 
-/// Writes a file whole or not at all.
-fn replace(
-    path: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| *parent != Path::new(""))
-        .unwrap_or(Path::new("."));
-    fs_err::create_dir_all(parent)?;
-    let mut file = tempfile::NamedTempFile::new_in(parent)?;
-    let mut buffered = std::io::BufWriter::new(file.as_file_mut());
-    fill(&mut buffered)?;
-    buffered.flush()?;
-    drop(buffered);
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+impl Lines<'_> {
+    fn write(&self, out: &mut dyn Write, quantized: &Quantized) -> anyhow::Result<()> {
+        match quantized {
+            Quantized::Float32(values) => self.write_values(out, values),
+            Quantized::Int8(values) => self.write_values(out, values),
+            Quantized::Uint8(values) => self.write_values(out, values),
+        }
+    }
+
+    fn write_values<T: serde::Serialize>(
+        &self,
+        out: &mut dyn Write,
+        values: &[T],
+    ) -> anyhow::Result<()> {
+        let n_rows: usize = self.encoded.n_rows.iter().sum();
+        let width = (values.len() / n_rows.max(1)).max(1);
+        let mut rows = values.chunks(width);
+        for (text, &n) in self.texts.iter().zip(&self.encoded.n_rows) {
+            let rows: Vec<Value> = rows.by_ref().take(n).map(|row| json!(row)).collect();
+            let value = match (self.key, rows.as_slice()) {
+                ("embedding", [row]) => row.clone(),
+                _ => json!(rows),
+            };
+            let mut line = serde_json::Map::new();
+            line.insert("text".to_owned(), json!(text));
+            line.insert(self.key.to_owned(), value);
+            serde_json::to_writer(&mut *out, &line)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(out.flush()?)
+    }
 }

@@ -1,21 +1,25 @@
 //! What each subcommand does, one file a subcommand.
 
 pub(crate) mod compare;
+pub(crate) mod data;
 pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod init;
+pub(crate) mod mine;
+pub(crate) mod search;
 mod teacher;
 pub(crate) mod train;
 
 use std::{ops::ControlFlow, path::Path};
 
-use data::{Dataset, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
-use model::{Compute, EncodeOptions, SentenceTransformer, Tokenizer};
+use ::data::{Dataset, TableFormat, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
+use ::search::Similarity;
+use model::{Compute, EncodeOptions, ModelError, SentenceTransformer, Task, Tokenizer};
 use tch::Device;
 use train_crate::{Evaluation, TrainingData};
 
 use crate::{
-    flags::{EncodingFlags, EvalDataFlags, UsageError},
+    flags::{EncodingFlags, EvalDataFlags, TwoSidedEncodingFlags, UsageError},
     interrupt::Interrupt,
     progress::Talk,
     source::{self, DataOptions},
@@ -159,6 +163,61 @@ fn encode_options(
         normalize_embeddings: flags.normalize,
         truncate_dim: flags.truncate_dim,
         ..EncodeOptions::default()
+    })
+}
+
+/// What the model is asked for by the flags of a search, for one side of it.
+fn two_sided_options(flags: &TwoSidedEncodingFlags, task: Task) -> EncodeOptions {
+    let (prompt, prompt_name) = match task {
+        Task::Query => (&flags.query_prompt, &flags.query_prompt_name),
+        Task::Document => (&flags.corpus_prompt, &flags.corpus_prompt_name),
+    };
+    EncodeOptions {
+        batch_size: flags.batch_size as usize,
+        prompt: prompt.clone(),
+        prompt_name: prompt_name.clone(),
+        task: Some(task),
+        truncate_dim: flags.truncate_dim,
+        ..EncodeOptions::default()
+    }
+}
+
+/// The similarity that a flag asks for, or the model's.
+fn similarity_of(
+    asked: Option<Similarity>,
+    model: &SentenceTransformer,
+) -> anyhow::Result<Similarity> {
+    match asked {
+        Some(similarity) => Ok(similarity),
+        None => Ok(model.similarity_fn_name().parse()?),
+    }
+}
+
+/// Encodes texts under a bar: [texts, dimension], row after row.
+fn encode_texts(
+    model: &SentenceTransformer,
+    texts: &[&str],
+    options: &EncodeOptions,
+    what: &str,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Vec<f32>> {
+    let bar = talk.bar(what, texts.len());
+    let embeddings = model.encode(texts, options, &mut interrupt.following(&bar));
+    bar.finish_and_clear();
+    match embeddings {
+        Err(ModelError::Stopped) => Err(interrupt.error()),
+        embeddings => Ok(Vec::try_from(embeddings?.f_view([-1])?)?),
+    }
+}
+
+/// The format of a table to write, by its name.
+fn table_format(flag: &str, path: &Path) -> Result<TableFormat, UsageError> {
+    TableFormat::of(path).ok_or_else(|| {
+        UsageError(format!(
+            "{flag} {}: the name must end in .parquet, .csv, .tsv or .jsonl",
+            path.display()
+        ))
     })
 }
 

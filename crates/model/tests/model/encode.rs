@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use model::{EncodeOptions, ModelError, SentenceTransformer};
+use model::{EncodeOptions, ModelError, SentenceTransformer, Task, Tokenizer};
 use tch::{Device, Kind, Tensor};
 
 use crate::{assert_close, assert_equal, expected_tensors, ids, sentences, tiny};
@@ -123,6 +123,71 @@ fn prompts_go_before_the_text() {
         error.to_string(),
         "prompt_name: found \"document\", allowed: [\"query\"]"
     );
+}
+
+#[test]
+fn a_task_takes_its_prompt_where_none_is_asked_for() {
+    let model = tiny();
+    let options = |task, prompt_name: Option<&str>, prompt: Option<&str>| EncodeOptions {
+        task: Some(task),
+        prompt_name: prompt_name.map(str::to_owned),
+        prompt: prompt.map(str::to_owned),
+        ..EncodeOptions::default()
+    };
+    let plain = EncodeOptions::default();
+    let prompted = encode(&model, &["the dog: sleeps"], &plain);
+    let query = encode(&model, &["sleeps"], &options(Task::Query, None, None));
+    assert_equal("query", &query, &prompted);
+    // The model has a prompt for queries and none for documents.
+    let document = encode(&model, &["sleeps"], &options(Task::Document, None, None));
+    assert_equal("document", &document, &encode(&model, &["sleeps"], &plain));
+    let named = encode(
+        &model,
+        &["sleeps"],
+        &options(Task::Document, Some("query"), None),
+    );
+    assert_equal("named", &named, &prompted);
+    let given = encode(
+        &model,
+        &["the dog: sleeps"],
+        &options(Task::Query, None, Some("")),
+    );
+    assert_equal("given", &given, &prompted);
+}
+
+#[test]
+fn token_embeddings_are_the_encoders_in_order() {
+    let (model, sentences) = (tiny(), sentences());
+    let expected = expected_tensors();
+    for batch_tokens in [1, 40, 100_000] {
+        let options = EncodeOptions {
+            batch_tokens,
+            truncate_dim: Some(4),
+            normalize_embeddings: true,
+            ..EncodeOptions::default()
+        };
+        let mut go = |_| ControlFlow::Continue(());
+        let found = model
+            .encode_tokens(&texts(&sentences), &options, &mut go)
+            .unwrap();
+        assert_eq!(found.len(), sentences.len());
+        for (i, found) in found.iter().enumerate() {
+            let name = format!("token_embeddings.{i}");
+            let found = Tensor::from_slice(found).view([-1, 32]);
+            assert_close(&name, &found, &expected[name.as_str()], 4e-6);
+        }
+    }
+}
+
+#[test]
+fn lengths_can_be_seen_beyond_the_limit() {
+    let mut model = tiny();
+    model.set_max_seq_length(5).unwrap();
+    let text = ["the dog sleeps in the house"];
+    let length = |tokenizer: &Tokenizer| tokenizer.encode_batch(&text).unwrap()[0].len();
+    assert_eq!(length(model.tokenizer()), 5);
+    let whole = model.tokenizer().without_truncation().unwrap();
+    assert_eq!((length(&whole), length(model.tokenizer())), (8, 5));
 }
 
 #[test]
