@@ -1,9 +1,11 @@
 //! Semantic textual similarity: how well the similarities of pairs follow their gold scores.
 
 use crate::rank::{pearson, spearman};
-use crate::similarity::{same_shape, to_vec};
+use crate::similarity::{normalize, raise, same_shape, to_vec};
 use crate::{EvalError, Metrics, SimilarityFunction, csv};
-use tch::Tensor;
+use search::quantization::quantized_as_f32;
+use search::{Embeddings, Precision};
+use tch::{Device, Kind, Tensor};
 
 /// Pearson's and Spearman's correlation of similarities with gold scores.
 ///
@@ -12,7 +14,7 @@ use tch::Tensor;
 /// `{name}_pearson_{similarity}` and `{name}_spearman_{similarity}` for each similarity in order,
 /// and `{name}_pearson_max`, `{name}_spearman_max` where there are several. The primary one is
 /// Spearman's of `main_similarity`, else the maximum, else the only one. CSV:
-/// `similarity_evaluation_{name}_results.csv`.
+/// `similarity_evaluation_{name}_results.csv`, or `similarity_evaluation_{name}_{precision}_results.csv`.
 ///
 /// Upstream file: `sentence_transformer/evaluation/embedding_similarity.py`.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +25,10 @@ pub struct EmbeddingSimilarityEvaluator {
     pub similarity_fn_names: Vec<SimilarityFunction>,
     /// The similarity whose Spearman correlation is the primary metric.
     pub main_similarity: Option<SimilarityFunction>,
+    /// Compare what is left of the embeddings in this precision: each column is scaled to length one and
+    /// quantised by its own ranges, as upstream's evaluator has it, and integers and bits are compared as
+    /// numbers (upstream 6.0.1 hands them to torch as they are, which refuses or overflows).
+    pub precision: Option<Precision>,
 }
 
 const NAME: &str = "EmbeddingSimilarityEvaluator";
@@ -34,6 +40,7 @@ impl EmbeddingSimilarityEvaluator {
             name: name.to_owned(),
             similarity_fn_names: SimilarityFunction::or_cosine(similarity_fn_names),
             main_similarity: None,
+            precision: None,
         }
     }
 
@@ -111,13 +118,27 @@ impl EmbeddingSimilarityEvaluator {
             ("embeddings of column 1", embeddings1),
             ("embeddings of column 2", embeddings2),
         ];
-        let columns = same_shape(NAME, &named)?;
+        let mut columns = same_shape(NAME, &named)?;
+        if let Some(precision) = self.precision {
+            for column in &mut columns {
+                *column = quantized(column, precision)?;
+            }
+        }
         Ok(to_vec(&function.pairwise(&columns[0], &columns[1])?)?)
     }
 
     /// The name of the CSV file.
     pub fn csv_file(&self) -> String {
-        csv::file_name("similarity_evaluation", &self.name)
+        match self.precision {
+            None => csv::file_name("similarity_evaluation", &self.name),
+            Some(precision) if self.name.is_empty() => {
+                csv::file_name("similarity_evaluation", precision.name())
+            }
+            Some(precision) => csv::file_name(
+                "similarity_evaluation",
+                &format!("{}_{precision}", self.name),
+            ),
+        }
     }
 
     /// The CSV's columns: `epoch`, `steps`, and `{similarity}_pearson`, `{similarity}_spearman`
@@ -141,4 +162,20 @@ impl EmbeddingSimilarityEvaluator {
         let functions = self.similarity_fn_names.iter();
         functions.flat_map(|function| [(*function, "pearson"), (*function, "spearman")])
     }
+}
+
+/// What is left of embeddings `[n, dimension]` in a precision, as numbers in f32.
+fn quantized(embeddings: &Tensor, precision: Precision) -> Result<Tensor, EvalError> {
+    // With torch's own operation, so that no value falls to the other side of a step.
+    let scaled = normalize(
+        &raise(embeddings)?
+            .f_to_device(Device::Cpu)?
+            .f_to_kind(Kind::Float)?,
+    )?;
+    let (_, dimension) = scaled.size2()?;
+    let values = Vec::<f32>::try_from(scaled.f_reshape([-1])?)?;
+    let refused = |error: search::SearchError| EvalError::inputs(NAME, error.to_string());
+    let embeddings = Embeddings::new(&values, dimension as usize).map_err(refused)?;
+    let (values, width) = quantized_as_f32(embeddings, precision).map_err(refused)?;
+    Ok(Tensor::f_from_slice(&values)?.f_reshape([-1, width as i64])?)
 }

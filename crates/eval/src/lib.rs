@@ -44,6 +44,7 @@ pub use metrics::Metrics;
 pub use mse::MseEvaluator;
 pub use paraphrase_mining::ParaphraseMiningEvaluator;
 pub use reranking::RerankingEvaluator;
+pub use search::Precision;
 pub use similarity::SimilarityFunction;
 pub use translation::TranslationEvaluator;
 pub use triplet::{Margin, TripletEvaluator};

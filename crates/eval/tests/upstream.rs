@@ -4,7 +4,7 @@
 use eval::csv::At;
 use eval::{
     BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator,
-    Margin, Metrics, MseEvaluator, ParaphraseMiningEvaluator, RerankingEvaluator,
+    Margin, Metrics, MseEvaluator, ParaphraseMiningEvaluator, Precision, RerankingEvaluator,
     SimilarityFunction, TranslationEvaluator, TripletEvaluator, csv,
 };
 use serde_json::Value;
@@ -57,6 +57,29 @@ fn embedding_similarity() {
             evaluator.csv_header(),
             |at| evaluator.csv_row(at, &metrics),
         );
+    }
+}
+
+#[test]
+fn embedding_similarity_in_fewer_bits() {
+    for case in cases(include_str!("fixtures/embedding_similarity_precision.json")) {
+        let name = text(&case["name"]);
+        let mut evaluator = EmbeddingSimilarityEvaluator::new(name, &functions(&case));
+        evaluator.precision = Some(text(&case["precision"]).parse().unwrap());
+        let [a, b] = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
+        let scores = numbers(&case["scores"]);
+        let metrics = evaluator.evaluate(&a, &b, &scores).unwrap();
+        agree(
+            &case,
+            &metrics,
+            evaluator.csv_file(),
+            evaluator.csv_header(),
+            |at| evaluator.csv_row(at, &metrics),
+        );
+        if evaluator.precision == Some(Precision::Ubinary) {
+            evaluator.precision = Some(Precision::Binary);
+            assert_eq!(evaluator.evaluate(&a, &b, &scores).unwrap(), metrics);
+        }
     }
 }
 

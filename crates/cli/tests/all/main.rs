@@ -6,5 +6,6 @@ mod losses;
 #[cfg(unix)]
 mod reliability;
 mod sandbox;
+mod search;
 mod signals;
 mod training;
