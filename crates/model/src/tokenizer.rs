@@ -63,6 +63,7 @@ impl Tokenizer {
             inner,
             path: self.path.clone(),
             max_length: usize::MAX,
+            id_limit: self.id_limit,
         })
     }
 

@@ -91,7 +91,7 @@ pub(crate) fn run(flags: &MineFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
             flags.output.display()
         );
     }
-    let table = Table::new(flags, &columns, &pairs, &mined, options.output_format);
+    let table = Table::new(flags, &columns, &mined, options.output_format);
     let written = replace(&flags.output, |file| {
         Ok(write_table(file, format, &table.columns(&pairs))?)
     });
@@ -319,11 +319,9 @@ impl<'t> Table<'t> {
     fn new(
         flags: &MineFlags,
         columns: &'t Columns,
-        pairs: &MiningPairs<'_>,
         mined: &HardNegatives,
         format: OutputFormat,
     ) -> Self {
-        debug_assert_eq!(mined.negatives().len(), pairs.queries().len());
         Self {
             anchor_name: &columns.anchors.name,
             positive_name: &columns.positives.name,
