@@ -792,10 +792,8 @@ impl SentenceTransformer {
                 let tokens = if self.parameters.device() == Device::Cpu {
                     let mut work = self.workspace();
                     let tokens = self.encoder.fused_forward(
-                        &self.parameters,
+                        &self.pass_options(Dropout::NONE, 0),
                         batch,
-                        Dropout::NONE,
-                        0,
                         Keep::Nothing,
                         &mut work,
                     )?;
