@@ -517,7 +517,7 @@ fn data_stat_counts() {
         "{table}"
     );
     assert!(
-        table.contains("left out as empty or broken       1"),
+        table.contains("left out as empty or broken        1"),
         "{table}"
     );
 }
