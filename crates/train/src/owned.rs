@@ -112,7 +112,7 @@ impl LossWeights {
     /// Forgets the gradients of a step that is not made.
     pub(crate) fn clear(&self) -> Result<(), TrainError> {
         for weight in &self.weights {
-            weight.gradient.shallow_clone().f_zero_()?;
+            let _ = weight.gradient.shallow_clone().f_zero_()?;
         }
         Ok(())
     }

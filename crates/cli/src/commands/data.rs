@@ -176,6 +176,7 @@ fn relations(dataset: &Dataset, flags: &TripletsFlags) -> Result<Vec<Relation>, 
                 None => "no labels",
                 Some(Labels::Integer(_)) => "labels",
                 Some(Labels::Float(_)) => "scores",
+                Some(Labels::Vector { .. }) => "lists as labels",
             }
         ))),
     }
@@ -347,17 +348,27 @@ impl TokenLengths {
     }
 }
 
-/// A row as a tuple of its texts and its label.
-fn row_of(dataset: &Dataset, row: usize) -> (Vec<&str>, Option<u64>) {
+/// A row as a tuple of its texts and the bits of its label.
+fn row_of(dataset: &Dataset, row: usize) -> (Vec<&str>, Option<Vec<u64>>) {
     let texts = dataset
         .columns
         .iter()
         .filter_map(|column| column.texts.get(row));
     let label = dataset.labels.as_ref().map(|labels| match labels {
-        Labels::Integer(labels) => labels[row] as u64,
-        Labels::Float(labels) => u64::from(labels[row].to_bits()),
+        Labels::Integer(labels) => vec![labels[row] as u64],
+        Labels::Float(labels) => vec![u64::from(labels[row].to_bits())],
+        Labels::Vector { values, shape } => list_of(values, shape, row)
+            .iter()
+            .map(|value| u64::from(value.to_bits()))
+            .collect(),
     });
     (texts.collect(), label)
+}
+
+/// The numbers of a row's label.
+fn list_of<'a>(values: &'a [f32], shape: &[usize], row: usize) -> &'a [f32] {
+    let n = shape.iter().product::<usize>();
+    &values[row * n..(row + 1) * n]
 }
 
 fn n_repeated_rows(dataset: &Dataset) -> usize {
@@ -382,6 +393,9 @@ fn row_json(dataset: &Dataset, row: usize) -> Map<String, Value> {
         None => None,
         Some(Labels::Integer(labels)) => object.insert("label".to_owned(), json!(labels[row])),
         Some(Labels::Float(labels)) => object.insert("score".to_owned(), json!(labels[row])),
+        Some(Labels::Vector { values, shape }) => {
+            object.insert("label".to_owned(), json!(list_of(values, shape, row)))
+        }
     };
     object
 }
@@ -426,6 +440,11 @@ fn labels_table(labels: &Labels) -> String {
         Labels::Float(labels) => {
             let row = score_range(labels).map(|score| format!("{score:.4}"));
             let row = [vec!["score".to_owned()], row.to_vec()].concat();
+            table(&["labels", "least", "mean", "greatest"], &[row])
+        }
+        Labels::Vector { values, shape } => {
+            let row = score_range(values).map(|score| format!("{score:.4}"));
+            let row = [vec![format!("lists of {shape:?}")], row.to_vec()].concat();
             table(&["labels", "least", "mean", "greatest"], &[row])
         }
     }
@@ -479,6 +498,10 @@ fn stat_json(
         Some(Labels::Float(labels)) => {
             let [min, mean, max] = score_range(labels);
             json!({"min": min, "mean": mean, "max": max})
+        }
+        Some(Labels::Vector { values, shape }) => {
+            let [min, mean, max] = score_range(values);
+            json!({"shape": shape, "min": min, "mean": mean, "max": max})
         }
     };
     json!({
