@@ -103,6 +103,8 @@ fn rows_of(dataset: &Dataset) -> Vec<Row> {
         None => None,
         Some(Labels::Integer(labels)) => Some(labels[i] as f32),
         Some(Labels::Float(labels)) => Some(labels[i]),
+        // No file here has lists in its rows; a load that finds them is a wrong one.
+        Some(Labels::Vector { .. }) => Some(f32::NAN),
     };
     (0..dataset.n_rows())
         .map(|i| {
