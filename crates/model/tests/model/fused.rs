@@ -184,7 +184,7 @@ fn a_gradient_of_another_shape_is_refused() {
             Ok::<_, ModelError>((embeddings.sum(tch::Kind::Float), embeddings.narrow(0, 0, 1)))
         })
         .unwrap_err();
-    assert!(error.to_string().contains("expected [2, 32]"), "{error}");
+    assert!(error.to_string().contains("expected [[2, 32]]"), "{error}");
     let error = model
         .forward_backward(
             &batch,

@@ -126,7 +126,16 @@ impl<'s> Training<'s> {
         let mut command = self
             .sandbox
             .command(&[&"train", &"--output-dir", &self.run]);
-        command.args(&self.flags).args(more);
+        let more = more.iter().map(|flag| (*flag).to_owned());
+        let mut flags: Vec<String> = self.flags.iter().cloned().chain(more).collect();
+        // Training data given twice would be two data sets.
+        let places: Vec<usize> = (0..flags.len())
+            .filter(|&place| flags[place] == "--train-data")
+            .collect();
+        for &place in places.iter().rev().skip(1) {
+            flags.drain(place..place + 2);
+        }
+        command.args(&flags);
         command
     }
 
