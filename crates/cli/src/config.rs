@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use model::{GemmName, Precision};
+use model::{Engine, GemmName, Precision};
 use train::TrainingArguments;
 
 use crate::{
@@ -58,7 +58,7 @@ pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
     }
     arguments!(
         num_train_epochs, max_steps, per_device_train_batch_size, per_device_eval_batch_size,
-        gradient_accumulation_steps, precision, learning_rate, lr_scheduler_type, warmup_steps, optim,
+        gradient_accumulation_steps, precision, tf32, full_determinism, auto_micro_batch, cuda_graphs, learning_rate, lr_scheduler_type, warmup_steps, optim,
         weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, skip_nonfinite, seed,
         batch_sampler, multi_dataset_batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
         eval_steps, save_strategy, save_steps, load_best_model_at_end, early_stopping_threshold;
@@ -123,6 +123,11 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         gradient_accumulation_steps,
         mini_batch_tokens,
         precision,
+        tf32,
+        full_determinism,
+        auto_micro_batch,
+        cuda_graphs,
+        engine,
         gemm,
         learning_rate,
         lr_scheduler_type,
@@ -179,6 +184,7 @@ fn with_defaults(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
     check_names(&flags)?;
     flags.on_bad_row.get_or_insert(OnBadRow::Error);
     flags.gemm.get_or_insert(GemmName::Auto);
+    flags.engine.get_or_insert(Engine::Auto);
     flags.eval_steps = flags.eval_steps.or(flags.logging_steps);
     let arguments = training_arguments(&flags);
     macro_rules! resolved {
@@ -191,6 +197,10 @@ fn with_defaults(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
         per_device_eval_batch_size,
         gradient_accumulation_steps,
         precision,
+        tf32,
+        full_determinism,
+        auto_micro_batch,
+        cuda_graphs,
         learning_rate,
         lr_scheduler_type,
         warmup_steps,

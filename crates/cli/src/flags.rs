@@ -185,6 +185,23 @@ pub(crate) struct TrainFlags {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", conflicts_with_all = ["precision", "bf16"], help_heading = "Training")]
     #[serde(skip)]
     pub(crate) fp16: Option<bool>,
+    /// Let a GPU round the operands of fp32 products to 10 bits [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Training")]
+    pub(crate) tf32: Option<bool>,
+    /// Have a GPU give the same bits each time, which is slower; the CPU always does [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Training")]
+    pub(crate) full_determinism: Option<bool>,
+    /// Where a batch does not fit in a GPU's memory, embed it in smaller parts, each twice, and go on
+    /// [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Training")]
+    pub(crate) auto_micro_batch: Option<bool>,
+    /// Record the steps of small batches as CUDA graphs, which saves most of the time to launch them; the build needs
+    /// the feature cuda-graphs [default: false].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = "Training")]
+    pub(crate) cuda_graphs: Option<bool>,
+    /// Who computes: auto, kernels (ours, on the CPU), libtorch (on any device) [default: auto].
+    #[arg(long, value_name = "NAME", value_parser = named::<model::Engine>, help_heading = "Training")]
+    pub(crate) engine: Option<model::Engine>,
     /// Who multiplies matrices in fp32: auto, rust, libtorch [default: auto].
     #[arg(long, value_name = "NAME", value_parser = named::<model::GemmName>, help_heading = "Training")]
     pub(crate) gemm: Option<model::GemmName>,

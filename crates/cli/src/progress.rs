@@ -10,7 +10,7 @@ use serde_json::Value;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use train::{
     TrainError,
-    report::{Event, LogEntry, Observer, Plan, Step},
+    report::{Event, LogEntry, Memory, Observer, Plan, Step},
 };
 
 use crate::table::thousands;
@@ -107,6 +107,7 @@ pub(crate) struct TrainingProgress {
     last_line: Instant,
     n_rows: usize,
     n_tokens: usize,
+    memory: Option<Memory>,
 }
 
 impl TrainingProgress {
@@ -122,6 +123,7 @@ impl TrainingProgress {
             last_line: Instant::now(),
             n_rows: 0,
             n_tokens: 0,
+            memory: None,
         }
     }
 
@@ -148,14 +150,16 @@ impl TrainingProgress {
     fn step(&mut self, step: &Step) {
         self.n_rows += step.n_rows;
         self.n_tokens += step.n_tokens;
+        self.memory = step.device_memory;
         self.steps.set_position(step.step);
         self.steps.set_message(format!(
-            ", epoch {:.2}, loss {:.4}, lr {:.2e}, {:.1} {}/s",
+            ", epoch {:.2}, loss {:.4}, lr {:.2e}, {:.1} {}/s{}",
             step.epoch,
             step.loss,
             step.learning_rate,
             self.per_second(self.n_rows),
-            self.unit
+            self.unit,
+            self.of_device(),
         ));
         if self.steps.is_hidden() && self.last_line.elapsed() > HEARTBEAT {
             self.last_line = Instant::now();
@@ -203,12 +207,29 @@ impl TrainingProgress {
         let seconds_left = self.started.elapsed().as_secs_f64() / n_done as f64
             * n_steps.saturating_sub(step) as f64;
         format!(
-            "step {step}/{n_steps}, epoch {epoch:.2}, loss {loss:.4}, lr {learning_rate:.3e}, {:.1} {}/s, {:.0} tokens/s, {} left",
+            "step {step}/{n_steps}, epoch {epoch:.2}, loss {loss:.4}, lr {learning_rate:.3e}, {:.1} {}/s, {:.0} tokens/s{}, {} left",
             self.per_second(self.n_rows),
             self.unit,
             self.per_second(self.n_tokens),
+            self.of_device(),
             duration(seconds_left)
         )
+    }
+
+    /// What a run on a GPU adds to a line: the share of what the chip could multiply that the tokens' linear layers
+    /// are, and the memory taken. Nothing on the CPU.
+    fn of_device(&self) -> String {
+        let plan = self.plan.as_ref();
+        let rate = plan.and_then(|plan| Some((plan.flops_per_token, plan.device_flops?)));
+        let mut text = String::new();
+        if let Some((flops_per_token, device_flops)) = rate {
+            let share = self.per_second(self.n_tokens) * flops_per_token / device_flops;
+            text += &format!(", {:.0} % of the GPU's rate", 100.0 * share);
+        }
+        if let Some(memory) = self.memory {
+            text += &format!(", {:.1} GB", memory.reserved as f64 / 1e9);
+        }
+        text
     }
 
     fn per_second(&self, n: usize) -> f64 {
@@ -228,6 +249,19 @@ impl Observer for TrainingProgress {
             Event::EvaluationProgress(n) => self.sentences.set_position(*n as u64),
             Event::EvaluationEnd(_) => self.sentences.finish_and_clear(),
             Event::Skipped(problem) => tracing::warn!("skipped: {problem}"),
+            Event::Overflow { step, loss_scale } => tracing::debug!(
+                "step {step} made no update: gradients times {loss_scale} are beyond fp16, the scale is halved"
+            ),
+            Event::NoGraphs(problem) => {
+                tracing::warn!("--cuda-graphs: going on without: {problem}");
+            }
+            Event::CutSmaller {
+                step,
+                n_tokens,
+                fitting,
+            } => tracing::warn!(
+                "step {step}: the GPU's memory is full with {n_tokens} tokens at a time: going on with {fitting}, each part embedded twice"
+            ),
             Event::Saved(path) => tracing::info!("saved {}", path.display()),
             _ => {}
         }
@@ -259,6 +293,37 @@ mod tests {
         assert_eq!(duration(5.4), "0:05");
         assert_eq!(duration(3599.6), "1:00:00");
         assert_eq!(duration(8897.0), "2:28:17");
+    }
+
+    #[test]
+    fn a_gpus_share_and_memory_are_shown_and_nothing_on_the_cpu() {
+        let talk = Talk {
+            bars: MultiProgress::new(),
+            has_bars: false,
+        };
+        let mut progress = TrainingProgress::new(&talk, "triplets");
+        assert_eq!(progress.of_device(), "");
+        progress.plan = Some(Plan {
+            n_rows: 1,
+            n_batches_per_epoch: 1,
+            n_steps_per_epoch: 1,
+            n_steps: 1,
+            first_step: 0,
+            n_epochs: 1.0,
+            n_warmup_steps: 0,
+            n_parameters: 1,
+            precision: model::Precision::Bf16,
+            flops_per_token: 5e8,
+            device_flops: Some(1e12),
+        });
+        progress.memory = Some(Memory {
+            allocated: 1_000_000_000,
+            peak: 3_000_000_000,
+            reserved: 3_210_000_000,
+        });
+        progress.n_tokens = 10_000;
+        progress.started = Instant::now() - Duration::from_secs(10);
+        assert_eq!(progress.of_device(), ", 50 % of the GPU's rate, 3.2 GB");
     }
 
     #[test]

@@ -54,6 +54,22 @@ pub struct Gradients {
     pub parameters: Vec<Tensor>,
 }
 
+impl Gradients {
+    /// Multiplies the gradients, and not the value, by a scalar on their device.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's.
+    pub fn scale(&mut self, factor: &Tensor) -> Result<(), LossError> {
+        let all = self.embeddings.iter_mut();
+        let all = all.chain(self.prior.iter_mut().flatten());
+        for gradient in all.chain(&mut self.parameters) {
+            *gradient = gradient.f_mul(factor)?;
+        }
+        Ok(())
+    }
+}
+
 /// `weight` times the value of a loss, and the gradients of that. The graph behind the embeddings is
 /// left alone.
 ///

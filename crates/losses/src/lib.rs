@@ -105,6 +105,12 @@ pub trait Loss: std::fmt::Debug + Send {
         None
     }
 
+    /// Whether [`Self::compute_step`] does the same operations for all batches of one size, whatever the seed, so
+    /// that they can be recorded once and repeated.
+    fn is_recordable(&self) -> bool {
+        false
+    }
+
     /// The model whose embeddings [`Requirements::guide`] asks for: a folder, or a name on the hub.
     fn guide(&self) -> Option<&str> {
         None

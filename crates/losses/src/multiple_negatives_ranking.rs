@@ -170,6 +170,10 @@ impl Loss for MultipleNegativesRanking {
         Ok(())
     }
 
+    fn is_recordable(&self) -> bool {
+        true
+    }
+
     fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
         let columns = inputs::columns(NAME, embeddings, 2, None)?;
         let (queries, documents) = (&columns[0], &columns[1..]);

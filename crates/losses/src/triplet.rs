@@ -77,6 +77,10 @@ impl Loss for Triplet {
         non_negative(NAME, "triplet_margin", self.triplet_margin)
     }
 
+    fn is_recordable(&self) -> bool {
+        true
+    }
+
     fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
         let columns = inputs::columns(NAME, embeddings, 3, Some(3))?;
         let positive = self.distance_metric.pairwise(&columns[0], &columns[1])?;

@@ -8,6 +8,7 @@ use kernels::gemm::{
 };
 use serde::{Deserialize, Serialize};
 use shim::gemm::LibtorchGemm;
+use tch::{Device, Kind};
 
 use crate::error::ModelError;
 
@@ -28,17 +29,21 @@ pub enum GemmName {
     Libtorch,
 }
 
-/// What the elements of matrices are rounded to before they are multiplied. Weights, gradients, optimizer, norms,
-/// softmax and losses are in fp32 whatever this says, and so are sums.
+/// What the elements of matrices are rounded to before they are multiplied. Weights, gradients, optimizer and losses
+/// are in fp32 whatever this says, and so are the sums within a product.
+///
+/// Our kernels have norms, softmax and all that lies between products in fp32 too. Where libtorch computes, that is
+/// on a GPU, the encoder computes with a copy of the weights in this precision and hands it on from layer to layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Not rounded.
     #[default]
     Fp32,
-    /// To 8 bits of precision with the range of fp32, where the chip has AVX512_BF16.
+    /// To 8 bits of precision with the range of fp32, where the processor has AVX512_BF16; on any GPU.
     Bf16,
-    /// To 11 bits, with a scale for each panel of a matrix, where the chip has AVX512-FP16.
+    /// To 11 bits, with a scale for each panel of a matrix, where the processor has AVX512-FP16; on any GPU, with a
+    /// scale for the loss.
     Fp16,
 }
 
@@ -52,13 +57,57 @@ impl fmt::Display for Precision {
     }
 }
 
+/// Who computes the encoder, forward and backward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Our kernels on the CPU, libtorch on a GPU.
+    #[default]
+    Auto,
+    /// Our kernels, written by hand for the CPU.
+    Kernels,
+    /// libtorch's operators and autograd, on any device. On the CPU it is slower; it is the same code that runs on a
+    /// GPU, so that it can be compared there.
+    Libtorch,
+}
+
+impl Engine {
+    /// Who computes on `device`.
+    ///
+    /// # Errors
+    ///
+    /// Where our kernels are asked for and the device is a GPU.
+    pub(crate) fn on(self, device: Device) -> Result<Self, ModelError> {
+        match (self, device) {
+            (Self::Auto | Self::Kernels, Device::Cpu) => Ok(Self::Kernels),
+            (Self::Kernels, device) => Err(ModelError::Input(format!(
+                "engine kernels: found the device {device:?}, allowed: the CPU; leave it at `auto`"
+            ))),
+            _ => Ok(Self::Libtorch),
+        }
+    }
+}
+
 /// How matrix products are computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compute {
-    /// Who multiplies, in fp32.
+    /// Who multiplies, in fp32, where our kernels compute.
     pub gemm: GemmName,
     /// What is multiplied.
     pub precision: Precision,
+    /// Who computes all.
+    pub engine: Engine,
+}
+
+impl Precision {
+    /// The type of weights and activations where libtorch computes in it.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Fp32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+            Self::Fp16 => Kind::Half,
+        }
+    }
 }
 
 impl Compute {
@@ -67,7 +116,16 @@ impl Compute {
     /// # Errors
     ///
     /// When the processor lacks the precision, or the one who multiplies does.
-    pub(crate) fn gemm(self) -> Result<Box<dyn Gemm>, ModelError> {
+    pub(crate) fn gemm(self, device: Device) -> Result<Box<dyn Gemm>, ModelError> {
+        if self.engine.on(device)? == Engine::Libtorch {
+            // It multiplies by itself; nothing asks for our products.
+            return match self.gemm {
+                GemmName::Auto => Ok(Box::new(RustGemm)),
+                other => Err(ModelError::Input(format!(
+                    "gemm {other:?} is for our kernels on the CPU, but libtorch computes on {device:?}: leave it at `auto`"
+                ))),
+            };
+        }
         let lacks = |instructions: &str| {
             ModelError::Input(format!(
                 "precision {}: this processor lacks {instructions}; fp32 runs on every processor",

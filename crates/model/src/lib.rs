@@ -22,6 +22,7 @@
 //! Every call into libtorch that can fail is made through its fallible form, so that a bad shape
 //! is a [`ModelError`] and not an abort.
 
+mod buckets;
 mod compute;
 mod error;
 mod folder;
@@ -31,16 +32,18 @@ pub mod mpnet;
 mod packed;
 mod parameters;
 mod sentence_transformer;
+mod static_batch;
 mod tokenizer;
 mod weights;
 
 pub use crate::{
-    compute::{Compute, GemmName, Precision},
+    compute::{Compute, Engine, GemmName, Precision},
     error::ModelError,
     folder::ModelFiles,
     modules::{Activation, Dense, Pooling, PoolingMode},
     packed::{ChunkLimit, ChunkedBatch, Group, PackedBatch},
     parameters::{LeafId, Parameters, Span},
     sentence_transformer::{EncodeOptions, Mode, SentenceTransformer, Task},
+    static_batch::{StaticBatch, StaticShape},
     tokenizer::Tokenizer,
 };

@@ -6,6 +6,7 @@ use shim::slice_mut;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
+    buckets::{Bucket, DeviceBatch},
     error::ModelError,
     packed::PackedBatch,
     parameters::{LeafId, Parameters, Scope},
@@ -108,30 +109,42 @@ impl Pooling {
     ///
     /// When prompts are left out and nothing else is left of a sentence.
     pub fn forward(&self, tokens: &Tensor, batch: &PackedBatch) -> Result<Tensor, ModelError> {
+        let prompts = self.include_prompt;
+        let shortest = batch.groups().first().map_or(0, |group| group.length);
+        if !prompts && shortest <= batch.prompt_length() {
+            return Err(ModelError::Input(format!(
+                "a prompt of {} tokens leaves nothing to pool of a sentence of {shortest} tokens",
+                batch.prompt_length()
+            )));
+        }
+        self.pool(tokens, batch.on_device()?)
+    }
+
+    /// [`Self::forward`] without its check. Halves are pooled as `f32`.
+    pub(crate) fn pool(&self, tokens: &Tensor, batch: &DeviceBatch) -> Result<Tensor, ModelError> {
         let (_, hidden_size) = tokens.size2()?;
-        let start = if self.include_prompt {
-            0
-        } else {
-            batch.prompt_length()
-        };
         let pooled = batch
-            .groups()
+            .buckets
             .iter()
             .zip(batch.split(tokens)?)
-            .map(|(group, tokens)| {
-                if group.length <= start {
-                    return Err(ModelError::Input(format!(
-                        "a prompt of {start} tokens leaves nothing to pool of a sentence of {} tokens",
-                        group.length
-                    )));
-                }
-                let (n, l, s) = (group.sentences as i64, group.length as i64, start as i64);
-                let tokens = tokens.f_view([n, l, hidden_size])?.f_narrow(1, s, l - s)?;
-                let modes = self.modes.iter().map(|mode| mode.pool(&tokens, s)).collect::<Result<Vec<_>, _>>()?;
-                Ok(Tensor::f_cat(&modes, 1)?)
+            .map(|(bucket, tokens)| {
+                let filled = bucket.fill_up(&tokens)?.f_view([
+                    bucket.sentences(),
+                    bucket.length(),
+                    hidden_size,
+                ])?;
+                let filled = match filled.kind() {
+                    Kind::Half | Kind::BFloat16 => filled.f_to_kind(Kind::Float)?,
+                    _ => filled,
+                };
+                let modes = self
+                    .modes
+                    .iter()
+                    .map(|mode| mode.pool(&filled, bucket, self.include_prompt));
+                Ok(Tensor::f_cat(&modes.collect::<Result<Vec<_>, _>>()?, 1)?)
             })
             .collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(Tensor::f_cat(&pooled, 0)?.f_index_select(0, batch.restore())?)
+        Ok(Tensor::f_cat(&pooled, 0)?.f_index_select(0, &batch.restore)?)
     }
 
     /// [`Self::forward`] on our kernels, for token embeddings `[T, H]` in the host's memory.
@@ -227,29 +240,42 @@ impl Pooling {
 }
 
 impl PoolingMode {
-    /// `[n, l, H]` to `[n, H]`; the first token's weight is `before` + 1.
-    fn pool(self, tokens: &Tensor, before: i64) -> Result<Tensor, ModelError> {
-        let (_, l, _) = tokens.size3()?;
-        let sum = || tokens.f_sum_dim_intlist([1i64].as_slice(), false, None::<Kind>);
-        Ok(match self {
-            Self::Cls => tokens.f_select(1, 0)?,
-            Self::LastToken => tokens.f_select(1, l - 1)?,
-            Self::Max => tokens.f_max_dim(1, false)?.0,
-            Self::Mean => sum()?.f_div_scalar(l as f64)?,
-            Self::MeanSqrtLen => sum()?.f_div_scalar((l as f64).sqrt())?,
-            Self::WeightedMean => {
-                let weights = Tensor::f_arange_start(
-                    before + 1,
-                    before + l + 1,
-                    (Kind::Float, tokens.device()),
-                )?;
-                let total = (before + 1 + before + l) as f64 * l as f64 / 2.0;
-                let weighted = tokens.f_mul(&weights.f_view([1, l, 1])?)?;
-                weighted
-                    .f_sum_dim_intlist([1i64].as_slice(), false, None::<Kind>)?
-                    .f_div_scalar(total)?
+    /// The tokens of a bucket, `[n, l, H]`, to `[n, H]`.
+    fn pool(self, tokens: &Tensor, bucket: &Bucket, prompts: bool) -> Result<Tensor, ModelError> {
+        let is_pooled = bucket.is_pooled(prompts)?;
+        if self == Self::Max {
+            let is_left_out = is_pooled.f_logical_not()?.f_unsqueeze(2)?;
+            let rest = tokens.f_masked_fill(&is_left_out, f64::NEG_INFINITY)?;
+            return Ok(rest.f_max_dim(1, false)?.0);
+        }
+        // All others are sums of tokens, each with a weight.
+        let kind = tokens.kind();
+        let ones = || is_pooled.f_to_kind(kind);
+        let count = |weights: &Tensor| weights.f_sum_dim_intlist([1i64].as_slice(), true, kind);
+        let weights = match self {
+            Self::Mean => {
+                let ones = ones()?;
+                ones.f_div(&count(&ones)?)?
             }
-        })
+            Self::MeanSqrtLen => {
+                let ones = ones()?;
+                ones.f_div(&count(&ones)?.f_sqrt()?)?
+            }
+            Self::WeightedMean => {
+                let places = ones()?.f_mul(&bucket.places()?.f_add_scalar(1)?)?;
+                places.f_div(&count(&places)?)?
+            }
+            Self::Cls => {
+                let first = bucket.starts(prompts)?;
+                bucket.places()?.f_eq_tensor(&first)?.f_to_kind(kind)?
+            }
+            Self::LastToken => {
+                let last = bucket.lengths().f_sub_scalar(1)?;
+                bucket.places()?.f_eq_tensor(&last)?.f_to_kind(kind)?
+            }
+            Self::Max => unreachable!("it has returned above"),
+        };
+        Ok(weights.f_unsqueeze(1)?.f_bmm(tokens)?.f_squeeze_dim(1)?)
     }
 }
 

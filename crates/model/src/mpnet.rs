@@ -8,17 +8,22 @@
 //! The pooler of that implementation is left out: sentence embeddings do not use it.
 //!
 //! Dimensions in the comments: T packed tokens, H hidden size, I intermediate size, h heads,
-//! d = H / h, n sentences of a group, l their length, L the longest sentence of the batch.
+//! d = H / h; of a bucket n sentences, t packed tokens, l the tokens that each sentence has room for.
 
 pub(crate) mod fused;
 
-use std::path::Path;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::{
+    buckets::DeviceBatch,
     error::ModelError,
     packed::PackedBatch,
     parameters::{LeafId, Parameters, Scope},
@@ -299,6 +304,16 @@ impl MpNet {
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
         self.check_fits(batch)?;
+        self.forward_on_device(parameters, batch.on_device()?, dropout)
+    }
+
+    /// [`Self::forward`] without its checks, for what is on the device already.
+    pub(crate) fn forward_on_device(
+        &self,
+        parameters: &Parameters,
+        batch: &DeviceBatch,
+        dropout: Dropout,
+    ) -> Result<Tensor, ModelError> {
         let hidden = self.embeddings.forward(parameters, batch, dropout)?;
         self.encoder
             .forward(parameters, hidden, batch, dropout, &mut |_| ())
@@ -316,6 +331,7 @@ impl MpNet {
         dropout: Dropout,
     ) -> Result<Vec<Tensor>, ModelError> {
         self.check_fits(batch)?;
+        let batch = batch.on_device()?;
         let hidden = self.embeddings.forward(parameters, batch, dropout)?;
         let mut states = Vec::with_capacity(self.encoder.layers.len() + 1);
         let last = self
@@ -328,7 +344,7 @@ impl MpNet {
     }
 
     /// Whether the model has tables for the batch's ids and positions.
-    fn check_fits(&self, batch: &PackedBatch) -> Result<(), ModelError> {
+    pub(crate) fn check_fits(&self, batch: &PackedBatch) -> Result<(), ModelError> {
         if i64::from(batch.max_id()) >= self.config.vocab_size {
             return Err(ModelError::Input(format!(
                 "token id {} is beyond the model's vocabulary of {}: the tokenizer is another model's",
@@ -370,25 +386,14 @@ impl Embeddings {
     fn forward(
         &self,
         p: &Parameters,
-        batch: &PackedBatch,
+        batch: &DeviceBatch,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
-        let padding = i64::from(PADDING_ID);
-        // A step touches few rows of the vocabulary: its gradient is sparse, and so is adding it up.
-        let words = Tensor::f_embedding(
-            p.leaf(self.word_embeddings),
-            batch.ids(),
-            padding,
-            false,
-            true,
-        )?;
-        let positions = Tensor::f_embedding(
-            p.leaf(self.position_embeddings),
-            batch.positions(),
-            padding,
-            false,
-            false,
-        )?;
+        let look_up = |table: LeafId, rows: &Tensor| {
+            Tensor::f_embedding(p.leaf(table), rows, i64::from(PADDING_ID), false, false)
+        };
+        let words = look_up(self.word_embeddings, &batch.ids)?;
+        let positions = look_up(self.position_embeddings, &batch.positions)?;
         let hidden = self.layer_norm.forward(p, &words.f_add(&positions)?)?;
         drop_out(hidden, dropout.hidden)
     }
@@ -399,6 +404,8 @@ struct Encoder {
     layers: Vec<Layer>,
     relative_attention_bias: LeafId,
     heads: i64,
+    /// By length and kind.
+    chosen_buckets: Mutex<HashMap<(i64, i32), Tensor>>,
 }
 
 impl Encoder {
@@ -414,6 +421,7 @@ impl Encoder {
             layers,
             relative_attention_bias: scope.leaf("relative_attention_bias.weight", &shape),
             heads: config.num_attention_heads,
+            chosen_buckets: Mutex::default(),
         }
     }
 
@@ -421,7 +429,7 @@ impl Encoder {
         &self,
         p: &Parameters,
         mut hidden: Tensor,
-        batch: &PackedBatch,
+        batch: &DeviceBatch,
         dropout: Dropout,
         on_input: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor, ModelError> {
@@ -433,47 +441,55 @@ impl Encoder {
         Ok(hidden)
     }
 
-    /// The bias of every group, `[n * h, l, l]`: one for all layers.
+    /// What is added to the scores of every bucket, `[n, h, l, l]`, one for all layers: the relative position
+    /// bias, and minus infinity for keys that are no token.
     fn position_bias(
         &self,
         p: &Parameters,
-        batch: &PackedBatch,
+        batch: &DeviceBatch,
     ) -> Result<Vec<Tensor>, ModelError> {
-        let longest = batch.max_length() as i64;
-        let by_distance: Vec<i64> = (1 - longest..longest)
-            .map(relative_position_bucket)
-            .collect();
-        // Row `query` of the bucket matrix holds the distances -query..L - query.
-        let buckets: Vec<i64> = (0..longest as usize)
-            .rev()
-            .flat_map(|start| &by_distance[start..start + longest as usize])
-            .copied()
-            .collect();
-        let buckets = Tensor::f_from_slice(&buckets)?
-            .f_view([longest, longest])?
-            .f_to_device(p.device())?;
-        // [L, L, h] -> [h, L, L]
-        let bias = Tensor::f_embedding(
-            p.leaf(self.relative_attention_bias),
-            &buckets,
-            -1,
-            false,
-            false,
-        )?
-        .f_permute([2, 0, 1])?;
+        let table = p.leaf(self.relative_attention_bias);
         batch
-            .groups()
+            .buckets
             .iter()
-            .map(|group| {
-                let (n, l) = (group.sentences as i64, group.length as i64);
+            .map(|bucket| {
+                let (n, l) = (bucket.sentences(), bucket.length());
+                // [l * l, 32] x [32, h] -> [h, l, l]; the gradient by the table is a product too.
+                let bias = self
+                    .chosen_buckets(l, table)?
+                    .f_matmul(table)?
+                    .f_view([l, l, self.heads])?
+                    .f_permute([2, 0, 1])?;
+                let is_empty = bucket.is_empty()?.f_view([n, 1, 1, l])?;
                 Ok(bias
-                    .f_narrow(1, 0, l)?
-                    .f_narrow(2, 0, l)?
                     .f_unsqueeze(0)?
                     .f_expand([n, self.heads, l, l], false)?
-                    .f_reshape([n * self.heads, l, l])?)
+                    .f_masked_fill(&is_empty, f64::NEG_INFINITY)?)
             })
             .collect()
+    }
+
+    /// The bucket of each query and key of a sentence of `l` tokens as a row with a single one, `[l * l, 32]`, of the
+    /// table's kind and on its device. It is made once for each length.
+    fn chosen_buckets(&self, l: i64, table: &Tensor) -> Result<Tensor, ModelError> {
+        let mut made = self
+            .chosen_buckets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let key = (l, table.kind() as i32);
+        if let Some(chosen) = made.get(&key) {
+            return Ok(chosen.shallow_clone());
+        }
+        let _guard = tch::no_grad_guard();
+        let buckets: Vec<i64> = (0..l)
+            .flat_map(|query| (0..l).map(move |key| relative_position_bucket(key - query)))
+            .collect();
+        let chosen = Tensor::f_from_slice(&buckets)?
+            .f_one_hot(RELATIVE_BUCKETS)?
+            .f_to_device(table.device())?
+            .f_to_kind(table.kind())?;
+        made.insert(key, chosen.shallow_clone());
+        Ok(chosen)
     }
 }
 
@@ -505,7 +521,7 @@ impl Layer {
         p: &Parameters,
         hidden: &Tensor,
         bias: &[Tensor],
-        batch: &PackedBatch,
+        batch: &DeviceBatch,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
         let attended = self.attention.forward(p, hidden, bias, batch, dropout)?;
@@ -546,41 +562,47 @@ impl Attention {
         p: &Parameters,
         hidden: &Tensor,
         bias: &[Tensor],
-        batch: &PackedBatch,
+        batch: &DeviceBatch,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
         let (_, hidden_size) = hidden.size2()?;
         let (h, d) = (self.heads, hidden_size / self.heads);
         let qkv = batch.split(&self.qkv.forward(p, hidden)?)?;
-        let context = batch
-            .groups()
-            .iter()
-            .zip(qkv)
-            .zip(bias)
-            .map(|((group, qkv), bias)| {
-                let (n, l) = (group.sentences as i64, group.length as i64);
-                // [n * l, 3 * H] -> three of [n * h, l, d]
-                let qkv = qkv
-                    .f_view([n, l, 3, h, d])?
-                    .f_permute([2, 0, 3, 1, 4])?
-                    .f_reshape([3, n * h, l, d])?
-                    .f_unbind(0)?;
-                let [q, k, v] = &qkv[..] else {
-                    unreachable!("the first dimension is 3")
-                };
-                // q k^T / sqrt(d) + bias, [n * h, l, l]
-                let scores =
-                    bias.f_baddbmm(q, &k.f_transpose(1, 2)?, 1.0, 1.0 / (d as f64).sqrt())?;
-                let probabilities = drop_out(scores.f_softmax(-1, None)?, dropout.attention)?;
-                // [n * h, l, d] -> [n * l, H]
-                Ok(probabilities
-                    .f_bmm(v)?
-                    .f_view([n, h, l, d])?
-                    .f_transpose(1, 2)?
-                    .f_reshape([n * l, hidden_size])?)
-            })
-            .collect::<Result<Vec<_>, ModelError>>()?;
-        let context = Tensor::f_cat(&context, 0)?; // [T, H]
+        let mut contexts = Vec::with_capacity(qkv.len());
+        for ((bucket, qkv), bias) in batch.buckets.iter().zip(qkv).zip(bias) {
+            let (n, l) = (bucket.sentences(), bucket.length());
+            // [t, 3 * H] -> three of [n, h, l, d]; the gradient of the three is one copy.
+            let qkv = bucket
+                .fill_up(&qkv)?
+                .f_view([n, l, 3, h, d])?
+                .f_unbind(2)?
+                .into_iter()
+                .map(|x| x.f_transpose(1, 2))
+                .collect::<Result<Vec<_>, _>>()?;
+            let [q, k, v] = &qkv[..] else {
+                unreachable!("the third dimension is 3")
+            };
+            // softmax(q k^T / sqrt(d) + bias) v, in one kernel where the device has one.
+            let context = Tensor::f_scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                Some(bias),
+                dropout.attention,
+                false,
+                None,
+                false,
+            )?;
+            let context = context.f_transpose(1, 2)?.f_reshape([n * l, hidden_size])?;
+            contexts.push(bucket.pack(&context)?);
+        }
+        let context = match contexts.pop() {
+            Some(only) if contexts.is_empty() => only,
+            last => {
+                contexts.extend(last);
+                Tensor::f_cat(&contexts, 0)? // [T, H]
+            }
+        };
         let output = drop_out(self.output.forward(p, &context)?, dropout.hidden)?;
         self.layer_norm.forward(p, &output.f_add(hidden)?)
     }

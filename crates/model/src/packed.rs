@@ -1,8 +1,14 @@
 //! Batches without padding: all tokens of a batch in one row, grouped by sentence length.
 
+use std::sync::OnceLock;
+
 use tch::{Device, Tensor};
 
-use crate::{error::ModelError, mpnet};
+use crate::{
+    buckets::{DeviceBatch, upload},
+    error::ModelError,
+    mpnet,
+};
 
 /// Sentences of different lengths as one row of tokens, without padding.
 ///
@@ -10,9 +16,9 @@ use crate::{error::ModelError, mpnet};
 /// those of one length form a [`Group`]: contiguous tokens that view as `[sentences, length]`.
 #[derive(Debug)]
 pub struct PackedBatch {
-    ids: Tensor,
-    positions: Tensor,
-    restore: Tensor,
+    device: Device,
+    /// What libtorch computes with, made when it is first asked for: our kernels do without.
+    on_device: OnceLock<DeviceBatch>,
     host_ids: Vec<u32>,
     host_positions: Vec<u32>,
     host_restore: Vec<usize>,
@@ -78,14 +84,9 @@ impl PackedBatch {
                 }),
             }
         }
-        let wide = |values: &[u32]| -> Result<Tensor, ModelError> {
-            let values: Vec<i64> = values.iter().copied().map(i64::from).collect();
-            Ok(Tensor::f_from_slice(&values)?.f_to_device(device)?)
-        };
         Ok(Self {
-            ids: wide(&ids)?,
-            positions: wide(&positions)?,
-            restore: places(&restore, device)?,
+            device,
+            on_device: OnceLock::new(),
             host_restore: restore,
             lengths: sentences.iter().map(|sentence| sentence.len()).collect(),
             groups,
@@ -133,19 +134,17 @@ impl PackedBatch {
         &self.offsets
     }
 
-    /// Token ids, `[tokens]`, 64-bit, in packed order.
-    pub fn ids(&self) -> &Tensor {
-        &self.ids
-    }
-
-    /// MPNet's position ids, `[tokens]`, 64-bit, in packed order.
-    pub fn positions(&self) -> &Tensor {
-        &self.positions
-    }
-
-    /// The packed row of each of the caller's sentences, `[sentences]`, 64-bit.
-    pub fn restore(&self) -> &Tensor {
-        &self.restore
+    /// Ids, positions and buckets on the batch's device.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's, the first time.
+    pub(crate) fn on_device(&self) -> Result<&DeviceBatch, ModelError> {
+        if let Some(batch) = self.on_device.get() {
+            return Ok(batch);
+        }
+        let made = DeviceBatch::new(self, self.device)?;
+        Ok(self.on_device.get_or_init(|| made))
     }
 
     /// The length of each of the caller's sentences, in the caller's order.
@@ -182,18 +181,6 @@ impl PackedBatch {
     pub fn prompt_length(&self) -> usize {
         self.prompt_length
     }
-
-    /// Splits `[tokens, ...]` into one tensor per group, `[group's tokens, ...]`.
-    ///
-    /// One split, not a slice per group: its gradient is one concatenation.
-    pub(crate) fn split(&self, rows: &Tensor) -> Result<Vec<Tensor>, ModelError> {
-        let sizes: Vec<i64> = self
-            .groups
-            .iter()
-            .map(|group| group.tokens() as i64)
-            .collect();
-        Ok(rows.f_split_with_sizes(sizes.as_slice(), 0)?)
-    }
 }
 
 /// How much of a batch is embedded at a time.
@@ -223,6 +210,7 @@ pub struct ChunkedBatch {
     chunks: Vec<PackedBatch>,
     /// The places of each chunk's sentences in the caller's order, 64-bit.
     rows: Vec<Tensor>,
+    host_rows: Vec<Vec<usize>>,
 }
 
 impl ChunkedBatch {
@@ -237,7 +225,7 @@ impl ChunkedBatch {
         device: Device,
     ) -> Result<Self, ModelError> {
         let order = by_length(sentences);
-        let (mut chunks, mut rows) = (Vec::new(), Vec::new());
+        let (mut chunks, mut rows, mut host_rows) = (Vec::new(), Vec::new(), Vec::new());
         let (mut begin, mut first_token) = (0, 0);
         while begin < order.len() || chunks.is_empty() {
             let mut n_tokens = 0;
@@ -256,9 +244,14 @@ impl ChunkedBatch {
             first_token += chunk.tokens();
             chunks.push(chunk);
             rows.push(places(&order[begin..end], device)?);
+            host_rows.push(order[begin..end].to_vec());
             begin = end;
         }
-        Ok(Self { chunks, rows })
+        Ok(Self {
+            chunks,
+            rows,
+            host_rows,
+        })
     }
 
     /// The chunks, shortest sentences first.
@@ -280,12 +273,17 @@ impl ChunkedBatch {
     pub(crate) fn rows(&self, chunk: usize) -> &Tensor {
         &self.rows[chunk]
     }
+
+    /// As [`Self::rows`], in the host's memory.
+    pub(crate) fn host_rows(&self, chunk: usize) -> &[usize] {
+        &self.host_rows[chunk]
+    }
 }
 
 /// Rows as libtorch's indices, 64-bit.
 fn places(rows: &[usize], device: Device) -> Result<Tensor, ModelError> {
     let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    Ok(Tensor::f_from_slice(&rows)?.f_to_device(device)?)
+    upload(&rows, device)
 }
 
 /// The sentences' places, shortest first and otherwise in the caller's order.

@@ -1,6 +1,9 @@
 //! All parameters of a model as views of one flat tensor.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use tch::{Device, Kind, Tensor};
 
@@ -24,7 +27,24 @@ pub struct Parameters {
     leaves: Vec<Leaf>,
     spans: Vec<Span>,
     decayed: i64,
+    /// The leaves before this one are the encoder's.
+    encoder_end: usize,
+    /// The leaves in the order of the flat tensor.
+    order: Vec<usize>,
+    rounded: Option<Rounded>,
 }
+
+/// The weights in 16 bits, and the encoder's leaves as views of them.
+#[derive(Debug)]
+struct Rounded {
+    flat: Tensor,
+    leaves: Vec<Tensor>,
+    /// The version of the weights that these were rounded from.
+    version: AtomicI64,
+}
+
+/// No version of a tensor.
+const STALE: i64 = -1;
 
 /// One parameter of the checkpoint, as a range of the flat tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +77,20 @@ struct Leaf {
     offset: i64,
 }
 
+impl Leaf {
+    /// The leaf's place in `flat`, for autograd.
+    fn view_of(&self, flat: &Tensor) -> Result<Tensor, ModelError> {
+        differentiable(flat, self.offset, &self.shape)
+    }
+}
+
+fn differentiable(flat: &Tensor, offset: i64, shape: &[i64]) -> Result<Tensor, ModelError> {
+    let view = flat
+        .f_narrow(0, offset, shape.iter().product())?
+        .f_view(shape)?;
+    Ok(view.f_detach()?.f_requires_grad_(true)?)
+}
+
 impl Parameters {
     /// The flat tensor, `[n]`. Update it in place under `no_grad`.
     pub fn flat(&self) -> &Tensor {
@@ -83,9 +117,66 @@ impl Parameters {
         self.flat.device()
     }
 
-    /// The tensor that a module computes with, a view into the flat tensor.
+    /// The tensor that a module computes with: a view into the flat tensor, or of the encoder's into the rounded
+    /// copy where there is one.
     pub fn leaf(&self, id: LeafId) -> &Tensor {
-        &self.leaves[id.0].tensor
+        self.differentiated(id.0)
+    }
+
+    /// What autograd differentiates by.
+    fn differentiated(&self, leaf: usize) -> &Tensor {
+        let rounded = self.rounded.as_ref();
+        rounded
+            .and_then(|rounded| rounded.leaves.get(leaf))
+            .unwrap_or(&self.leaves[leaf].tensor)
+    }
+
+    /// Has the encoder compute with the weights rounded to `kind`, from a copy that [`Self::refresh`] keeps up with
+    /// the weights; `f32` are the weights themselves.
+    pub(crate) fn round_to(&mut self, kind: Kind) -> Result<(), ModelError> {
+        self.rounded = None;
+        if kind == Kind::Float {
+            return Ok(());
+        }
+        let flat = self.flat.f_to_kind(kind)?;
+        let leaves = self.leaves[..self.encoder_end].iter();
+        self.rounded = Some(Rounded {
+            leaves: leaves
+                .map(|leaf| leaf.view_of(&flat))
+                .collect::<Result<_, _>>()?,
+            flat,
+            version: AtomicI64::new(self.flat.f_internal_version()?),
+        });
+        Ok(())
+    }
+
+    /// Rounds the weights, whether or not they have changed, as a graph that is recorded has to.
+    pub(crate) fn round_again(&self) -> Result<(), ModelError> {
+        if let Some(rounded) = &self.rounded {
+            rounded.version.store(STALE, Ordering::Relaxed);
+        }
+        self.refresh()
+    }
+
+    /// Takes note that a replayed graph has changed the weights, which their version does not tell.
+    pub fn were_changed_by_a_graph(&self) {
+        if let Some(rounded) = &self.rounded {
+            rounded.version.store(STALE, Ordering::Relaxed);
+        }
+    }
+
+    /// Rounds the weights again if they have changed since.
+    pub(crate) fn refresh(&self) -> Result<(), ModelError> {
+        let Some(rounded) = &self.rounded else {
+            return Ok(());
+        };
+        let version = self.flat.f_internal_version()?;
+        if rounded.version.swap(version, Ordering::Relaxed) != version {
+            let _guard = tch::no_grad_guard();
+            // Through a detached handle: autograd has it that leaves are not written.
+            rounded.flat.f_detach()?.f_copy_(&self.flat)?;
+        }
+        Ok(())
     }
 
     /// Where a leaf begins in the flat tensor, and in a flat gradient, in elements.
@@ -148,20 +239,27 @@ impl Parameters {
                 "the loss does not depend on the parameters: it was computed under no_grad or detached".to_owned(),
             ));
         }
-        let mut leaves: Vec<&Tensor> = self.leaves.iter().map(|leaf| &leaf.tensor).collect();
+        let mut leaves: Vec<&Tensor> = (0..self.leaves.len())
+            .map(|leaf| self.differentiated(leaf))
+            .collect();
         leaves.extend(inputs);
         let mut gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
         let gradients_of_inputs = gradients.split_off(self.leaves.len());
         let _guard = tch::no_grad_guard();
-        for (leaf, gradient_of_leaf) in self.leaves.iter().zip(gradients) {
-            if gradient_of_leaf.defined() {
-                let numel = leaf.shape.iter().product();
-                let mut target = gradient
-                    .f_narrow(0, leaf.offset, numel)?
-                    .f_view(leaf.shape.as_slice())?;
-                let _ = target.f_add_(&gradient_of_leaf)?;
-            }
+        // One addition of all instead of hundreds, each of which a GPU would wait for.
+        let mut parts = Vec::with_capacity(gradients.len());
+        for &leaf in &self.order {
+            let gradient = &gradients[leaf];
+            parts.push(if gradient.defined() {
+                gradient.f_reshape([-1])?
+            } else {
+                let like = self.differentiated(leaf);
+                Tensor::f_zeros([like.numel() as i64], (like.kind(), like.device()))?
+            });
         }
+        let _ = gradient
+            .shallow_clone()
+            .f_add_(&Tensor::f_cat(&parts, 0)?)?;
         Ok(gradients_of_inputs)
     }
 }
@@ -170,6 +268,7 @@ impl Parameters {
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
     declared: Vec<Declared>,
+    encoder_end: usize,
 }
 
 #[derive(Debug)]
@@ -186,6 +285,11 @@ impl Layout {
             layout: self,
             prefix: prefix.to_owned(),
         }
+    }
+
+    /// Says that the encoder has declared all it has.
+    pub(crate) fn end_encoder(&mut self) {
+        self.encoder_end = self.declared.len();
     }
 
     /// The number of all parameters.
@@ -243,22 +347,23 @@ impl Layout {
             .into_iter()
             .zip(offsets)
             .map(|(declared, offset)| {
-                let view = flat
-                    .f_narrow(0, offset, numel(&declared))?
-                    .f_view(declared.shape.as_slice())?;
-                let tensor = view.f_detach()?.f_requires_grad_(true)?;
                 Ok(Leaf {
-                    tensor,
+                    tensor: differentiable(&flat, offset, &declared.shape)?,
                     shape: declared.shape,
                     offset,
                 })
             })
-            .collect::<Result<_, ModelError>>()?;
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        let mut order: Vec<usize> = (0..leaves.len()).collect();
+        order.sort_by_key(|&leaf| leaves[leaf].offset);
         Ok(Parameters {
             flat,
             leaves,
             spans,
             decayed,
+            encoder_end: self.encoder_end,
+            order,
+            rounded: None,
         })
     }
 }

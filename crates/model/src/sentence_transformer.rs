@@ -15,7 +15,7 @@ use shim::{slice, slice_mut};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    compute::Compute,
+    compute::{Compute, Engine},
     error::ModelError,
     folder::{self, Description, MIN_SEQ_LENGTH, ModelFiles, ModuleDescription, Settings},
     modules::{Dense, Module, Pooling, normalize},
@@ -25,6 +25,7 @@ use crate::{
     },
     packed::{ChunkedBatch, PackedBatch},
     parameters::{Layout, Parameters},
+    static_batch::{StaticBatch, StaticShape},
     tokenizer::Tokenizer,
     weights::{self, Checkpoint},
 };
@@ -41,6 +42,8 @@ pub struct SentenceTransformer {
     descriptions: Vec<ModuleDescription>,
     settings: Settings,
     compute: Compute,
+    /// What the compute's engine comes to on the device.
+    engine: Engine,
     gemm: Box<dyn Gemm>,
     /// One pass at a time; kept so that its buffers are.
     workspace: Mutex<Workspace>,
@@ -326,17 +329,23 @@ impl SentenceTransformer {
     ///
     /// When the processor lacks it, or the model is on a device that it does not apply to.
     pub fn set_compute(&mut self, compute: Compute) -> Result<(), ModelError> {
-        if compute != Compute::default() && self.parameters.device() != Device::Cpu {
-            return Err(ModelError::Input(format!(
-                "precision {} and gemm {:?} are for the CPU, but the model is on {:?}",
-                compute.precision,
-                compute.gemm,
-                self.parameters.device()
-            )));
-        }
-        self.gemm = compute.gemm()?;
+        let device = self.parameters.device();
+        let gemm = compute.gemm(device)?;
+        let engine = compute.engine.on(device)?;
+        let kind = match engine {
+            Engine::Libtorch => compute.precision.kind(),
+            _ => Kind::Float,
+        };
+        self.parameters.round_to(kind)?;
+        self.gemm = gemm;
+        self.engine = engine;
         self.compute = compute;
         Ok(())
+    }
+
+    /// Who computes: [`Engine::Kernels`] or [`Engine::Libtorch`].
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     fn pass_options(&self, dropout: Dropout, seed: u64) -> PassOptions<'_> {
@@ -351,7 +360,7 @@ impl SentenceTransformer {
     /// Sentence embeddings, `[sentences, dimension]`, in the caller's order, with autograd.
     ///
     /// The way for devices without kernels of our own, and the measure of those: [`Self::embed`] and
-    /// [`Self::forward_backward`] give the same numbers, faster.
+    /// [`Self::forward_backward`] give the same numbers, on the CPU faster.
     ///
     /// # Errors
     ///
@@ -364,6 +373,7 @@ impl SentenceTransformer {
             }
             Mode::Eval => Dropout::NONE,
         };
+        self.parameters.refresh()?;
         let tokens = self.encoder.forward(&self.parameters, batch, dropout)?;
         self.after_pooling(self.pooling.forward(&tokens, batch)?)
     }
@@ -375,7 +385,7 @@ impl SentenceTransformer {
     /// As [`Self::forward`].
     pub fn embed(&self, batch: &PackedBatch) -> Result<Tensor, ModelError> {
         let _guard = tch::no_grad_guard();
-        if self.parameters.device() != Device::Cpu {
+        if self.engine == Engine::Libtorch {
             return self.forward(batch, Mode::Eval);
         }
         let mut work = self.workspace();
@@ -537,6 +547,55 @@ impl SentenceTransformer {
         Ok(value)
     }
 
+    /// Whether batches of this model can be put in the place of each other: libtorch computes, and no part of a
+    /// batch but its numbers decides what is computed.
+    ///
+    /// # Errors
+    ///
+    /// When the batch is beyond the model's tables.
+    pub fn static_shape(&self, batch: &ChunkedBatch) -> Result<Option<StaticShape>, ModelError> {
+        if self.engine != Engine::Libtorch || !self.pooling.include_prompt {
+            return Ok(None);
+        }
+        for chunk in batch.chunks() {
+            self.encoder.check_fits(chunk)?;
+        }
+        Ok(StaticShape::of(batch))
+    }
+
+    /// [`Self::forward_backward`] of what `batch` holds, by operations that a graph can record: the same for all
+    /// batches of the shape. Dropout is drawn by libtorch's generator as it is seeded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward_backward`].
+    pub fn forward_backward_static<E: From<ModelError>>(
+        &self,
+        batch: &StaticBatch,
+        gradient: &Tensor,
+        loss: impl FnOnce(&Tensor) -> Result<(Tensor, Tensor), E>,
+    ) -> Result<Tensor, E> {
+        let parameters = &self.parameters;
+        let embed = || -> Result<Tensor, ModelError> {
+            parameters.round_again()?;
+            let batch = batch.on_device();
+            let tokens = self
+                .encoder
+                .forward_on_device(parameters, batch, self.dropout)?;
+            self.after_pooling(self.pooling.pool(&tokens, batch)?)
+        };
+        let embeddings = embed()?;
+        let detached = embeddings.f_detach().map_err(ModelError::from)?;
+        let (value, d_embeddings) = loss(&detached)?;
+        let go_back = || -> Result<(), ModelError> {
+            // The gradient of this sum by the embeddings is theirs.
+            let total = embeddings.f_mul(&d_embeddings)?.f_sum(Kind::Float)?;
+            parameters.backward(&total, gradient)
+        };
+        go_back()?;
+        Ok(value)
+    }
+
     /// The embeddings of a chunk under dropout: the last layer's, then those of `layers`.
     fn training_forward(
         &self,
@@ -546,7 +605,7 @@ impl SentenceTransformer {
         keep: Keep,
         work: &mut Workspace,
     ) -> Result<Vec<Part>, ModelError> {
-        if self.parameters.device() != Device::Cpu {
+        if self.engine == Engine::Libtorch {
             // libtorch's generator knows nothing of a chunk's place.
             tch::manual_seed(mix(seed ^ chunk.first_token() as u64) as i64);
         }
@@ -568,7 +627,8 @@ impl SentenceTransformer {
         };
         let _guard = (keep == Keep::Nothing).then(tch::no_grad_guard);
         let mut parts = Vec::with_capacity(1 + layers.len());
-        if self.parameters.device() != Device::Cpu {
+        if self.engine == Engine::Libtorch {
+            self.parameters.refresh()?;
             let states = if layers.is_empty() {
                 vec![self.encoder.forward(&self.parameters, chunk, dropout)?]
             } else {
@@ -611,7 +671,7 @@ impl SentenceTransformer {
         work: &mut Workspace,
     ) -> Result<(), ModelError> {
         self.parameters.check_gradient(gradient)?;
-        let is_fused = self.parameters.device() == Device::Cpu;
+        let is_fused = self.engine != Engine::Libtorch;
         let d_pooled = if is_fused && self.modules.is_empty() {
             let contiguous = d_parts.iter().map(Tensor::f_contiguous);
             contiguous.collect::<Result<Vec<_>, _>>()?
@@ -789,7 +849,7 @@ impl SentenceTransformer {
             options,
             on_progress,
             |batch, rows| {
-                let tokens = if self.parameters.device() == Device::Cpu {
+                let tokens = if self.engine != Engine::Libtorch {
                     let mut work = self.workspace();
                     let tokens = self.encoder.fused_forward(
                         &self.pass_options(Dropout::NONE, 0),
@@ -799,6 +859,7 @@ impl SentenceTransformer {
                     )?;
                     tokens.to_vec()
                 } else {
+                    self.parameters.refresh()?;
                     let tokens = self
                         .encoder
                         .forward(&self.parameters, batch, Dropout::NONE)?;
@@ -885,6 +946,11 @@ impl SentenceTransformer {
         // The longest come first, so that a batch which is too big for the memory fails at once.
         let mut order: Vec<usize> = (0..sentences.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(sentences[i].len()));
+        // A GPU is busy with many more tokens than a processor.
+        let batch_tokens = match self.parameters.device() {
+            Device::Cpu => options.batch_tokens,
+            _ => options.batch_tokens.saturating_mul(16),
+        };
         let mut done = 0;
         while done < order.len() {
             let mut n_tokens = 0;
@@ -893,7 +959,7 @@ impl SentenceTransformer {
                 .take(options.batch_size)
                 .take_while(|&&i| {
                     n_tokens += sentences[i].len();
-                    n_tokens <= options.batch_tokens
+                    n_tokens <= batch_tokens
                 })
                 .count();
             let rows = &order[done..done + n_fitting.max(1)];
@@ -947,6 +1013,7 @@ impl SentenceTransformer {
     ) -> Result<Self, ModelError> {
         let mut layout = Layout::default();
         let encoder = MpNet::new(config, &mut layout.root(""));
+        layout.end_encoder();
         let (mut pooling, mut modules) = (None, Vec::new());
         for description in &descriptions {
             match description {
@@ -988,7 +1055,8 @@ impl SentenceTransformer {
             descriptions,
             settings,
             compute: Compute::default(),
-            gemm: Compute::default().gemm()?,
+            engine: Engine::Auto.on(device)?,
+            gemm: Compute::default().gemm(device)?,
             workspace: Mutex::default(),
         })
     }

@@ -1,5 +1,6 @@
 //! What tch lacks, behind a safe face: the memory of a tensor as a slice, which kernels written in Rust read
-//! and write in place, and the other way round, libtorch's matrix product on slices ([`gemm`]).
+//! and write in place, the other way round, libtorch's matrix product on slices ([`gemm`]), and the calls that a step on
+//! a GPU needs ([`torch`]).
 //!
 //! A [`Tensor`] is a counted reference, so the borrow checker sees the handle and not the memory. The rule for
 //! callers is the one that libtorch itself has: while a slice of a tensor is alive, nobody runs an operation
@@ -7,6 +8,8 @@
 //! lives, and our callers hold one slice of a buffer at a time.
 
 pub mod gemm;
+pub mod graph;
+pub mod torch;
 
 use tch::{Device, Kind, TchError, Tensor};
 

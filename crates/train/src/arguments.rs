@@ -42,6 +42,18 @@ pub struct TrainingArguments {
     /// What matrix products are rounded to; the trainer sets it on the model.
     #[serde(default)]
     pub precision: Precision,
+    /// Let a GPU round the operands of fp32 products to 10 bits.
+    #[serde(default)]
+    pub tf32: bool,
+    /// Have a GPU use algorithms that give the same bits each time; the CPU's always do.
+    #[serde(default)]
+    pub full_determinism: bool,
+    /// Where a batch does not fit in a GPU's memory, embed it in smaller parts (gradient caching) and go on.
+    #[serde(default)]
+    pub auto_micro_batch: bool,
+    /// Record steps as CUDA graphs where that can be, and launch each at one go.
+    #[serde(default)]
+    pub cuda_graphs: bool,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Shape of the learning rate over the run.
@@ -117,6 +129,10 @@ impl Default for TrainingArguments {
             gradient_accumulation_steps: 1,
             mini_batch_tokens: None,
             precision: Precision::Fp32,
+            tf32: false,
+            full_determinism: false,
+            auto_micro_batch: false,
+            cuda_graphs: false,
             learning_rate: 5e-5,
             lr_scheduler_type: SchedulerType::Linear,
             warmup_steps: 0.0,
@@ -182,6 +198,12 @@ impl TrainingArguments {
                 format!("--{flag} is 0: it must be at least 1")
             })
         };
+        require(!self.tf32 || self.precision == Precision::Fp32, &|| {
+            format!(
+                "--tf32 rounds fp32 products, but --precision is {}: leave one of them out",
+                self.precision
+            )
+        })?;
         positive("num-train-epochs", self.num_train_epochs)?;
         require(self.max_steps == -1 || self.max_steps > 0, &|| {
             format!(

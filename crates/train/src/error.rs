@@ -26,6 +26,25 @@ pub enum TrainError {
     /// The loss or the gradient is infinite or not a number. The update was not made.
     #[error(transparent)]
     NonFinite(Box<NonFinite>),
+    /// A GPU's memory is full.
+    #[error(
+        "step {step}: the GPU's memory is full with {n_tokens} tokens at a time: {}",
+        if *can_cut {
+            "add --auto-micro-batch, or --mini-batch-tokens with fewer, or lower --per-device-train-batch-size"
+        } else {
+            "that is a single sentence: lower --max-seq-length, or free memory on the GPU"
+        }
+    )]
+    OutOfMemory {
+        /// The step.
+        step: u64,
+        /// Tokens that were embedded at a time.
+        n_tokens: usize,
+        /// Whether they can be made fewer without cutting sentences.
+        can_cut: bool,
+        /// libtorch's words.
+        source: Box<TrainError>,
+    },
     /// Another process trains in the folder.
     #[error(
         "{} is in use by {}: give another --output-dir, or wait until that run has ended",
@@ -83,6 +102,28 @@ pub enum TrainError {
     /// libtorch refused an operation.
     #[error("libtorch")]
     Torch(#[from] TchError),
+}
+
+impl TrainError {
+    /// Whether a GPU's memory was full. libtorch says so in words alone.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(TchError::Torch(words)) = error.downcast_ref()
+                && words.contains("out of memory")
+            {
+                return true;
+            }
+            cause = match error.downcast_ref::<Self>() {
+                // A transparent error hides the one that it is.
+                Some(Self::Torch(inner)) => Some(inner),
+                Some(Self::Model(inner)) => Some(inner),
+                Some(Self::Loss(inner)) => Some(inner),
+                _ => error.source(),
+            };
+        }
+        false
+    }
 }
 
 /// The error of writing `path`, with what to do about it.
@@ -181,6 +222,18 @@ impl fmt::Display for NonFinite {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_gpu_is_told_by_libtorchs_words() {
+        let full = || TchError::Torch("CUDA out of memory. Tried to allocate 2.00 GiB".to_owned());
+        assert!(TrainError::from(full()).is_out_of_memory());
+        assert!(TrainError::from(losses::LossError::from(full())).is_out_of_memory());
+        assert!(TrainError::from(model::ModelError::from(full())).is_out_of_memory());
+        let other = TchError::Torch("size mismatch".to_owned());
+        assert!(!TrainError::from(other).is_out_of_memory());
+        let io = io::Error::other("out of memory");
+        assert!(!TrainError::from(io).is_out_of_memory());
+    }
 
     #[test]
     fn advice_goes_by_what_the_system_said() {

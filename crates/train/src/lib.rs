@@ -8,9 +8,12 @@
 
 mod arguments;
 mod checkpoint;
+mod deferred;
+pub mod device;
 mod error;
 mod evaluation;
 pub mod failpoint;
+mod graphs;
 mod identity;
 mod lock;
 mod optimizer;
@@ -31,6 +34,6 @@ pub use optimizer::{Optimizer, OptimizerName, OptimizerOptions, clip_scale, grad
 pub use owned::LOSS_WEIGHTS;
 pub use run_folder::{CONFIG, FINAL, METRICS, RunFolder, write_file, write_folder};
 pub use schedule::{Schedule, SchedulerType, warmup_steps};
-pub use state::TrainerState;
+pub use state::{LossScale, TrainerState};
 pub use tasks::{Objective, Tasks};
 pub use trainer::{Outcome, Trainer, TrainingData};

@@ -8,7 +8,10 @@
 
 use kernels::optimizer::{AdamW, squared_norm};
 use serde::{Deserialize, Serialize};
-use shim::{slice, slice_mut};
+use shim::{
+    slice, slice_mut,
+    torch::{AdamWOptions, AdamWTensors, fused_adamw},
+};
 use tch::{Device, Tensor, no_grad};
 
 use crate::TrainError;
@@ -49,6 +52,19 @@ pub struct OptimizerOptions {
 
 /// RMSprop's smoothing constant, torch's default `alpha`.
 const RMSPROP_ALPHA: f64 = 0.99;
+
+/// What an update that is decided on the device goes by: tensors of one number each, in f32.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OnDevice<'a> {
+    /// The number of the update, counted from one.
+    pub(crate) step: &'a Tensor,
+    /// Learning rate.
+    pub(crate) learning_rate: &'a Tensor,
+    /// What the gradient is divided by.
+    pub(crate) grad_scale: &'a Tensor,
+    /// One where nothing is to change, else zero.
+    pub(crate) found_inf: &'a Tensor,
+}
 
 /// An optimizer with its moments.
 #[derive(Debug)]
@@ -138,7 +154,7 @@ impl Optimizer {
     ) -> Result<(), TrainError> {
         self.n_updates += 1;
         if self.options.name == OptimizerName::AdamW && parameters.device() == Device::Cpu {
-            return self.fused_adamw(parameters, gradient, scale, learning_rate);
+            return self.adamw_by_kernels(parameters, gradient, scale, learning_rate);
         }
         no_grad(|| {
             if scale != 1.0 {
@@ -155,8 +171,65 @@ impl Optimizer {
         })
     }
 
+    /// One update by AdamW as [`Self::step`], for which the host waits for no number; whether it is made, the device
+    /// decides. [`Self::count_updates`] has to be told later.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub(crate) fn step_on_device(
+        &self,
+        parameters: &Tensor,
+        gradient: &Tensor,
+        on_device: OnDevice<'_>,
+    ) -> Result<(), TrainError> {
+        let [(_, first), (_, second)] = &self.moments[..] else {
+            return Err(TrainError::OptimizerState(
+                "AdamW has two moments".to_owned(),
+            ));
+        };
+        let update = |start: i64, n: i64, weight_decay: f64| -> Result<(), TrainError> {
+            if n == 0 {
+                return Ok(());
+            }
+            let part = |tensor: &Tensor| tensor.f_narrow(0, start, n);
+            let tensors = AdamWTensors {
+                parameters: &part(parameters)?,
+                gradient: &part(gradient)?,
+                exp_avg: &part(first)?,
+                exp_avg_sq: &part(second)?,
+                step: on_device.step,
+                learning_rate: on_device.learning_rate,
+                grad_scale: on_device.grad_scale,
+                found_inf: on_device.found_inf,
+            };
+            let options = AdamWOptions {
+                beta1: self.options.adam_beta1,
+                beta2: self.options.adam_beta2,
+                weight_decay,
+                eps: self.options.epsilon,
+            };
+            Ok(fused_adamw(tensors, options)?)
+        };
+        let n = parameters.numel() as i64;
+        no_grad(|| {
+            if self.options.weight_decay == 0.0 {
+                update(0, n, 0.0)?;
+            } else {
+                update(0, self.n_decayed, self.options.weight_decay)?;
+                update(self.n_decayed, n - self.n_decayed, 0.0)?;
+            }
+            let _ = gradient.shallow_clone().f_zero_()?;
+            Ok(())
+        })
+    }
+
+    /// Takes note of updates that the device has made.
+    pub(crate) fn count_updates(&mut self, n: u64) {
+        self.n_updates += n;
+    }
+
     /// AdamW in one pass over memory, on all cores; the article's optimizer, and the default.
-    fn fused_adamw(
+    fn adamw_by_kernels(
         &mut self,
         parameters: &Tensor,
         gradient: &Tensor,

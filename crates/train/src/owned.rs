@@ -9,11 +9,11 @@ use std::{io, path::Path};
 use losses::Loss;
 use model::ModelFiles;
 use safetensors::{Dtype, tensor::TensorView};
-use tch::{Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use crate::{
     TrainError,
-    optimizer::{Optimizer, OptimizerOptions, gradient_norm},
+    optimizer::{OnDevice, Optimizer, OptimizerOptions, gradient_norm},
 };
 
 /// Name of the file with the weights of losses, beside a model's.
@@ -109,6 +109,35 @@ impl LossWeights {
         Ok(())
     }
 
+    /// The norm of all gradients together with the model's, `norm`, of which the host reads nothing.
+    pub(crate) fn norm_on_device(&self, norm: Tensor) -> Result<Tensor, TrainError> {
+        if self.weights.is_empty() {
+            return Ok(norm);
+        }
+        let mut sum = norm.f_square()?;
+        for weight in &self.weights {
+            sum = sum.f_add(&weight.gradient.f_norm()?.f_square()?)?;
+        }
+        Ok(sum.f_sqrt()?)
+    }
+
+    /// As [`Self::step`], where the device decides.
+    pub(crate) fn step_on_device(&self, on_device: OnDevice<'_>) -> Result<(), TrainError> {
+        for weight in &self.weights {
+            let flat = flat(&weight.tensor)?;
+            let optimizer = &weight.optimizer;
+            optimizer.step_on_device(&flat, &weight.gradient, on_device)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of updates that the device has made.
+    pub(crate) fn count_updates(&mut self, n: u64) {
+        for weight in &mut self.weights {
+            weight.optimizer.count_updates(n);
+        }
+    }
+
     /// Forgets the gradients of a step that is not made.
     pub(crate) fn clear(&self) -> Result<(), TrainError> {
         for weight in &self.weights {
@@ -188,7 +217,11 @@ fn add(
         return Ok(());
     }
     let mut views = Vec::with_capacity(tensors.len());
-    for (name, shape, tensor) in &tensors {
+    let on_host = tensors
+        .iter()
+        .map(|(_, _, tensor)| tensor.f_to_device(Device::Cpu))
+        .collect::<Result<Vec<_>, _>>()?;
+    for ((name, shape, _), tensor) in tensors.iter().zip(&on_host) {
         let shape = shape.iter().map(|&length| length as usize).collect();
         let bytes = bytemuck::cast_slice(shim::slice(tensor)?);
         let view = TensorView::new(Dtype::F32, shape, bytes).map_err(io::Error::other)?;

@@ -10,6 +10,7 @@ use std::{
 use eval::Metrics;
 use model::Precision;
 use serde_json::{Map, Value};
+pub use shim::torch::Memory;
 
 use crate::{
     NonFinite, TrainError, TrainerState, error::unsaved, failpoint, run_folder::write_file,
@@ -29,6 +30,24 @@ pub enum Event<'a> {
     Step(&'a Step),
     /// No update was made, because a number was not finite; the run goes on.
     Skipped(&'a NonFinite),
+    /// No update was made, because gradients times the loss's scale were beyond fp16; the scale is halved.
+    Overflow {
+        /// The step.
+        step: u64,
+        /// The scale that was too large.
+        loss_scale: f64,
+    },
+    /// A batch did not fit in the GPU's memory; from here on it is embedded in smaller parts.
+    CutSmaller {
+        /// The step, which begins again.
+        step: u64,
+        /// Tokens that were embedded at a time.
+        n_tokens: usize,
+        /// Tokens that are from now on.
+        fitting: usize,
+    },
+    /// No CUDA graphs are recorded from here on, for this reason; steps are computed as ever.
+    NoGraphs(&'a str),
     /// A log entry is due: training, evaluation, or the summary at the end.
     Log(&'a LogEntry),
     /// Training pauses to encode `n_sentences` for an evaluation.
@@ -67,6 +86,11 @@ pub struct Plan {
     pub n_parameters: usize,
     /// What matrix products are computed in.
     pub precision: Precision,
+    /// Multiplications and additions that a token takes in the linear layers, forward and backward.
+    pub flops_per_token: f64,
+    /// What the GPU reaches in large matrix products of that precision, in the same a second, measured before the
+    /// first step; `None` on the CPU.
+    pub device_flops: Option<f64>,
 }
 
 /// What one update was.
@@ -86,6 +110,8 @@ pub struct Step {
     pub n_rows: usize,
     /// Tokens in this step, all columns, no padding.
     pub n_tokens: usize,
+    /// The GPU's memory that is taken when this is told, and the most that tensors took, in bytes; `None` on the CPU.
+    pub device_memory: Option<Memory>,
 }
 
 /// One who wants to know what happens.
@@ -205,6 +231,8 @@ mod tests {
             n_warmup_steps: 0,
             n_parameters: 1,
             precision: crate::TrainingArguments::default().precision,
+            flops_per_token: 6.0,
+            device_flops: None,
         };
         let mut state = TrainerState::new(
             &crate::TrainingArguments::default(),

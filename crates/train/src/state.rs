@@ -74,8 +74,20 @@ pub struct TrainerState {
     pub n_skipped_steps_in_row: u64,
     /// The run's data, loss and starting model, each by its value or its sha256.
     pub identity: BTreeMap<String, String>,
+    /// What the loss is multiplied by, where gradients are in fp16 on a GPU.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// The arguments of the run.
     pub arguments: TrainingArguments,
+}
+
+/// The state of `torch.amp.GradScaler`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    /// What the loss is multiplied by.
+    pub scale: f64,
+    /// Updates in a row since the scale changed.
+    pub growth_tracker: i64,
 }
 
 impl TrainerState {
@@ -115,6 +127,7 @@ impl TrainerState {
             n_skipped_steps_since_log: 0,
             n_skipped_steps_in_row: 0,
             identity,
+            loss_scale: None,
             arguments: arguments.clone(),
         }
     }
@@ -122,8 +135,20 @@ impl TrainerState {
     /// Counts a step with its loss, after which `share` of its epoch of `n_steps` steps is done. A step without
     /// a loss made no update.
     pub fn count_step(&mut self, loss: Option<f64>, share: f64, n_steps: u64) {
+        self.advance(share, n_steps);
+        self.note_loss(loss);
+    }
+
+    /// Counts a step whose loss is not known yet, after which `share` of its epoch of `n_steps` steps is done.
+    pub fn advance(&mut self, share: f64, n_steps: u64) {
         self.global_step += 1;
         self.n_steps_in_epoch += 1;
+        self.epoch = self.epoch_index as f64 + share;
+        self.end_epoch_after(n_steps);
+    }
+
+    /// Adds up the loss of a step that is counted; one without a loss made no update.
+    pub fn note_loss(&mut self, loss: Option<f64>) {
         match loss {
             Some(loss) => {
                 self.loss_sum += loss;
@@ -136,8 +161,12 @@ impl TrainerState {
                 self.n_skipped_steps_in_row += 1;
             }
         }
-        self.epoch = self.epoch_index as f64 + share;
-        self.end_epoch_after(n_steps);
+    }
+
+    /// Counts a step that made no update because the loss's scale was too large, which is nothing to stop for.
+    pub(crate) fn note_overflow(&mut self) {
+        self.n_skipped_steps += 1;
+        self.n_skipped_steps_since_log += 1;
     }
 
     /// Ends the epoch, and says so, if `n_steps` or more steps of it are made.
@@ -274,7 +303,7 @@ impl TrainerState {
         let (saved, now) = (fields(&self.arguments), fields(arguments));
         let evaluation_decides = self.arguments.evaluation_decides();
         let shapes_the_run = |name: &str| match name.split('-').next() {
-            Some("logging" | "save" | "skip") => false,
+            Some("logging" | "save" | "skip" | "auto") => false,
             Some("eval") => evaluation_decides,
             _ => true,
         };

@@ -14,19 +14,24 @@ use data::{
 use eval::{Metrics, csv::At};
 use kernels::profile::{Part, time};
 use losses::{Loss, StepInputs, cached::gradients};
-use model::{ChunkLimit, ChunkedBatch, Compute, SentenceTransformer};
+use model::{
+    ChunkLimit, ChunkedBatch, Compute, Engine, Precision, SentenceTransformer, StaticBatch,
+};
 use serde_json::json;
-use tch::Tensor;
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     TrainError,
     arguments::{IntervalStrategy, TrainingArguments},
     checkpoint::{self, Checkpoint, Job, Saver},
+    deferred::{Deferred, Facts, Numbers},
+    device,
     error::NonFinite,
     evaluation::Evaluation,
     failpoint,
+    graphs::{CudaRecorder, Echo, Recorder, StepGraphs},
     identity::identity,
-    optimizer::{Optimizer, clip_scale, gradient_norm},
+    optimizer::{Optimizer, OptimizerName, clip_scale, gradient_norm},
     owned::LossWeights,
     report::{Event, LogEntry, Observer, Plan, Step},
     run_folder::{RunFolder, write_folder},
@@ -61,6 +66,8 @@ enum Stepped {
     Updated(Step),
     /// No update: a number was not finite, and may have been so.
     Skipped(Box<NonFinite>),
+    /// The device decides, and [`Trainer::settle`] will tell.
+    InFlight,
     /// No update: a signal came first.
     Interrupted,
 }
@@ -80,6 +87,12 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     optimizer: Optimizer,
     gradient: Tensor,
+    /// Where libtorch computes, the numbers of steps are read later.
+    deferred: Option<Deferred>,
+    /// Where asked for, steps as CUDA graphs.
+    graphs: Option<StepGraphs>,
+    /// What a batch is cut to since it did not fit in the GPU's memory.
+    fitting_tokens: Option<usize>,
     state: TrainerState,
     saver: Saver,
     /// The last step that this trainer began to write a checkpoint of.
@@ -202,6 +215,7 @@ impl<'a> Trainer<'a> {
         model
             .set_compute(compute)
             .map_err(|error| TrainError::Arguments(format!("--{error}")))?;
+        device::configure(&arguments)?;
         let plan = plan(&arguments, &training, &loss_weights, model)?;
         let schedule = Schedule {
             kind: arguments.lr_scheduler_type,
@@ -216,6 +230,8 @@ impl<'a> Trainer<'a> {
             parameters.decayed(),
         )?;
         let gradient = parameters.flat().f_zeros_like()?;
+        let deferred = deferred(model, &arguments)?;
+        let graphs = graphs(&deferred, &arguments);
         let training_data = datasets(&training);
         let evaluation_data: Vec<&Dataset> = evaluated
             .iter()
@@ -238,6 +254,9 @@ impl<'a> Trainer<'a> {
             schedule,
             optimizer,
             gradient,
+            graphs,
+            deferred,
+            fitting_tokens: None,
             state,
             saver: Saver::default(),
             last_saved: None,
@@ -304,6 +323,9 @@ impl<'a> Trainer<'a> {
         let n_updates = saved.global_step - saved.n_skipped_steps;
         self.loss_weights
             .resume(checkpoint.path(), n_updates, anyway)?;
+        if let Some(deferred) = &mut self.deferred {
+            deferred.restore(n_updates, saved.loss_scale)?;
+        }
         let now = TrainerState::new(&self.arguments, &self.plan, self.state.identity.clone());
         self.state = TrainerState {
             identity: now.identity,
@@ -354,10 +376,8 @@ impl<'a> Trainer<'a> {
                 match self.step(micro_batches, n_steps)? {
                     Stepped::Interrupted => return self.interrupted(),
                     Stepped::Skipped(problem) => self.log_skipped(&problem)?,
-                    Stepped::Updated(step) => {
-                        self.tell(&Event::Step(&step))?;
-                        self.log_step(&step)?;
-                    }
+                    Stepped::Updated(step) => self.note_step(&step)?,
+                    Stepped::InFlight => self.settle_if_due()?,
                 }
                 self.tell_if_saved()?;
                 self.state.is_evaluation_due =
@@ -381,18 +401,17 @@ impl<'a> Trainer<'a> {
         n_steps_of_epoch: usize,
     ) -> Result<Stepped, TrainError> {
         let learning_rate = self.schedule.learning_rate(self.state.global_step);
-        let (mut loss, mut n_tokens) = (0.0, 0);
-        for (micro_step, batch) in micro_batches.iter().enumerate() {
-            if (self.is_interrupted)() {
-                return Ok(Stepped::Interrupted);
-            }
-            let (share, n) = self.accumulate(batch, micro_step, micro_batches.len())?;
-            loss += share;
-            n_tokens += n;
+        if let Some(deferred) = &mut self.deferred {
+            deferred.set_learning_rate(learning_rate)?;
         }
-        if let Some(injected) = failpoint::number("loss") {
-            loss = injected;
-        }
+        let by_graph = self.step_by_graph(micro_batches)?;
+        let (losses, n_tokens) = match &by_graph {
+            Some((_, n_tokens)) => (Vec::new(), *n_tokens),
+            None => match self.accumulate_all(micro_batches)? {
+                Some(accumulated) => accumulated,
+                None => return Ok(Stepped::Interrupted),
+            },
+        };
         if let Some(injected) = failpoint::number("gradient") {
             let _ = self.gradient.f_narrow(0, 0, 1)?.f_fill_(injected)?;
         }
@@ -400,30 +419,55 @@ impl<'a> Trainer<'a> {
             * self.arguments.gradient_accumulation_steps
             + micro_batches.len();
         let share_of_epoch = n_batches as f64 / self.plan.n_batches_per_epoch as f64;
+        let facts = Facts {
+            step: self.state.global_step + 1,
+            epoch: self.state.epoch_index as f64 + share_of_epoch,
+            learning_rate,
+            n_tokens,
+            rows: micro_batches
+                .iter()
+                .map(|batch| (self.name_among_many(batch), batch.rows.clone()))
+                .collect(),
+        };
+        if let (Some(deferred), Some((numbers, _))) = (&mut self.deferred, by_graph) {
+            deferred.push(facts, numbers);
+            self.state.advance(share_of_epoch, n_steps_of_epoch as u64);
+            return Ok(Stepped::InFlight);
+        }
+        if let Some(deferred) = &mut self.deferred {
+            let mut loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Float)?;
+            if let Some(injected) = failpoint::number("loss") {
+                loss = loss.f_full_like(injected)?;
+            }
+            let numbers = deferred.update(
+                &self.optimizer,
+                &self.loss_weights,
+                (self.model.parameters().flat(), &self.gradient),
+                &loss,
+                self.arguments.max_grad_norm,
+            )?;
+            deferred.push(facts, numbers);
+            self.state.advance(share_of_epoch, n_steps_of_epoch as u64);
+            return Ok(Stepped::InFlight);
+        }
+        let mut loss = 0.0;
+        for share in &losses {
+            loss += f64::try_from(share)?;
+        }
+        if let Some(injected) = failpoint::number("loss") {
+            loss = injected;
+        }
         let grad_norm = if loss.is_finite() {
             let norm = gradient_norm(&self.gradient)?;
             Some(self.loss_weights.norm_with(norm)?)
         } else {
             None
         };
+        self.state.advance(share_of_epoch, n_steps_of_epoch as u64);
         let Some(grad_norm) = grad_norm.filter(|norm| norm.is_finite()) else {
-            let problem = Box::new(NonFinite {
-                step: self.state.global_step + 1,
-                rows: micro_batches
-                    .iter()
-                    .map(|batch| (self.name_among_many(batch), batch.rows.clone()))
-                    .collect(),
-                loss,
-                grad_norm,
-                learning_rate,
-            });
-            if self.state.n_skipped_steps_in_row >= self.arguments.skip_nonfinite {
-                return Err(TrainError::NonFinite(problem));
-            }
+            let problem = self.skip(facts, loss, grad_norm)?;
             let _ = self.gradient.f_zero_()?;
             self.loss_weights.clear()?;
-            self.state
-                .count_step(None, share_of_epoch, n_steps_of_epoch as u64);
             return Ok(Stepped::Skipped(problem));
         };
         let scale = clip_scale(grad_norm, self.arguments.max_grad_norm);
@@ -431,23 +475,223 @@ impl<'a> Trainer<'a> {
         self.optimizer
             .step(parameters, &self.gradient, scale, learning_rate)?;
         self.loss_weights.step(scale, learning_rate)?;
-        self.state
-            .count_step(Some(loss), share_of_epoch, n_steps_of_epoch as u64);
-        Ok(Stepped::Updated(Step {
-            step: self.state.global_step,
-            epoch: self.state.epoch,
+        self.state.note_loss(Some(loss));
+        Ok(Stepped::Updated(made_step(facts, loss, grad_norm)))
+    }
+
+    /// A whole step by its graph: its numbers, and its tokens. `None` where it is computed as ever.
+    fn step_by_graph(
+        &mut self,
+        micro_batches: &[Batch],
+    ) -> Result<Option<(Tensor, usize)>, TrainError> {
+        let (Some(graphs), Some(deferred), [batch]) =
+            (&mut self.graphs, &self.deferred, micro_batches)
+        else {
+            return Ok(None);
+        };
+        let task = &self.training[batch.dataset];
+        let Objective { loss, guide, .. } = &self.objectives[task.objective];
+        if !loss.is_recordable() || guide.is_some() || task.labels(&batch.rows)?.is_some() {
+            return Ok(None);
+        }
+        if (self.is_interrupted)() {
+            return Ok(None);
+        }
+        let limit = chunk_limit(loss.mini_batch_size(), self.arguments.mini_batch_tokens);
+        let device = self.model.parameters().device();
+        let chunked = ChunkedBatch::new(&task.sentences(&batch.rows), limit, device)?;
+        let Some(shape) = self.model.static_shape(&chunked)? else {
+            return Ok(None);
+        };
+        let n_rows = batch.rows.len() as i64;
+        let (model, gradient) = (&*self.model, &self.gradient);
+        let (optimizer, loss_weights) = (&self.optimizer, &self.loss_weights);
+        let max_grad_norm = self.arguments.max_grad_norm;
+        let mut work = |batch: &StaticBatch| -> Result<Tensor, TrainError> {
+            let value = model.forward_backward_static(batch, gradient, |embeddings| {
+                let columns = embeddings.f_split(n_rows, 0)?;
+                let step = StepInputs {
+                    embeddings: &columns,
+                    prior: &[],
+                    labels: None,
+                    seed: 0,
+                };
+                let mut found = gradients(*loss, &step, 1.0)?;
+                if let Some(scale) = deferred.loss_scale() {
+                    found.scale(scale)?;
+                }
+                Ok::<_, TrainError>((found.value, Tensor::f_cat(&found.embeddings, 0)?))
+            })?;
+            deferred.update(
+                optimizer,
+                loss_weights,
+                (model.parameters().flat(), gradient),
+                &value,
+                max_grad_norm,
+            )
+        };
+        // Outside of the graph: it takes the seed as it finds it.
+        tch::manual_seed(dropout_seed(self.arguments.seed, self.state.global_step, 0) as i64);
+        let numbers = graphs.step(batch.dataset, shape, &chunked, &mut work)?;
+        if numbers.is_some() {
+            self.model.parameters().were_changed_by_a_graph();
+        }
+        let problem = graphs.take_problem();
+        if let Some(problem) = problem {
+            self.tell(&Event::NoGraphs(&problem))?;
+        }
+        Ok(numbers.map(|numbers| (numbers, chunked.tokens())))
+    }
+
+    /// Takes note of a step that made no update because a number was not finite, or ends the run where no more may
+    /// be skipped.
+    fn skip(
+        &mut self,
+        facts: Facts,
+        loss: f64,
+        grad_norm: Option<f64>,
+    ) -> Result<Box<NonFinite>, TrainError> {
+        let problem = Box::new(NonFinite {
+            step: facts.step,
+            rows: facts.rows,
             loss,
             grad_norm,
-            learning_rate,
-            n_rows: micro_batches.iter().map(|batch| batch.rows.len()).sum(),
-            n_tokens,
-        }))
+            learning_rate: facts.learning_rate,
+        });
+        if self.state.n_skipped_steps_in_row >= self.arguments.skip_nonfinite {
+            return Err(TrainError::NonFinite(problem));
+        }
+        self.state.note_loss(None);
+        Ok(problem)
+    }
+
+    /// Reads the numbers of steps that are on their way where a log, an evaluation or a save wants them after this
+    /// step, or where it has been a while.
+    fn settle_if_due(&mut self) -> Result<(), TrainError> {
+        let arguments = &self.arguments;
+        let is_wanted = self.is_log_due(self.state.global_step)
+            || self.is_due(arguments.eval_strategy, arguments.eval_steps)
+            || self.is_due(arguments.save_strategy, arguments.save_steps)
+            || self.is_over();
+        if is_wanted || self.deferred.as_ref().is_some_and(Deferred::is_due) {
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for all steps that are on their way and takes note of each.
+    fn settle(&mut self) -> Result<(), TrainError> {
+        let Some(deferred) = &mut self.deferred else {
+            return Ok(());
+        };
+        let steps = deferred.read()?;
+        let memory = device::memory(deferred.device())?;
+        for (facts, numbers) in steps {
+            let Numbers {
+                loss, grad_norm, ..
+            } = numbers;
+            if numbers.is_finite() {
+                self.optimizer.count_updates(1);
+                self.loss_weights.count_updates(1);
+                self.state.note_loss(Some(loss));
+                let step = made_step(facts, loss, grad_norm);
+                self.note_step(&Step {
+                    device_memory: memory,
+                    ..step
+                })?;
+            } else if numbers.is_overflow() {
+                self.state.note_overflow();
+                self.tell(&Event::Overflow {
+                    step: facts.step,
+                    loss_scale: numbers.loss_scale,
+                })?;
+            } else {
+                let problem = self.skip(facts, loss, loss.is_finite().then_some(grad_norm))?;
+                self.log_skipped(&problem)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_step(&mut self, step: &Step) -> Result<(), TrainError> {
+        self.tell(&Event::Step(step))?;
+        self.log_step(step)
     }
 
     /// The name of a batch's data set, where there are several.
     fn name_among_many(&self, batch: &Batch) -> Option<String> {
         let dataset = &self.training[batch.dataset].data.dataset;
         (self.training.len() > 1).then(|| dataset.name.clone())
+    }
+
+    /// Forward and backward of all micro-batches: their shares of the step's loss, and their tokens. `None` when a
+    /// signal came, in which case the gradient is of no use.
+    ///
+    /// A batch that does not fit in a GPU's memory is cut in parts of half as many tokens, and the step begins
+    /// again, where the arguments allow it: gradient caching gives the same gradient. The parts stay that small.
+    fn accumulate_all(
+        &mut self,
+        micro_batches: &[Batch],
+    ) -> Result<Option<(Vec<Tensor>, usize)>, TrainError> {
+        loop {
+            match self.try_accumulate_all(micro_batches) {
+                Err(error) if error.is_out_of_memory() => self.cut_smaller(micro_batches, error)?,
+                done => return done,
+            }
+        }
+    }
+
+    fn try_accumulate_all(
+        &self,
+        micro_batches: &[Batch],
+    ) -> Result<Option<(Vec<Tensor>, usize)>, TrainError> {
+        let (mut losses, mut n_tokens) = (Vec::with_capacity(micro_batches.len()), 0);
+        for (micro_step, batch) in micro_batches.iter().enumerate() {
+            if (self.is_interrupted)() {
+                return Ok(None);
+            }
+            let (share, n) = self.accumulate(batch, micro_step, micro_batches.len())?;
+            losses.push(share);
+            n_tokens += n;
+        }
+        Ok(Some((losses, n_tokens)))
+    }
+
+    /// After `error`, halves what is embedded at a time, and forgets what there is of the step's gradient.
+    fn cut_smaller(
+        &mut self,
+        micro_batches: &[Batch],
+        error: TrainError,
+    ) -> Result<(), TrainError> {
+        let (mut n_tokens, mut longest) = (0, 0);
+        for batch in micro_batches {
+            let task = &self.training[batch.dataset];
+            for chunk in self.chunks(task, &task.sentences(&batch.rows))?.chunks() {
+                n_tokens = n_tokens.max(chunk.tokens());
+                longest = longest.max(chunk.max_length());
+            }
+        }
+        let step = self.state.global_step + 1;
+        if !self.arguments.auto_micro_batch || n_tokens <= longest {
+            return Err(TrainError::OutOfMemory {
+                step,
+                n_tokens,
+                can_cut: n_tokens > longest,
+                source: Box::new(error),
+            });
+        }
+        let fitting = (n_tokens / 2).max(longest);
+        self.fitting_tokens = Some(fitting);
+        let _ = self.gradient.f_zero_()?;
+        self.loss_weights.clear()?;
+        if self.gradient.device() != Device::Cpu {
+            shim::torch::empty_cache()?;
+        }
+        self.tell(&Event::CutSmaller {
+            step,
+            n_tokens,
+            fitting,
+        })
     }
 
     /// Forward and backward of one micro-batch. Adds its share of the gradient to the buffers and returns its
@@ -457,7 +701,11 @@ impl<'a> Trainer<'a> {
         batch: &Batch,
         micro_step: usize,
         n_micro_batches: usize,
-    ) -> Result<(f64, usize), TrainError> {
+    ) -> Result<(Tensor, usize), TrainError> {
+        if failpoint::number("memory").is_some() {
+            let words = "CUDA out of memory (a failpoint says so)".to_owned();
+            return Err(TchError::Torch(words).into());
+        }
         let task = &self.training[batch.dataset];
         let loss = self.objectives[task.objective].loss;
         let seed = self.dropout_seed(micro_step);
@@ -473,7 +721,10 @@ impl<'a> Trainer<'a> {
             |embeddings| {
                 let _timer = time(Part::Loss);
                 let inputs = self.loss_inputs(task, &batch.rows, &layers, embeddings)?;
-                let found = gradients(loss, &inputs.step(seed), share)?;
+                let mut found = gradients(loss, &inputs.step(seed), share)?;
+                if let Some(scale) = self.deferred.as_ref().and_then(Deferred::loss_scale) {
+                    found.scale(scale)?;
+                }
                 of_weights = found.parameters;
                 let own = &found.embeddings[..inputs.n_columns];
                 let mut by_layer = vec![Tensor::f_cat(own, 0)?];
@@ -484,15 +735,19 @@ impl<'a> Trainer<'a> {
             },
         )?;
         self.loss_weights.add(task.objective, &of_weights)?;
-        Ok((f64::try_from(&value)?, chunks.tokens()))
+        Ok((value, chunks.tokens()))
     }
 
-    /// A batch, cut as gradient caching asks for: by the loss or by `mini_batch_tokens`.
+    /// A batch, cut as gradient caching asks for: by the loss or by `mini_batch_tokens`, and to what fits.
     fn chunks(&self, task: &Task<'_>, sentences: &[&[u32]]) -> Result<ChunkedBatch, TrainError> {
         let limit = chunk_limit(
             self.objectives[task.objective].loss.mini_batch_size(),
             self.arguments.mini_batch_tokens,
         );
+        let limit = ChunkLimit {
+            tokens: limit.tokens.min(self.fitting_tokens.unwrap_or(usize::MAX)),
+            ..limit
+        };
         let device = self.model.parameters().device();
         Ok(ChunkedBatch::new(sentences, limit, device)?)
     }
@@ -534,7 +789,7 @@ impl<'a> Trainer<'a> {
     /// Dropout depends on seed, step and micro-batch alone, so that evaluations in between and a resume
     /// change nothing.
     fn dropout_seed(&self, micro_step: usize) -> u64 {
-        mix(mix(mix(self.arguments.seed) ^ self.state.global_step) ^ micro_step as u64)
+        dropout_seed(self.arguments.seed, self.state.global_step, micro_step)
     }
 
     /// The batches of the epoch that the run is in.
@@ -612,9 +867,13 @@ impl<'a> Trainer<'a> {
         self.log(entry)
     }
 
+    fn is_log_due(&self, step: u64) -> bool {
+        let is_first = step == 1 && self.arguments.logging_first_step;
+        is_first || step.is_multiple_of(self.arguments.logging_steps)
+    }
+
     fn log_step(&mut self, step: &Step) -> Result<(), TrainError> {
-        let is_first = step.step == 1 && self.arguments.logging_first_step;
-        if is_first || step.step.is_multiple_of(self.arguments.logging_steps) {
+        if self.is_log_due(step.step) {
             let entry = self.state.training_entry(step);
             self.log(entry)?;
         }
@@ -763,6 +1022,9 @@ impl<'a> Trainer<'a> {
     /// as long as copying weights and moments, and as the checkpoint before still needs.
     fn save(&mut self) -> Result<(), TrainError> {
         self.wait_for_save()?;
+        if let Some(deferred) = &self.deferred {
+            self.state.loss_scale = deferred.loss_scale_to_save()?;
+        }
         let step = self.state.global_step;
         let path = self.folder.checkpoint(step);
         if let Some(best) = self.state.best_global_step {
@@ -798,6 +1060,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn interrupted(&mut self) -> Result<Outcome, TrainError> {
+        self.settle()?;
         // Between a save and the next step nothing changes but that an evaluation may be due.
         if self.last_saved != Some(self.state.global_step) {
             self.save()?;
@@ -880,6 +1143,55 @@ impl LossInputs {
     }
 }
 
+/// What is needed to read numbers later, where libtorch computes and the optimizer can be told on the device.
+fn deferred(
+    model: &SentenceTransformer,
+    arguments: &TrainingArguments,
+) -> Result<Option<Deferred>, TrainError> {
+    if model.engine() != Engine::Libtorch {
+        return Ok(None);
+    }
+    let has_loss_scale = arguments.precision == Precision::Fp16;
+    if arguments.optim == OptimizerName::AdamW {
+        let device = model.parameters().device();
+        return Deferred::new(device, has_loss_scale).map(Some);
+    }
+    if has_loss_scale {
+        return Err(TrainError::Arguments(format!(
+            "--precision fp16 scales the loss on a GPU, which --optim adamw_torch alone can take back, and not {:?}: give --precision bf16, or that optimizer",
+            arguments.optim
+        )));
+    }
+    Ok(None)
+}
+
+/// The graphs of a run that asks for them and reads its numbers later.
+fn graphs(deferred: &Option<Deferred>, arguments: &TrainingArguments) -> Option<StepGraphs> {
+    let device = deferred
+        .as_ref()
+        .filter(|_| arguments.cuda_graphs)?
+        .device();
+    let recorder: Box<dyn Recorder> = match device {
+        // There is no CUDA to record, and all else can be looked at.
+        Device::Cpu => Box::new(Echo::default()),
+        _ => Box::new(CudaRecorder),
+    };
+    Some(StepGraphs::new(recorder, device))
+}
+
+fn made_step(facts: Facts, loss: f64, grad_norm: f64) -> Step {
+    Step {
+        step: facts.step,
+        epoch: facts.epoch,
+        loss,
+        grad_norm,
+        learning_rate: facts.learning_rate,
+        n_rows: facts.rows.iter().map(|(_, rows)| rows.len()).sum(),
+        n_tokens: facts.n_tokens,
+        device_memory: None,
+    }
+}
+
 fn datasets<'t>(tasks: &'t [Task<'_>]) -> Vec<&'t Dataset> {
     tasks.iter().map(|task| &task.data.dataset).collect()
 }
@@ -939,6 +1251,8 @@ fn plan(
         n_warmup_steps: warmup_steps(arguments.warmup_steps, n_steps),
         n_parameters: model.parameters().numel() as usize + loss_weights.numel(),
         precision: arguments.precision,
+        flops_per_token: device::flops_per_token(model.encoder().config()),
+        device_flops: device::matrix_rate(model.parameters().device(), arguments.precision)?,
     })
 }
 
@@ -955,6 +1269,10 @@ fn chunk_limit(mini_batch_size: Option<usize>, mini_batch_tokens: Option<usize>)
             sentences: sentences.unwrap_or(usize::MAX),
         },
     }
+}
+
+fn dropout_seed(seed: u64, step: u64, micro_step: usize) -> u64 {
+    mix(mix(mix(seed) ^ step) ^ micro_step as u64)
 }
 
 /// SplitMix64's finaliser: neighbouring steps get unrelated seeds.

@@ -8,7 +8,7 @@ mod support;
 use std::{collections::BTreeMap, path::Path};
 
 use losses::{StepInputs, cached::gradients};
-use model::{ChunkLimit, ChunkedBatch};
+use model::{ChunkLimit, ChunkedBatch, Compute, Engine};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use support::{arguments, fixture, loss, read, read_evaluation, tiny};
@@ -57,12 +57,26 @@ fn deviation(key: &str, found: f64, expected: f64) -> (f64, f64) {
     }
 }
 
-/// Repeats the run called `name` and compares all that it logs, saves and finds best.
+/// Repeats the run called `name` and compares all that it logs, saves and finds best: by our kernels, and by what
+/// runs on a GPU, here on the CPU.
 fn check(name: &str) {
+    for engine in [Engine::Kernels, Engine::Libtorch] {
+        check_by(engine, name);
+    }
+}
+
+fn check_by(engine: Engine, name: &str) {
     let runs: Vec<Run> =
         serde_json::from_str(&fs_err::read_to_string(fixture("runs.json")).unwrap()).unwrap();
     let run = runs.into_iter().find(|run| run.name == name).unwrap();
+    let name = &format!("{name} by {engine:?}");
     let mut model = tiny(0.0);
+    model
+        .set_compute(Compute {
+            engine,
+            ..Compute::default()
+        })
+        .unwrap();
     let data = read(&run.train_data, &model);
     let evaluation = run.eval_data.map(|name| read_evaluation(&name, &model));
     let loss = loss(&run.loss);

@@ -154,6 +154,7 @@ fn encode_options(
     let compute = Compute {
         gemm: flags.gemm,
         precision: flags.precision,
+        ..Compute::default()
     };
     set_compute(model, compute)?;
     Ok(EncodeOptions {

@@ -12,7 +12,7 @@ use tch::Device;
 use train::{
     CONFIG, Checkpoint, Evaluation, METRICS, Objective, Outcome, RunFolder, Tasks, TrainError,
     Trainer, TrainingData,
-    report::{Event, MetricsFile, Observer, TensorBoard},
+    report::{Event, Memory, MetricsFile, Observer, TensorBoard},
     write_file,
 };
 
@@ -65,6 +65,7 @@ fn run_in(
 ) -> anyhow::Result<()> {
     let checkpoint = claim(folder, flags)?;
     let arguments = training_arguments(flags);
+    train::device::configure(&arguments)?;
     let loss_configs = flags.loss.as_deref().unwrap_or_default();
     for config in loss_configs {
         config
@@ -85,6 +86,7 @@ fn run_in(
     let compute = Compute {
         gemm: flags.gemm.unwrap_or_default(),
         precision: arguments.precision,
+        engine: flags.engine.unwrap_or_default(),
     };
     set_compute(&mut model, compute)?;
     if let Some(dropout) = flags.dropout {
@@ -467,6 +469,7 @@ struct JsonLines {
     /// Of the steps since the last line.
     n_rows: usize,
     n_tokens: usize,
+    memory: Option<Memory>,
 }
 
 impl JsonLines {
@@ -475,6 +478,7 @@ impl JsonLines {
             laps,
             n_rows: 0,
             n_tokens: 0,
+            memory: None,
         }
     }
 }
@@ -487,11 +491,13 @@ impl Observer for JsonLines {
                 "n_rows": plan.n_rows,
                 "n_steps": plan.n_steps,
                 "n_parameters": plan.n_parameters,
+                "device_flops": plan.device_flops,
                 "seconds": self.laps.seconds,
             }))?,
             Event::Step(step) => {
                 self.n_rows += step.n_rows;
                 self.n_tokens += step.n_tokens;
+                self.memory = step.device_memory;
             }
             Event::Log(entry) => {
                 let mut line = Map::new();
@@ -501,6 +507,10 @@ impl Observer for JsonLines {
                     line.insert("n_rows".to_owned(), json!(self.n_rows));
                     line.insert("n_tokens".to_owned(), json!(self.n_tokens));
                     (self.n_rows, self.n_tokens) = (0, 0);
+                    if let Some(memory) = self.memory {
+                        line.insert("device_memory_reserved".to_owned(), json!(memory.reserved));
+                        line.insert("device_memory_peak".to_owned(), json!(memory.peak));
+                    }
                 }
                 print_json(&line)?;
             }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use model::{
-    ChunkLimit, ChunkedBatch, Compute, GemmName, Mode, ModelError, PackedBatch, Precision,
-    SentenceTransformer,
+    ChunkLimit, ChunkedBatch, Compute, Engine, GemmName, Mode, ModelError, PackedBatch, Precision,
+    SentenceTransformer, StaticBatch,
 };
 use tch::{Device, Tensor};
 
@@ -211,7 +211,11 @@ fn other_products_and_precisions_are_close() {
         (GemmName::Auto, Precision::Fp16, 5e-3),
         (GemmName::Auto, Precision::Bf16, 2e-2),
     ] {
-        let compute = Compute { gemm, precision };
+        let compute = Compute {
+            gemm,
+            precision,
+            ..Compute::default()
+        };
         if let Err(error) = model.set_compute(compute) {
             // Then the message is all there is to test.
             let message = error.to_string();
@@ -239,6 +243,7 @@ fn libtorchs_product_has_no_half_precision() {
     let compute = Compute {
         gemm: GemmName::Libtorch,
         precision: Precision::Bf16,
+        ..Compute::default()
     };
     let message = model.set_compute(compute).unwrap_err().to_string();
     assert!(
@@ -246,4 +251,122 @@ fn libtorchs_product_has_no_half_precision() {
         "{message}"
     );
     assert_eq!(model.compute(), Compute::default());
+}
+
+fn by_libtorch(precision: Precision) -> SentenceTransformer {
+    let mut model = tiny();
+    model
+        .set_compute(Compute {
+            engine: Engine::Libtorch,
+            precision,
+            ..Compute::default()
+        })
+        .unwrap();
+    model
+}
+
+#[test]
+fn libtorch_computes_what_the_kernels_do_also_in_chunks() {
+    tch::set_num_threads(1);
+    let (kernels, libtorch) = (tiny(), by_libtorch(Precision::Fp32));
+    assert_eq!(kernels.engine(), Engine::Kernels);
+    assert_eq!(libtorch.engine(), Engine::Libtorch);
+    let ids = sentences(&[5, 9, 17, 17, 40, 3, 3, 9, 1, 64, 12], 9);
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let (expected_loss, expected) = step(&kernels, &ids, ChunkLimit::NONE, 0);
+    let (tokens, sentences) = (50, usize::MAX);
+    for limit in [ChunkLimit::NONE, ChunkLimit { tokens, sentences }] {
+        let (loss, gradient) = step(&libtorch, &ids, limit, 0);
+        assert!(distance(&loss, &expected_loss) < 1e-5);
+        for span in kernels.parameters().spans() {
+            let of = |gradient: &Tensor| gradient.narrow(0, span.offset, span.numel());
+            let off = distance(&of(&gradient), &of(&expected));
+            assert!(off < 1e-5, "{limit:?}: {} is off by {off}", span.name);
+        }
+    }
+}
+
+#[test]
+fn libtorch_computes_in_16_bits_with_the_weights_as_they_are_now() {
+    tch::set_num_threads(1);
+    let ids = sentences(&[5, 9, 17, 17, 40, 3, 64], 8);
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let batch = PackedBatch::new(&ids, Device::Cpu).unwrap();
+    let norm = |x: &Tensor| x.norm().double_value(&[]);
+    for (precision, tolerance) in [(Precision::Fp16, 1e-2), (Precision::Bf16, 5e-2)] {
+        let (exact, rounded) = (by_libtorch(Precision::Fp32), by_libtorch(precision));
+        for round in 0..2 {
+            let expected = exact.embed(&batch).unwrap();
+            let found = rounded.embed(&batch).unwrap();
+            assert_eq!(found.kind(), tch::Kind::Float);
+            let off = norm(&(&found - &expected)) / norm(&expected);
+            assert!(
+                off < tolerance && off > 1e-6,
+                "{precision}: embeddings are off by {off}"
+            );
+            let (_, expected) = step(&exact, &ids, ChunkLimit::NONE, 0);
+            let (_, found) = step(&rounded, &ids, ChunkLimit::NONE, 0);
+            assert_eq!(found.kind(), tch::Kind::Float);
+            let off = norm(&(&found - &expected)) / norm(&expected);
+            assert!(
+                off < tolerance,
+                "{precision}, round {round}: the gradient is off by {off}"
+            );
+            // A step, which the rounded copy has to follow.
+            for (model, gradient) in [(&exact, &expected), (&rounded, &expected)] {
+                tch::no_grad(|| {
+                    let _ = model
+                        .parameters()
+                        .flat()
+                        .shallow_clone()
+                        .subtract_(&(gradient * 0.05));
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn batches_take_each_others_place() {
+    tch::set_num_threads(1);
+    let model = by_libtorch(Precision::Fp32);
+    let batches = [
+        sentences(&[5, 9, 17, 30, 3], 10),
+        sentences(&[30, 3, 3, 17, 12], 11),
+        sentences(&[18, 18, 18, 18, 31], 12),
+    ];
+    let mut place: Option<StaticBatch> = None;
+    for ids in &batches {
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let batch = ChunkedBatch::new(&ids, ChunkLimit::NONE, Device::Cpu).unwrap();
+        let (expected_loss, expected) = step(&model, &ids, ChunkLimit::NONE, 0);
+        let shape = model.static_shape(&batch).unwrap().unwrap();
+        let place = place.get_or_insert_with(|| StaticBatch::new(shape, Device::Cpu).unwrap());
+        place.load(&batch).unwrap();
+        let gradient = model.parameters().zero_gradient().unwrap();
+        let loss = model
+            .forward_backward_static(place, &gradient, weighted_sum_and_gradient)
+            .unwrap();
+        assert!(distance(&loss, &expected_loss) < 1e-5);
+        assert!(distance(&gradient, &expected) < 1e-5);
+    }
+    let other = sentences(&[5, 9], 13);
+    let other: Vec<&[u32]> = other.iter().map(Vec::as_slice).collect();
+    let other = ChunkedBatch::new(&other, ChunkLimit::NONE, Device::Cpu).unwrap();
+    let error = place.unwrap().load(&other).unwrap_err().to_string();
+    assert!(error.contains("in the place of"), "{error}");
+    assert!(tiny().static_shape(&other).unwrap().is_none());
+}
+
+#[test]
+fn engines_are_refused_where_they_dont_fit() {
+    let mut model = tiny();
+    let compute = Compute {
+        gemm: GemmName::Rust,
+        engine: Engine::Libtorch,
+        ..Compute::default()
+    };
+    let message = model.set_compute(compute).unwrap_err().to_string();
+    assert!(message.contains("leave it at `auto`"), "{message}");
+    assert_eq!(model.engine(), Engine::Kernels);
 }

@@ -1,0 +1,90 @@
+//! What a run asks of a GPU beside its work: settings, memory, and how fast it could be.
+
+use std::time::Instant;
+
+use model::{Precision, mpnet};
+use shim::torch::{Memory, allow_tf32, memory as memory_of, set_deterministic};
+use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
+
+use crate::{TrainError, TrainingArguments};
+
+/// Sets libtorch's switches as the arguments have it, for the whole process. Whoever computes on a GPU before the
+/// trainer calls it first: cuBLAS has to know at its first use that it is to be deterministic.
+///
+/// # Errors
+/// libtorch's.
+pub fn configure(arguments: &TrainingArguments) -> Result<(), TrainError> {
+    allow_tf32(arguments.tf32)?;
+    set_deterministic(arguments.full_determinism)?;
+    Ok(())
+}
+
+/// Multiplications and additions that the linear layers need for a token: two for each of their weights forward, and
+/// four backward. Attention's own products are left out.
+pub(crate) fn flops_per_token(config: &mpnet::Config) -> f64 {
+    let (hidden, intermediate) = (config.hidden_size as f64, config.intermediate_size as f64);
+    let a_layer = 4.0 * hidden * hidden + 2.0 * hidden * intermediate;
+    6.0 * config.num_hidden_layers as f64 * a_layer
+}
+
+/// What libtorch's allocator holds of the device's memory; `None` on the CPU.
+pub(crate) fn memory(device: Device) -> Result<Option<Memory>, TrainError> {
+    Ok(match device {
+        Device::Cuda(index) => Some(memory_of(index)?),
+        _ => None,
+    })
+}
+
+/// Multiplications and additions a second in products of large square matrices, the best of a few; `None` on the
+/// CPU, where it would take too long.
+pub(crate) fn matrix_rate(device: Device, precision: Precision) -> Result<Option<f64>, TrainError> {
+    let Device::Cuda(index) = device else {
+        return Ok(None);
+    };
+    const SIZE: i64 = 4096;
+    let kind = match precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp16 => Kind::Half,
+    };
+    let _guard = no_grad_guard();
+    // Random numbers: a chip that computes with zeros draws less power and so runs faster.
+    let factor = || Tensor::f_randn([SIZE, SIZE], (Kind::Float, device))?.f_to_kind(kind);
+    let (a, b) = (factor()?, factor()?);
+    let mut product = a.f_matmul(&b)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        const PRODUCTS: u32 = 4;
+        Cuda::synchronize(index as i64);
+        let started = Instant::now();
+        for _ in 0..PRODUCTS {
+            product = a.f_matmul(&b)?;
+        }
+        Cuda::synchronize(index as i64);
+        best = best.min(started.elapsed().as_secs_f64() / f64::from(PRODUCTS));
+    }
+    drop(product);
+    Ok(Some(2.0 * (SIZE as f64).powi(3) / best))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mpnet_base_takes_half_a_gigaflop_a_token() {
+        let config: mpnet::Config = serde_json::from_str(
+            r#"{"model_type": "mpnet", "vocab_size": 30527, "hidden_size": 768, "num_hidden_layers": 12,
+                "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "gelu",
+                "max_position_embeddings": 514}"#,
+        )
+        .unwrap();
+        assert_eq!(flops_per_token(&config), 6.0 * 84_934_656.0);
+    }
+
+    #[test]
+    fn the_cpu_is_not_measured() {
+        assert_eq!(matrix_rate(Device::Cpu, Precision::Fp32).unwrap(), None);
+        assert_eq!(memory(Device::Cpu).unwrap(), None);
+    }
+}
