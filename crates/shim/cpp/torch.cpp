@@ -80,6 +80,8 @@ char* sentune_fused_adamw(
         /*maximize=*/false,
         read(grad_scale),
         read(found_inf));
+    // Operators on lists leave the version alone, by which a copy of the weights is known to be old.
+    read(parameters).unsafeGetTensorImpl()->bump_version();
   });
 }
 
