@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 unsafe extern "C" {
     fn sentune_free(text: *mut c_char);
@@ -77,8 +77,28 @@ pub struct AdamWTensors<'a> {
 /// `torch._fused_adamw_`: one pass over memory that no host waits for.
 ///
 /// # Errors
-/// libtorch's.
+/// libtorch's, and where a tensor is not f32, contiguous or of the size it should have: libtorch itself does not look.
 pub fn fused_adamw(tensors: AdamWTensors<'_>, options: AdamWOptions) -> Result<(), TchError> {
+    let (n, device) = (tensors.parameters.numel(), tensors.parameters.device());
+    for (name, tensor, numel) in [
+        ("parameters", tensors.parameters, n),
+        ("gradient", tensors.gradient, n),
+        ("exp_avg", tensors.exp_avg, n),
+        ("exp_avg_sq", tensors.exp_avg_sq, n),
+        ("step", tensors.step, 1),
+        ("learning_rate", tensors.learning_rate, 1),
+        ("grad_scale", tensors.grad_scale, 1),
+        ("found_inf", tensors.found_inf, 1),
+    ] {
+        let fits = tensor.f_kind()? == Kind::Float
+            && tensor.is_contiguous()
+            && (tensor.numel(), tensor.device()) == (numel, device);
+        if !fits {
+            return Err(TchError::Torch(format!(
+                "AdamW: {name} is {tensor:?}, and must be {numel} contiguous f32 on {device:?}"
+            )));
+        }
+    }
     let pointer = |tensor: &Tensor| tensor.as_ptr().cast::<c_void>();
     // SAFETY: the pointers are those of tensors that live until the call returns, and are at::Tensor's behind
     // tch's handles. The function changes tensors in place, as tch's own `f_*_` methods do.
@@ -203,7 +223,7 @@ pub(crate) fn check(text: *mut c_char) -> Result<(), TchError> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
 
@@ -294,11 +314,18 @@ mod tests {
     }
 
     #[test]
-    fn what_libtorch_refuses_is_an_error_with_its_words() {
-        let wrong = Tensor::from_slice(&[1i64]);
+    fn what_does_not_fit_is_refused() {
         let ok = number(1.0);
+        let two = Tensor::from_slice(&[1.0f32, 2.0]);
+        let whole = Tensor::from_slice(&[1i64]).view([]);
+        let options = AdamWOptions {
+            beta1: 0.9,
+            beta2: 0.999,
+            weight_decay: 0.0,
+            eps: 1e-8,
+        };
         let tensors = AdamWTensors {
-            parameters: &wrong,
+            parameters: &ok,
             gradient: &ok,
             exp_avg: &ok,
             exp_avg_sq: &ok,
@@ -307,16 +334,28 @@ mod tests {
             grad_scale: &ok,
             found_inf: &ok,
         };
-        let options = AdamWOptions {
-            beta1: 0.9,
-            beta2: 0.999,
-            weight_decay: 0.0,
-            eps: 1e-8,
-        };
-        assert!(matches!(
-            fused_adamw(tensors, options),
-            Err(TchError::Torch(text)) if !text.is_empty()
-        ));
+        for (wrong, name) in [
+            (
+                AdamWTensors {
+                    gradient: &two,
+                    ..tensors
+                },
+                "gradient",
+            ),
+            (
+                AdamWTensors {
+                    step: &whole,
+                    ..tensors
+                },
+                "step",
+            ),
+        ] {
+            let error = fused_adamw(wrong, options).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        // What libtorch itself refuses comes with its words.
+        let error = amp_update_scale(&ok, &ok, &ok).unwrap_err().to_string();
+        assert!(error.contains("growth_tracker"), "{error}");
         if !tch::Cuda::is_available() {
             assert!(memory(0).is_err());
         }
