@@ -61,6 +61,7 @@ fn sums_of_integers_are_exact() {
         (25, 130, RUN + 1),
         (7, 40, 1025),
         (3, 70, 2050),
+        (5, 70, 1536),
     ];
     for _ in 0..40 {
         shapes.push((
