@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod device;
 mod losses;
 #[cfg(unix)]
 mod reliability;
