@@ -20,8 +20,7 @@ pub(crate) struct Args {
 
 /// A setting that suits a GPU, and the flags of which any one makes it the user's own.
 struct Setting {
-    flag: &'static str,
-    value: &'static str,
+    words: &'static [&'static str],
     own: &'static [&'static str],
 }
 
@@ -53,21 +52,23 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
 fn settings(has_bf16: bool, own: &[OsString]) -> Vec<&'static str> {
     let settings = [
         Setting {
-            flag: "--device",
-            value: "cuda",
+            words: &["--device", "cuda"],
             own: &["--device"],
         },
         Setting {
-            flag: "--precision",
             // Chips before Ampere have no bf16.
-            value: if has_bf16 { "bf16" } else { "fp16" },
+            words: if has_bf16 {
+                &["--precision", "bf16"]
+            } else {
+                &["--precision", "fp16"]
+            },
             own: &["--precision", "--bf16", "--fp16"],
         },
     ];
     settings
         .iter()
         .filter(|setting| !own.iter().any(|argument| decides(argument, setting.own)))
-        .flat_map(|setting| [setting.flag, setting.value])
+        .flat_map(|setting| setting.words.iter().copied())
         .collect()
 }
 

@@ -161,6 +161,128 @@ fn a_gpu_without_a_libtorch_for_it_is_said_before_the_build() -> Result {
     Ok(())
 }
 
+/// Python as the benchmark calls it, with the peer's lines; it trains and encodes in no time.
+const PYTHON: &str = r#"#!/bin/sh
+case "$*" in
+  *find_spec*) echo "$PYTHONPATH/torch" ;;
+  *"import sentence_transformers"*) echo 6.0.1 ;;
+  *"import torch"*) echo 2.11.0+cu130 ;;
+  *gpu_inputs.py*)
+    while [ $# -gt 0 ]; do
+      case "$1" in --triplets | --sentences)
+        n=0
+        while [ $n -lt 9000 ]; do echo text; n=$((n + 1)); done > "$2" ;;
+      esac
+      shift
+    done ;;
+  *gemm.py*"--device cuda"*)
+    echo '{"type":"gpu","name":"GPU X","memory_bytes":80e9,"capability":"9.0","cuda":"13.0","torch":"2.11.0"}'
+    echo '{"type":"product","precision":"bf16","shape":[1,1,1],"gflops":700000}' ;;
+  *train.py*"--device cuda --precision bf16 --batch-size 16 "*)
+    echo '{"type":"window","seconds":2,"n_steps":50,"n_rows":800,"n_tokens":30000,"device_peak_bytes":2000000000}' ;;
+  *train.py*)
+    echo 'torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB' >&2
+    exit 1 ;;
+  *encode.py*"--device cuda --precision bf16 --batch-size 256"*)
+    echo '{"type":"encoded","seconds":2,"n_sentences":8192,"n_tokens":100000,"device_peak_bytes":1000000000}' ;;
+  *) exit 1 ;;
+esac
+"#;
+
+/// A `sentune` that tells of 50 steps every fifth of a second, has no room for large batches, and takes 2 s to encode
+/// the few sentences and 4 s for the many.
+const SENTUNE: &str = r#"#!/bin/sh
+case "$SENTUNE_LIBTORCH" in */packages/torch) ;; *) exit 3 ;; esac
+echo "$*" >> "$0.log"
+case "$*" in
+  *"train --help"*) echo "      --auto-micro-batch[=<BOOL>]" ;;
+  init*)
+    while [ "$1" != --output ]; do shift; done
+    /bin/mkdir -p "$2"
+    echo '{"hidden_size":768,"intermediate_size":3072,"num_hidden_layers":12}' > "$2/config.json" ;;
+  *"--batch-size 1024 "*)
+    echo 'error: CUDA out of memory: the batch does not fit' >&2
+    exit 1 ;;
+  *"--device cuda --quiet train --json"*)
+    echo '{"type":"begin"}'
+    while echo '{"type":"log","loss":1,"n_rows":800,"n_tokens":30000,"device_memory_peak":1500000000}'; do
+      /bin/sleep 0.2
+    done ;;
+  *"--device cuda encode"*)
+    while [ "$1" != --input ]; do shift; done
+    n=0
+    while read -r _; do n=$((n + 1)); done < "$2"
+    [ $n -gt 4096 ] && seconds=4.0 || seconds=2.0
+    echo " INFO encoded $n sentences in $seconds s: 1 sentences/s" >&2 ;;
+esac
+"#;
+
+#[test]
+fn a_carried_benchmark_builds_nothing_and_ends_with_its_table() -> Result {
+    let tools = [
+        ("cargo", LOGGER),
+        ("nvidia-smi", T4),
+        ("python3", PYTHON),
+        ("sentune", SENTUNE),
+    ];
+    let machine = Machine::new(&tools)?;
+    fs::create_dir_all(machine.path("packages/torch"))?;
+    let flag = |flag: &str, name: &str| format!("--{flag}={}", machine.path(name).display());
+    let output = machine.run(&[
+        "bench",
+        "--device=cuda",
+        &flag("sentune", "bin/sentune"),
+        "--sentune-args=--cuda-graphs",
+        &flag("python-packages", "packages"),
+        "--precisions=bf16",
+        "--batch-sizes=16,1024",
+        "--minutes=0.7",
+        &flag("json", "all.json"),
+    ])?;
+    let (words, table) = (stderr(&output), String::from_utf8(output.stdout)?);
+    assert!(output.status.success(), "{words}");
+    assert!(machine.calls("cargo").is_empty(), "{words}");
+    for line in [
+        "Measured on GPU X (80 GB, compute capability 9.0;",
+        "sentune ran with `--cuda-graphs`.",
+        // sentune's own clock is real, so its figure is not known to the last digit.
+        "| train-1024-bf16 | out of memory | out of memory |",
+        " triplets/s | 400 triplets/s | ",
+        "| encode-bf16 | sentune | ",
+    ] {
+        assert!(
+            table.contains(line),
+            "`{line}` is not in
+{table}
+{words}"
+        );
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(machine.path("all.json"))?)?;
+    let row = &json["rows"][0];
+    assert_eq!(
+        (&row["case"], &row["peer"]["value"]),
+        (&"train-16-bf16".into(), &400.0.into())
+    );
+    let speed = row["sentune"]["value"].as_f64().ok_or("no speed")?;
+    // 800 rows every fifth of a second and a little more.
+    assert!((400.0..=4200.0).contains(&speed), "{speed}");
+    assert_eq!(row["sentune"]["allocated_peak_bytes"], 1.5e9);
+    assert!(machine.path("checkout/runs/bench/gpu.json").exists());
+    let calls = machine.calls("sentune");
+    let called = |words: &str| calls.iter().any(|call| call.contains(words));
+    assert!(
+        called("--batch-size 16 ") && called("--batch-size 1024 "),
+        "{calls:?}"
+    );
+    assert!(
+        called("--precision bf16 --auto-micro-batch --cuda-graphs"),
+        "{calls:?}"
+    );
+    assert!(called("--precision bf16 --cuda-graphs"), "{calls:?}");
+    Ok(())
+}
+
 #[test]
 fn a_carried_program_that_is_not_there_is_named() -> Result {
     let machine = Machine::new(&[("nvidia-smi", T4), ("cargo", LOGGER)])?;

@@ -11,7 +11,7 @@ mod report;
 
 use std::{
     env,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     time::Instant,
 };
 
@@ -218,7 +218,7 @@ const SENTUNE_LIBTORCH: &str = "SENTUNE_LIBTORCH";
 fn sentune(checkout: &Checkout, given: Option<&Path>) -> Result<Program> {
     let path = match given {
         Some(path) => {
-            let path = checkout.root.join(path);
+            let path = path::absolute(path)?;
             ensure!(path.is_file(), "--sentune {} is no file", path.display());
             path
         }

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     process::Command,
 };
 
@@ -57,7 +57,7 @@ impl Peer {
             (None, Some(_)) => "python3".into(),
             (None, None) => environment(checkout)?,
         };
-        let packages = packages.map(|packages| checkout.root.join(packages));
+        let packages = packages.map(path::absolute).transpose()?;
         if let Some(packages) = &packages {
             ensure!(
                 packages.join("torch").is_dir(),

@@ -383,9 +383,9 @@ pub(super) fn knows(sentune: &Program, flag: &str) -> Result<bool> {
         String::from_utf8_lossy(&output.stderr).trim_end()
     );
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(help
-        .split_whitespace()
-        .any(|word| word.trim_end_matches(',') == flag))
+    // As in `--flag[=<BOOL>]`.
+    let mut words = help.split(|c: char| c.is_whitespace() || ",[=".contains(c));
+    Ok(words.any(|word| word == flag))
 }
 
 fn precision_flags(precision: Precision) -> &'static [&'static str] {
@@ -423,7 +423,7 @@ fn window_of(lines: &[(f64, Value)], warmup: f64, seconds: f64) -> Option<Window
     let inside = &after[..=end];
     let peaks = lines
         .iter()
-        .filter_map(|(_, line)| line["device_peak_bytes"].as_u64());
+        .filter_map(|(_, line)| line["device_memory_peak"].as_u64());
     Some(Window {
         seconds: inside[end].0 - time,
         n_rows: inside.iter().map(|step| step.1).sum(),
@@ -492,7 +492,7 @@ mod tests {
     fn log(time: f64, n_steps: u64) -> (f64, Value) {
         let line = json!({
             "type": "log", "loss": 1.0, "n_rows": 16 * n_steps, "n_tokens": 600 * n_steps,
-            "device_peak_bytes": 1_000_000 * n_steps,
+            "device_memory_peak": 1_000_000 * n_steps,
         });
         (time, line)
     }
