@@ -152,3 +152,44 @@ fn a_libtorch_that_will_not_do_is_refused() {
         ],
     );
 }
+
+/// With a driver, or what the loader takes for one, the library is loaded and the loader's words are passed on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cuda_library_that_can_not_be_loaded_is_named() {
+    let sandbox = Sandbox::new();
+    let folder = another(&sandbox, "2.11.0");
+    sandbox.write("another/lib/libtorch_cuda.so", "no library");
+    fs_err::create_dir(sandbox.path("driver")).unwrap();
+    // Any library that is there will do for a driver.
+    let maps = fs_err::read_to_string("/proc/self/maps").unwrap();
+    let mut paths = maps
+        .lines()
+        .filter_map(|line| Some(&line[line.find('/')?..]));
+    let library = paths.find(|path| path.ends_with("/libgcc_s.so.1")).unwrap();
+    fs_err::copy(library, sandbox.path("driver/libcuda.so.1")).unwrap();
+    let (model, triplets) = (model(), data("triplets-dev.jsonl"));
+    let run = |device: &str| {
+        let arguments: [&dyn AsRef<OsStr>; 7] = [
+            &"eval",
+            &"--model",
+            &model,
+            &"--data",
+            &triplets,
+            &"--device",
+            &device,
+        ];
+        let mut command = sandbox.command(&arguments);
+        command.env("SENTUNE_LIBTORCH", &folder);
+        command.env("LD_LIBRARY_PATH", sandbox.path("driver"));
+        Ended::from(command.output().unwrap())
+    };
+    run("cuda").failed(
+        1,
+        &[
+            "--device cuda: ",
+            "another/lib/libtorch_cuda.so can't be loaded: ",
+        ],
+    );
+    run("auto").ok();
+}
