@@ -12,7 +12,7 @@ mod report;
 use std::{
     env,
     path::{self, Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -179,6 +179,7 @@ fn measure_all(
         has_micro_batches: measure::knows(&sentune, "--auto-micro-batch")?,
         n_threads: n_threads(args)?,
         memory: Watch::start(&measure::visible_gpu()),
+        end: begin + Duration::from_secs_f64(60.0 * args.gpu.minutes()),
         sentune,
         peer,
     };

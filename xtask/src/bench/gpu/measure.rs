@@ -39,8 +39,11 @@ const ENCODE_BATCH: &str = "256";
 /// Steps that no run gets to.
 const MANY_STEPS: &str = "1000000";
 
-/// What a process takes beside its window at most: it hangs otherwise.
+/// Seconds that a process takes beside its window at most: it hangs otherwise.
 const PATIENCE: f64 = 100.0;
+
+/// Seconds by which the whole may overrun its time: a process that is running then is ended.
+const OVERRUN: f64 = 20.0;
 
 /// Everything that measurements need.
 pub(super) struct Gpu {
@@ -53,6 +56,8 @@ pub(super) struct Gpu {
     pub(super) more: Vec<String>,
     /// Whether `sentune` can take a batch apart where memory does not hold it.
     pub(super) has_micro_batches: bool,
+    /// When the time for the whole is over.
+    pub(super) end: Instant,
 }
 
 /// Model and data.
@@ -143,7 +148,7 @@ impl Gpu {
         let (model, data) = (&self.inputs.model, &self.inputs.data);
         let mut command = self.peer.command("gemm.py", model, data, self.n_threads);
         command.args(["--device", "cuda", "--seconds", &seconds.to_string()]);
-        let limit = Duration::from_secs_f64(PATIENCE + seconds);
+        let limit = limit(PATIENCE + seconds, self.end);
         let ended = run_until(on_gpu(command), limit, |_| false)?;
         ensure!(ended.code == Some(0), "{}", ended.problem());
         let of_type = |kind: &str| -> Vec<Value> {
@@ -318,7 +323,7 @@ impl Gpu {
         is_enough: impl FnMut(&[(f64, Value)]) -> bool,
     ) -> Result<Ended> {
         let begin = Instant::now();
-        let limit = Duration::from_secs_f64(PATIENCE + warmup + seconds);
+        let limit = limit(PATIENCE + warmup + seconds, self.end);
         let ended = run_until(on_gpu(command), limit, is_enough);
         budget.note(side, begin.elapsed().as_secs_f64(), warmup + seconds);
         let ended = ended?;
@@ -328,6 +333,12 @@ impl Gpu {
         }
         Ok(ended)
     }
+}
+
+/// What a process may take, so that it does not hold up the whole.
+fn limit(seconds: f64, end: Instant) -> Duration {
+    let until = end + Duration::from_secs_f64(OVERRUN);
+    Duration::from_secs_f64(seconds).min(until.saturating_duration_since(Instant::now()))
 }
 
 impl Ended {
@@ -557,6 +568,15 @@ mod tests {
         assert_eq!(problem(&error), "out of memory");
         let error = anyhow::anyhow!(ended("error: why\n").problem_on_gpu());
         assert_eq!(problem(&error), "exit code 1: error: why");
+    }
+
+    #[test]
+    fn a_process_that_hangs_does_not_hold_up_the_whole() {
+        let now = Instant::now();
+        let later = limit(100.0, now + Duration::from_secs(300));
+        assert_eq!(later, Duration::from_secs(100));
+        let soon = limit(100.0, now + Duration::from_secs(30)).as_secs_f64();
+        assert!((49.0..=50.0).contains(&soon), "{soon}");
     }
 
     #[test]
