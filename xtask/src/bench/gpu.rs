@@ -166,7 +166,7 @@ fn measure_all(
     let cells: Vec<Cell> = Cell::all()
         .into_iter()
         .filter(|cell| cell.is_in(precisions.as_deref(), batch_sizes.as_deref()))
-        .filter(|cell| !args.quick || cell.is_quick())
+        .filter(|cell| !args.quick || batch_sizes.is_some() || cell.is_quick())
         .filter(|cell| !results.get(&cell.name()).is_some_and(is_whole))
         .collect();
     ensure!(
