@@ -31,6 +31,9 @@ use crate::{checkout::Checkout, nvidia, setup};
 /// What is kept of each cell, in the checkout.
 const RESULTS: &str = "runs/bench/gpu.json";
 
+/// The same of a quick look, which is not to take its place.
+const QUICK_RESULTS: &str = "runs/bench/gpu-quick.json";
+
 /// Under which name the matrix products are kept.
 const GEMM: &str = "gemm";
 
@@ -102,7 +105,8 @@ pub(super) fn run(checkout: &Checkout, args: &super::Args) -> Result<()> {
         "--minutes {}: it must be more than 0",
         args.gpu.minutes()
     );
-    let path = checkout.root.join(RESULTS);
+    let name = if args.quick { QUICK_RESULTS } else { RESULTS };
+    let path = checkout.root.join(name);
     let mut results = if args.report || args.resume {
         kept(&path)?
     } else {
@@ -121,10 +125,13 @@ pub(super) fn run(checkout: &Checkout, args: &super::Args) -> Result<()> {
         fs::write(path, format!("{:#}\n", report.json()))?;
     }
     let document = checkout.root.join(super::DOCUMENT);
-    if args.quick || !document.exists() {
-        let place = path.display();
+    eprintln!("bench: what was measured is in {}", path.display());
+    if args.quick {
+        return Ok(());
+    }
+    if !document.exists() {
         eprintln!(
-            "bench: what was measured is in {place}; put there in a checkout, `cargo xtask bench --device cuda --report` writes it into {}",
+            "bench: with that file as {RESULTS} in a checkout, `cargo xtask bench --device cuda --report` writes it into {}",
             super::DOCUMENT
         );
         return Ok(());
@@ -136,10 +143,7 @@ pub(super) fn run(checkout: &Checkout, args: &super::Args) -> Result<()> {
     )
     .with_context(|| format!("the tables could not be put into {}", super::DOCUMENT))?;
     fs::write(&document, text)?;
-    eprintln!(
-        "bench: the tables are in {}, what was measured in {RESULTS}",
-        super::DOCUMENT
-    );
+    eprintln!("bench: the tables are in {}", super::DOCUMENT);
     Ok(())
 }
 
