@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def arguments(*more):
@@ -17,13 +17,31 @@ def arguments(*more):
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--num-threads", type=int, required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     for name, options in more:
         parser.add_argument(name, **options)
     parsed = parser.parse_args()
+    if parsed.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
     torch.set_num_threads(parsed.num_threads)
     return parsed
+
+
+def synchronize(device):
+    """Waits until the device has done all that it was asked for."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def device_peak(device):
+    """The most that torch has handed out of the device's memory, in bytes."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
 
 def tell(kind, **what):

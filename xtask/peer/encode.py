@@ -1,23 +1,63 @@
-"""`SentenceTransformer.encode` over the lines of a file, with its default batches of 32."""
+"""`SentenceTransformer.encode` over the lines of a file, with its default batches of 32.
 
+With `--seconds` it goes over the lines again and again, in calls of 4,096, until that time is over.
+"""
+
+import itertools
 import time
 
-from common import arguments, tell
+from common import arguments, device_peak, synchronize, tell
 
-args = arguments(("--precision", {"choices": ["fp32", "bf16"], "default": "fp32"}))
+args = arguments(
+    ("--precision", {"choices": ["fp32", "tf32", "bf16"], "default": "fp32"}),
+    ("--batch-size", {"type": int, "default": 32}),
+    ("--seconds", {"type": float}),
+)
 
+import torch
 from sentence_transformers import SentenceTransformer
 
-dtype = {"fp32": "float32", "bf16": "bfloat16"}[args.precision]
-model = SentenceTransformer(args.model, device="cpu", model_kwargs={"dtype": dtype})
+if args.precision == "tf32":
+    torch.backends.cuda.matmul.allow_tf32 = True
+dtype = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16"}[args.precision]
+model = SentenceTransformer(args.model, device=args.device, model_kwargs={"dtype": dtype})
 with open(args.data, encoding="utf-8") as lines:
     sentences = [line.rstrip("\n") for line in lines]
-model.encode(sentences[:32])
+
+
+def encode(texts):
+    model.encode(texts, batch_size=args.batch_size)
+
+
+def parts():
+    """The sentences, in one call or, until the time is over, in many."""
+    if args.seconds is None:
+        yield sentences
+        return
+    starts = itertools.cycle(range(0, len(sentences), 4096))
+    while time.perf_counter() - begin < args.seconds:
+        start = next(starts)
+        yield sentences[start : start + 4096]
+
+
+encode(sentences[: 32 if args.seconds is None else 4096])
+synchronize(args.device)
+encoded = []
 begin = time.perf_counter()
-model.encode(sentences)
+for part in parts():
+    encode(part)
+    encoded.append(part)
+synchronize(args.device)
 seconds = time.perf_counter() - begin
 n_tokens = sum(
     len(ids)
-    for ids in model.tokenizer(sentences, truncation=True, max_length=model.max_seq_length)["input_ids"]
+    for part in encoded
+    for ids in model.tokenizer(part, truncation=True, max_length=model.max_seq_length)["input_ids"]
 )
-tell("encoded", seconds=seconds, n_sentences=len(sentences), n_tokens=n_tokens)
+tell(
+    "encoded",
+    seconds=seconds,
+    n_sentences=sum(len(part) for part in encoded),
+    n_tokens=n_tokens,
+    device_peak_bytes=device_peak(args.device),
+)

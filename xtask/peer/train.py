@@ -1,13 +1,20 @@
-"""Steps of sentence-transformers' own trainer, with its defaults: dropout on, AdamW, clipping at 1."""
+"""Steps of sentence-transformers' own trainer, with its defaults: dropout on, AdamW, clipping at 1.
+
+On the CPU every step is told. With `--seconds` only what came in that time after the warm-up is, in one line: on a
+GPU a step's end is no moment of its own, so the clock is read where the device has done its work.
+"""
 
 import tempfile
+import time
 
-from common import arguments, load, tell
+from common import arguments, device_peak, load, synchronize, tell
 
 args = arguments(
     ("--batch-size", {"type": int, "required": True}),
     ("--max-steps", {"type": int, "required": True}),
-    ("--precision", {"choices": ["fp32", "bf16"], "default": "fp32"}),
+    ("--precision", {"choices": ["fp32", "tf32", "bf16"], "default": "fp32"}),
+    ("--warmup-seconds", {"type": float, "default": 0.0}),
+    ("--seconds", {"type": float}),
 )
 
 from sentence_transformers import (
@@ -38,14 +45,55 @@ class Steps(TrainerCallback):
         )
 
 
-model = SentenceTransformer(args.model, device="cpu")
+class Window(TrainerCallback):
+    """Tells of the steps in a window of time, and ends the training after it."""
+
+    # What the first steps take for setting up is not all over when the time of warm-up is.
+    LEAST_WARMUP = 3
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+        self.first = None
+        self.begin = None
+        self.last_warmup = 0
+
+    def on_step_end(self, training, state, control, **kwargs):
+        step, now = state.global_step, time.perf_counter()
+        if self.first is None:
+            self.first = now
+        if self.begin is None:
+            if step >= self.LEAST_WARMUP and now - self.first >= args.warmup_seconds:
+                synchronize(args.device)
+                self.begin, self.last_warmup = time.perf_counter(), step
+            return
+        if now - self.begin < args.seconds:
+            return
+        synchronize(args.device)
+        n_steps = step - self.last_warmup
+        tell(
+            "window",
+            seconds=time.perf_counter() - self.begin,
+            n_steps=n_steps,
+            n_rows=n_steps * training.per_device_train_batch_size,
+            n_tokens=sum(self.tokens[self.last_warmup : step]),
+            device_peak_bytes=device_peak(args.device),
+        )
+        control.should_training_stop = True
+
+
+model = SentenceTransformer(args.model, device=args.device)
+on_gpu = args.device == "cuda"
 with tempfile.TemporaryDirectory() as folder:
     training = SentenceTransformerTrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=args.batch_size,
         max_steps=args.max_steps,
         bf16=args.precision == "bf16",
-        use_cpu=True,
+        # Said only where there is such a thing, and then either way: torch's own default has changed before.
+        tf32=(args.precision == "tf32") if on_gpu else None,
+        use_cpu=not on_gpu,
+        # A last batch of another size would say little about this one.
+        dataloader_drop_last=args.seconds is not None,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
@@ -69,5 +117,5 @@ with tempfile.TemporaryDirectory() as folder:
             return batch
 
     collator.__class__ = Counting
-    trainer.add_callback(Steps(tokens))
+    trainer.add_callback(Steps(tokens) if args.seconds is None else Window(tokens))
     trainer.train()

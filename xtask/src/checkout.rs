@@ -18,16 +18,27 @@ pub(crate) struct Checkout {
 }
 
 impl Checkout {
-    /// Finds the checkout that cargo ran this program from.
+    /// Finds the checkout that cargo ran this program from; or, where it was carried to another machine, takes the
+    /// folder that it was started in.
     pub(crate) fn open() -> Result<Self> {
         // Cargo's word at run time comes first: with a target folder shared between checkouts, the
         // path of compile time may be another checkout's.
-        let manifest_dir =
-            env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-        let root = Path::new(&manifest_dir)
-            .parent()
-            .context("the folder of xtask's manifest has no parent")?
-            .to_owned();
+        let root = match env::var_os("CARGO_MANIFEST_DIR") {
+            Some(manifest_dir) => Path::new(&manifest_dir)
+                .parent()
+                .context("the folder of xtask's manifest has no parent")?
+                .to_owned(),
+            None => {
+                let here = env::current_dir()?;
+                let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
+                match built_in.parent() {
+                    Some(root) if built_in.is_dir() && !here.join("xtask/Cargo.toml").exists() => {
+                        root.to_owned()
+                    }
+                    _ => here,
+                }
+            }
+        };
         let shell = Shell::new()?;
         shell.change_dir(&root);
         Ok(Self { root, shell })

@@ -9,11 +9,14 @@ mod bench;
 mod benchmark;
 mod checkout;
 mod fetch_data;
+mod nvidia;
+mod package;
 mod quickstart;
 mod reliability;
 mod setup;
 mod test;
 mod tidy;
+mod train_gpu;
 
 use std::process::ExitCode;
 
@@ -34,10 +37,12 @@ enum Command {
     Setup(setup::Args),
     FetchData(fetch_data::Args),
     Quickstart(quickstart::Args),
+    TrainGpu(train_gpu::Args),
     Test(test::Args),
     Benchmark(benchmark::Args),
     Bench(bench::Args),
     Reliability(reliability::Args),
+    Package(package::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,9 +61,11 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Setup(args) => setup::run(&checkout, args),
         Command::FetchData(args) => fetch_data::run(&checkout, args),
         Command::Quickstart(quickstart::Args {}) => quickstart::run(&checkout),
+        Command::TrainGpu(args) => train_gpu::run(&checkout, args),
         Command::Test(args) => test::run(&checkout, args),
         Command::Benchmark(args) => benchmark::run(&checkout, args),
         Command::Bench(args) => bench::run(&checkout, args),
         Command::Reliability(args) => reliability::run(&checkout, args),
+        Command::Package(package::Args {}) => package::run(&checkout),
     }
 }

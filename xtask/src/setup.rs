@@ -24,7 +24,10 @@ use self::{
     tools::{Compiler, Python},
     version::{VERSION, Version},
 };
-use crate::checkout::{self, Checkout};
+use crate::{
+    checkout::{self, Checkout},
+    nvidia,
+};
 
 /// Put libtorch in place, so that everything else can be built.
 ///
@@ -38,6 +41,16 @@ pub(crate) struct Args {
     /// Fetch again, even if everything is in place
     #[arg(long)]
     force: bool,
+}
+
+impl Args {
+    /// As `--cuda`.
+    pub(crate) fn with_cuda() -> Self {
+        Self {
+            cuda: true,
+            force: false,
+        }
+    }
 }
 
 /// Puts libtorch in place and says where it is.
@@ -218,7 +231,7 @@ fn fetch(
         // Another checkout's setup put it there while this one waited.
         return Ok(());
     }
-    if variant == Variant::Cuda && !Path::new("/proc/driver/nvidia/version").exists() {
+    if variant == Variant::Cuda && !nvidia::has_driver(shell) {
         eprintln!(
             "setup: this machine has no NVIDIA driver: the CUDA libraries are fetched, but will not run here"
         );
@@ -319,10 +332,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let lib = folder.path().join("lib");
         let any = Args::default();
-        let cuda = Args {
-            cuda: true,
-            ..Args::default()
-        };
+        let cuda = Args::with_cuda();
         let missing = check_folder("LIBTORCH", folder.path(), &any);
         assert!(missing.is_err_and(|error| error.to_string().contains("there is no folder")));
         fs::create_dir(&lib)?;

@@ -1,4 +1,5 @@
-//! What no compiler checks: the tree's size and paths, module docs, and who may depend on whom.
+//! What no compiler checks: the tree's size and paths, module docs, who may depend on whom, and the size of a
+//! release build, where there is one.
 //!
 //! A stage of `cargo xtask test`, and a test of this crate too, so that `cargo test` runs it.
 
@@ -12,7 +13,7 @@ use fs_err as fs;
 use serde_json::Value;
 use xshell::cmd;
 
-use crate::checkout::Checkout;
+use crate::{checkout::Checkout, package};
 
 /// The largest file that the tree may hold, in bytes.
 const MAX_FILE_BYTES: u64 = 2_000_000;
@@ -44,12 +45,13 @@ const FORBIDDEN_MARKS: [&str; 3] = [
 ];
 
 /// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("libtorch", &[]),
     ("grammar", &[]),
     ("mutate", &[]),
     ("hub", &[]),
     ("kernels", &[]),
+    ("launcher", &[]),
     ("search", &["kernels"]),
     ("shim", &["libtorch", "kernels"]),
     ("data", &["mutate"]),
@@ -65,8 +67,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     (
         "cli",
         &[
-            "libtorch", "kernels", "search", "model", "data", "losses", "eval", "train", "hub",
-            "grammar",
+            "libtorch", "kernels", "search", "shim", "launcher", "model", "data", "losses", "eval",
+            "train", "hub", "grammar",
         ],
     ),
     ("fetch-data", &["hub"]),
@@ -110,9 +112,11 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
         .quiet()
         .read()?;
-    problems.extend(layer_problems(&dependencies(&serde_json::from_str(
-        &metadata,
-    )?)?));
+    let metadata = serde_json::from_str(&metadata)?;
+    problems.extend(layer_problems(&dependencies(&metadata)?));
+    if let Some(target) = metadata["target_directory"].as_str() {
+        problems.extend(package::size_problems(Path::new(target)));
+    }
     for problem in &problems {
         eprintln!("tidy: {problem}");
     }

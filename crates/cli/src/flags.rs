@@ -8,7 +8,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::{named::Named, source::Split};
+use crate::{device::DeviceName, named::Named, source::Split};
 
 mod search;
 
@@ -40,6 +40,11 @@ pub(crate) struct Flags {
     /// Threads for everything; by default all cores.
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) num_threads: Option<u16>,
+
+    /// What to compute on: auto, cpu, cuda, cuda:N; auto is the first CUDA device where libtorch has CUDA and
+    /// there is one, else the CPU [default: auto].
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub(crate) device: Option<DeviceName>,
 }
 
 #[derive(Debug, Subcommand)]

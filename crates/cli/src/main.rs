@@ -6,6 +6,7 @@
 mod cache;
 mod commands;
 mod config;
+mod device;
 mod flags;
 mod interrupt;
 mod named;
@@ -27,7 +28,8 @@ use crate::{
         compare, data as data_command, encode, eval, init, mine, search as search_command,
         train as train_command,
     },
-    flags::{Command, Flags, with_dashes},
+    device::DeviceName,
+    flags::{Command, Flags, UsageError, with_dashes},
     interrupt::{Interrupt, Interrupted},
     progress::Talk,
 };
@@ -46,6 +48,13 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
+    // May start this program anew, with the libtorch that SENTUNE_LIBTORCH names.
+    let libtorch = shim::cuda::libtorch_folder();
+    launcher::enter(libtorch.as_deref())?;
+    if let Some(folder) = &libtorch {
+        tracing::debug!("libtorch is in {}", folder.display());
+    }
+    choose_device(&flags)?;
     set_threads(flags.num_threads)?;
     arm_failpoint()?;
     let interrupt = Interrupt::listen()?;
@@ -58,6 +67,18 @@ fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
         Command::Data(command) => data_command::run(&command, talk, &interrupt),
         Command::Compare(flags) => compare::run(&flags, talk, &interrupt),
         Command::Init(flags) => init::run(&flags, talk),
+    }
+}
+
+/// The device of a command that computes; the others have no use for one.
+fn choose_device(flags: &Flags) -> anyhow::Result<()> {
+    match (&flags.command, flags.device) {
+        (Command::Data(_) | Command::Init(_), Some(name)) => Err(UsageError(format!(
+            "--device {name}: data and init compute nothing on a device: leave the flag out"
+        ))
+        .into()),
+        (Command::Data(_) | Command::Init(_), None) => Ok(()),
+        (_, name) => device::choose(name.unwrap_or(DeviceName::Auto)),
     }
 }
 
@@ -96,7 +117,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             Some(TrainError::Loss(loss)) => Some(loss),
             _ => cause.downcast_ref(),
         };
-        cause.is::<flags::UsageError>() || loss.is_some_and(is_wrong_use)
+        cause.is::<UsageError>() || loss.is_some_and(is_wrong_use)
     });
     if is_usage { 2 } else { 1 }
 }

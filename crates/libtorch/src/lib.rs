@@ -16,7 +16,8 @@ use std::{env, path::Path};
 ///
 /// Cargo links to libtorch but adds no run path, so a binary would start only with
 /// LD_LIBRARY_PATH. The run path is the folder that the checkout's link leads to, not the link, so
-/// that a binary copied elsewhere runs without the checkout.
+/// that a binary copied elsewhere runs without the checkout. It is one that LD_LIBRARY_PATH wins over
+/// (DT_RUNPATH), whatever the linker's own default, so that a binary can be led to another libtorch.
 ///
 /// The calling crate must depend on torch-sys directly: Cargo hands `DEP_TCH_LIBTORCH_LIB` to
 /// such crates only. Without it, or where it names no folder, the build fails and says so.
@@ -30,7 +31,10 @@ pub fn link_run_path() {
     };
     let lib = Path::new(&lib);
     match lib.canonicalize() {
-        Ok(folder) => println!("cargo::rustc-link-arg=-Wl,-rpath,{}", folder.display()),
+        Ok(folder) => println!(
+            "cargo::rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{}",
+            folder.display()
+        ),
         Err(error) => println!(
             "cargo::error=no libtorch at {}: {error}: run `cargo xtask setup`",
             lib.display()

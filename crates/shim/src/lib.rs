@@ -1,12 +1,13 @@
 //! What tch lacks, behind a safe face: the memory of a tensor as a slice, which kernels written in Rust read
-//! and write in place, the other way round, libtorch's matrix product on slices ([`gemm`]), and the calls that a step on
-//! a GPU needs ([`torch`]).
+//! and write in place, the other way round, libtorch's matrix product on slices ([`gemm`]), the calls that a step on
+//! a GPU needs ([`torch`], [`graph`]), and libtorch's CUDA library, which is opened here ([`cuda`]).
 //!
 //! A [`Tensor`] is a counted reference, so the borrow checker sees the handle and not the memory. The rule for
 //! callers is the one that libtorch itself has: while a slice of a tensor is alive, nobody runs an operation
 //! that writes that memory through another handle. Both functions take the handle for as long as the slice
 //! lives, and our callers hold one slice of a buffer at a time.
 
+pub mod cuda;
 pub mod gemm;
 pub mod graph;
 pub mod torch;

@@ -195,12 +195,11 @@ impl Bench {
             }
             return Ok(command);
         }
-        command = Command::new(self.programs.join("sentune"));
+        command = self.sentune.command();
         command
             .args(["--num-threads", &self.n_threads.to_string()])
-            .env("HF_HUB_OFFLINE", "1")
-            .env("SENTUNE_CACHE", inputs.folder.join("cache"))
-            .env_remove("RUST_LOG");
+            .args(["--device", "cpu"])
+            .env("SENTUNE_CACHE", inputs.folder.join("cache"));
         if matches!(case, Case::EncodeBase | Case::EncodeMini) {
             command.arg("encode").arg("--model").arg(model);
             command.arg("--input").arg(data);
@@ -357,7 +356,7 @@ pub(super) fn find<'e>(ended: &'e Ended, kind: &str) -> Result<(f64, &'e Value)>
 }
 
 /// The time in `encoded 1,500 sentences in 3.214 s: ...`.
-fn encoding_seconds(stderr: &str) -> Option<f64> {
+pub(super) fn encoding_seconds(stderr: &str) -> Option<f64> {
     let line = stderr.lines().find(|line| line.contains("encoded "))?;
     let (_, rest) = line.split_once(" in ")?;
     rest.split(' ').next()?.parse().ok()

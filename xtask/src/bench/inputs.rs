@@ -11,6 +11,7 @@ use grammar::Split;
 use serde_json::Value;
 
 use super::{
+    Program,
     case::{Case, shown},
     peer::Peer,
 };
@@ -74,9 +75,10 @@ impl Shape {
 }
 
 impl Inputs {
-    /// Makes what is missing.
+    /// Makes what is missing, models with `sentune`.
     pub(super) fn prepare(
         checkout: &Checkout,
+        sentune: &Program,
         peer: &Peer,
         mini: Option<&Path>,
         triplets: Option<&Path>,
@@ -84,37 +86,20 @@ impl Inputs {
         let root = &checkout.root;
         let folder = root.join("runs/bench");
         fs::create_dir_all(&folder)?;
-        let given = |path: Option<&Path>, default: &str| {
-            let path = path.map(|path| root.join(path));
-            let path = path.or_else(|| Some(root.join(default)).filter(|path| path.exists()));
-            path.map(fs::canonicalize).transpose()
-        };
-        let generated = folder.join("vocab.txt");
-        fs::write(&generated, grammar::vocabulary().join("\n") + "\n")?;
-        let mini: Option<PathBuf> = given(mini, MINI)?;
-        let vocabulary = mini.as_ref().map(|mini| mini.join("vocab.txt"));
-        let vocabulary = vocabulary.filter(|path| path.exists());
-        let vocabulary = vocabulary.unwrap_or(generated);
+        let mini = given(root, mini, MINI)?;
+        let vocabulary = vocabulary(&folder, mini.as_deref())?;
         let inputs = Self {
-            base: init(
-                checkout,
-                &folder.join("mpnet-base-random"),
-                &vocabulary,
-                &[],
-            )?,
+            base: init(sentune, &folder.join("mpnet-base-random"), &vocabulary, &[])?,
             mini: match mini {
                 Some(mini) => mini,
                 None => init(
-                    checkout,
+                    sentune,
                     &folder.join("mini-random"),
                     &vocabulary,
                     &MINI_SHAPE,
                 )?,
             },
-            triplets: match given(triplets, TRIPLETS)? {
-                Some(triplets) => triplets,
-                None => generate(&folder, N_TRIPLETS)?,
-            },
+            triplets: triplets_of(root, &folder, triplets)?,
             many: generate(&folder, N_MANY)?,
             sentences: folder.join("sentences.txt"),
             folder,
@@ -169,8 +154,46 @@ impl Inputs {
     }
 }
 
+/// The path that a flag gives, or the default where that is there; from the root.
+fn given(root: &Path, path: Option<&Path>, default: &str) -> Result<Option<PathBuf>> {
+    let path = path.map(|path| root.join(path));
+    let path = path.or_else(|| Some(root.join(default)).filter(|path| path.exists()));
+    Ok(path.map(fs::canonicalize).transpose()?)
+}
+
+/// The small model's word pieces where it has such a file, else the grammar's.
+fn vocabulary(folder: &Path, mini: Option<&Path>) -> Result<PathBuf> {
+    let own = mini.map(|mini| mini.join("vocab.txt"));
+    if let Some(own) = own.filter(|path| path.exists()) {
+        return Ok(own);
+    }
+    let generated = folder.join("vocab.txt");
+    fs::write(&generated, grammar::vocabulary().join("\n") + "\n")?;
+    Ok(generated)
+}
+
+/// The triplets that a flag gives, those beside the checkout, or generated ones.
+pub(super) fn triplets_of(root: &Path, folder: &Path, triplets: Option<&Path>) -> Result<PathBuf> {
+    match given(root, triplets, TRIPLETS)? {
+        Some(triplets) => Ok(triplets),
+        None => generate(folder, N_TRIPLETS),
+    }
+}
+
+/// MPNet-base's shape with random weights, and the word pieces of the small model where that is there.
+pub(super) fn base_model(
+    root: &Path,
+    folder: &Path,
+    sentune: &Program,
+    mini: Option<&Path>,
+) -> Result<PathBuf> {
+    let mini = given(root, mini, MINI)?;
+    let vocabulary = vocabulary(folder, mini.as_deref())?;
+    init(sentune, &folder.join("mpnet-base-random"), &vocabulary, &[])
+}
+
 /// A model with random weights, by `sentune init`.
-fn init(checkout: &Checkout, folder: &Path, vocabulary: &Path, shape: &[&str]) -> Result<PathBuf> {
+fn init(sentune: &Program, folder: &Path, vocabulary: &Path, shape: &[&str]) -> Result<PathBuf> {
     let config = folder.join("config.json");
     let n_words = fs::read_to_string(vocabulary)?.lines().count() as u64;
     let made = config.exists() && read_config(folder)?["vocab_size"].as_u64() == Some(n_words);
@@ -178,17 +201,11 @@ fn init(checkout: &Checkout, folder: &Path, vocabulary: &Path, shape: &[&str]) -
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
-        checkout
-            .cargo()
-            .args(["run", "--quiet", "--package", "cli", "--", "init"])
-            .args([
-                Path::new("--vocab-file"),
-                vocabulary,
-                Path::new("--output"),
-                folder,
-            ])
-            .args(shape)
-            .run()?;
+        let mut command = sentune.command();
+        command.arg("init").arg("--vocab-file").arg(vocabulary);
+        command.arg("--output").arg(folder).args(shape);
+        let ended = super::process::run(command)?;
+        ensure!(ended.code == Some(0), "{}", ended.problem());
     }
     Ok(folder.to_owned())
 }
@@ -199,7 +216,8 @@ fn read_config(model: &Path) -> Result<Value> {
         .with_context(|| format!("{} is no JSON", path.display()))
 }
 
-fn shape(model: &Path) -> Result<Shape> {
+/// A model's sizes, by its configuration.
+pub(super) fn shape(model: &Path) -> Result<Shape> {
     let config = read_config(model)?;
     let size = |key: &str| {
         config[key]

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     process::Command,
 };
 
@@ -15,38 +15,101 @@ use crate::{checkout::Checkout, setup};
 /// The versions that figures are for.
 const VERSIONS: [(&str, &str); 2] = [("sentence_transformers", "6.0.1"), ("torch", "2.11.0")];
 
+/// The programs that run the peer, as they were when this one was built: where it was carried to there is no
+/// checkout.
+const SCRIPTS: [(&str, &str); 7] = [
+    ("common.py", include_str!("../../peer/common.py")),
+    ("encode.py", include_str!("../../peer/encode.py")),
+    ("gemm.py", include_str!("../../peer/gemm.py")),
+    ("gpu_inputs.py", include_str!("../../peer/gpu_inputs.py")),
+    ("sentences.py", include_str!("../../peer/sentences.py")),
+    (
+        "tokenize_all.py",
+        include_str!("../../peer/tokenize_all.py"),
+    ),
+    ("train.py", include_str!("../../peer/train.py")),
+];
+
 /// A Python with the peer, and the programs that run it.
 #[derive(Debug)]
 pub(super) struct Peer {
     python: PathBuf,
+    /// A folder of packages that is not the Python's own.
+    packages: Option<PathBuf>,
     scripts: PathBuf,
 }
 
 impl Peer {
-    /// Takes the Python that is given, or makes an environment in the cache folder, once.
-    pub(super) fn find(checkout: &Checkout, python: Option<&Path>) -> Result<Self> {
-        let scripts = checkout.root.join("xtask/peer");
-        let python = match python {
-            Some(python) => python.to_owned(),
-            None => environment(checkout, &scripts)?,
+    /// Takes the Python that is given, or `python3` with the packages that are given, or makes an environment in
+    /// the cache folder, once.
+    pub(super) fn find(
+        checkout: &Checkout,
+        python: Option<&Path>,
+        packages: Option<&Path>,
+    ) -> Result<Self> {
+        let scripts = checkout.root.join("runs/bench/peer");
+        fs::create_dir_all(&scripts)?;
+        for (name, script) in SCRIPTS {
+            fs::write(scripts.join(name), script)?;
+        }
+        let python = match (python, packages) {
+            (Some(python), _) => python.to_owned(),
+            (None, Some(_)) => "python3".into(),
+            (None, None) => environment(checkout)?,
+        };
+        let packages = packages.map(path::absolute).transpose()?;
+        if let Some(packages) = &packages {
+            ensure!(
+                packages.join("torch").is_dir(),
+                "--python-packages {} holds no folder torch: it must be the folder that Python's packages are in",
+                packages.display()
+            );
+        }
+        let peer = Self {
+            python,
+            packages,
+            scripts,
         };
         for (package, version) in VERSIONS {
-            let script = format!("import {package}; print({package}.__version__)");
-            let found = cmd!(checkout.shell, "{python} -c {script}")
-                .quiet()
-                .ignore_stderr()
-                .read()
-                .with_context(|| format!("{} can't import {package}", python.display()))?;
+            let found = peer.ask(&format!("import {package}; print({package}.__version__)"));
+            let found = found
+                .with_context(|| format!("{} can't import {package}", peer.python.display()))?;
             ensure!(
                 found.split('+').next() == Some(version),
                 "{} has {package} {found}, and the benchmark is against {version}",
-                python.display()
+                peer.python.display()
             );
         }
-        Ok(Self { python, scripts })
+        Ok(peer)
     }
 
-    /// A program of xtask/peer on this model and data.
+    /// The folder of its torch.
+    pub(super) fn torch(&self) -> Result<PathBuf> {
+        let script =
+            "import importlib.util as u; print(*u.find_spec('torch').submodule_search_locations)";
+        Ok(self.ask(script)?.into())
+    }
+
+    /// What a short program prints.
+    fn ask(&self, script: &str) -> Result<String> {
+        let output = self.python().args(["-c", script]).output()?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn python(&self) -> Command {
+        let mut command = Command::new(&self.python);
+        if let Some(packages) = &self.packages {
+            command.env("PYTHONPATH", packages);
+        }
+        command
+    }
+
+    /// A program of the peer's on this model and data.
     pub(super) fn command(
         &self,
         script: &str,
@@ -54,7 +117,7 @@ impl Peer {
         data: &Path,
         n_threads: usize,
     ) -> Command {
-        let mut command = Command::new(&self.python);
+        let mut command = self.python();
         command.arg("-B").arg(self.scripts.join(script));
         command.arg("--model").arg(model).arg("--data").arg(data);
         command.args(["--num-threads", &n_threads.to_string()]);
@@ -66,7 +129,7 @@ impl Peer {
 }
 
 /// The environment in the user's cache folder; it takes its name when pip is done.
-fn environment(checkout: &Checkout, scripts: &Path) -> Result<PathBuf> {
+fn environment(checkout: &Checkout) -> Result<PathBuf> {
     let folder = setup::cache_folder(&checkout.root)?.join("peer-6.0.1");
     let python = folder.join("bin/python");
     let complete = folder.join("complete");
@@ -86,7 +149,7 @@ fn environment(checkout: &Checkout, scripts: &Path) -> Result<PathBuf> {
     } else {
         "python3"
     };
-    let requirements = scripts.join("requirements.txt");
+    let requirements = checkout.root.join("xtask/peer/requirements.txt");
     cmd!(checkout.shell, "{base} -m venv {folder}").run()?;
     cmd!(
         checkout.shell,

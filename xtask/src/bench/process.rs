@@ -41,7 +41,20 @@ impl Ended {
 }
 
 /// Runs a command to its end.
-pub(super) fn run(mut command: Command) -> Result<Ended> {
+pub(super) fn run(command: Command) -> Result<Ended> {
+    run_until(command, LIMIT, |_| false)
+}
+
+/// Runs a command to its end, or until it has printed what `is_enough`, which sees all lines so far: then it is
+/// killed, and its code is `None`.
+///
+/// # Errors
+/// Where it can't be run, or takes longer than `limit`.
+pub(super) fn run_until(
+    mut command: Command,
+    limit: Duration,
+    mut is_enough: impl FnMut(&[(f64, Value)]) -> bool,
+) -> Result<Ended> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -70,6 +83,7 @@ pub(super) fn run(mut command: Command) -> Result<Ended> {
         String::from_utf8_lossy(&bytes).into_owned()
     });
     let mut peaks: Vec<(f64, u64)> = Vec::new();
+    let mut lines = Vec::new();
     let status = loop {
         if let Some(bytes) = high_water_mark(child.id())
             && peaks.last().is_none_or(|(_, last)| bytes > *last)
@@ -79,17 +93,24 @@ pub(super) fn run(mut command: Command) -> Result<Ended> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if started.elapsed() > LIMIT {
+        let n_before = lines.len();
+        lines.extend(receiver.try_iter());
+        if lines.len() > n_before && is_enough(&lines) {
+            child.kill()?;
+            break child.wait()?;
+        }
+        if started.elapsed() > limit {
             child.kill()?;
             child.wait()?;
-            bail!("it did not end within {} minutes", LIMIT.as_secs() / 60);
+            bail!("it did not end within {} s", limit.as_secs());
         }
         thread::sleep(POLL);
     };
     let _ = reader.join();
+    lines.extend(receiver.try_iter());
     Ok(Ended {
         code: status.code(),
-        lines: receiver.try_iter().collect(),
+        lines,
         stderr: talk.join().unwrap_or_default(),
         peaks,
     })
@@ -143,6 +164,19 @@ mod tests {
                 .problem()
                 .starts_with("ended by a signal")
         );
+    }
+
+    #[test]
+    fn a_process_ends_when_it_has_said_enough_or_takes_too_long() {
+        let command = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "for i in 1 2 3; do echo '{}'; done; exec sleep 60"]);
+            command
+        };
+        let ended = run_until(command(), LIMIT, |lines| lines.len() == 3).unwrap();
+        assert_eq!((ended.code, ended.lines.len()), (None, 3));
+        let error = run_until(command(), POLL, |_| false).unwrap_err();
+        assert!(error.to_string().contains("did not end within"), "{error}");
     }
 
     #[cfg(target_os = "linux")]

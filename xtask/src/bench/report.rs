@@ -11,8 +11,11 @@ use super::{
     inputs::thousands,
 };
 
-const BEGIN: &str = "<!-- begin: written by cargo xtask bench -->";
-const END: &str = "<!-- end: written by cargo xtask bench -->";
+/// What stands before and after the tables in the document.
+pub(super) const MARKERS: [&str; 2] = [
+    "<!-- begin: written by cargo xtask bench -->",
+    "<!-- end: written by cargo xtask bench -->",
+];
 
 /// What was asked for: the case, whether of each side's fastest setting, the least ratio of speeds, and the
 /// largest ratio of memory.
@@ -410,16 +413,16 @@ fn profile_table(profiles: &[Value]) -> String {
     text + "\n"
 }
 
-/// The document with other tables between its markers.
-pub(super) fn replace(document: &str, tables: &str) -> Result<String> {
+/// The document with other tables between these markers.
+pub(super) fn replace(document: &str, [begin, end]: [&str; 2], tables: &str) -> Result<String> {
     let (before, rest) = document
-        .split_once(BEGIN)
-        .with_context(|| format!("there is no `{BEGIN}`"))?;
+        .split_once(begin)
+        .with_context(|| format!("there is no `{begin}`"))?;
     let (_, after) = rest
-        .split_once(END)
-        .with_context(|| format!("there is no `{END}`"))?;
+        .split_once(end)
+        .with_context(|| format!("there is no `{end}`"))?;
     Ok(format!(
-        "{before}{BEGIN}\n\n{}\n\n{END}{after}",
+        "{before}{begin}\n\n{}\n\n{end}{after}",
         tables.trim_end()
     ))
 }
@@ -445,7 +448,7 @@ fn median(values: &[f64]) -> Option<f64> {
 }
 
 /// Three digits that count.
-fn figure(value: f64) -> String {
+pub(super) fn figure(value: f64) -> String {
     if value >= 100.0 {
         thousands(value.round() as u64)
     } else if value >= 10.0 {
@@ -552,11 +555,12 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_markers_is_replaced() -> Result<()> {
-        let document = format!("# Top\n\n{BEGIN}\nold\n{END}\n\nrest\n");
-        let new = replace(&document, "new\n")?;
-        assert_eq!(new, format!("# Top\n\n{BEGIN}\n\nnew\n\n{END}\n\nrest\n"));
-        assert_eq!(replace(&new, "new\n")?, new);
-        assert!(replace("# Top\n", "new").is_err());
+        let [begin, end] = MARKERS;
+        let document = format!("# Top\n\n{begin}\nold\n{end}\n\nrest\n");
+        let new = replace(&document, MARKERS, "new\n")?;
+        assert_eq!(new, format!("# Top\n\n{begin}\n\nnew\n\n{end}\n\nrest\n"));
+        assert_eq!(replace(&new, MARKERS, "new\n")?, new);
+        assert!(replace("# Top\n", MARKERS, "new").is_err());
         Ok(())
     }
 }

@@ -15,10 +15,10 @@ use std::{ops::ControlFlow, path::Path};
 use ::data::{Dataset, TableFormat, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
 use ::search::Similarity;
 use model::{Compute, EncodeOptions, ModelError, SentenceTransformer, Task, Tokenizer};
-use tch::Device;
 use train_crate::{Evaluation, TrainingData};
 
 use crate::{
+    device,
     flags::{EncodingFlags, EvalDataFlags, TwoSidedEncodingFlags, UsageError},
     interrupt::Interrupt,
     progress::Talk,
@@ -28,14 +28,14 @@ use crate::{
 
 use ::train as train_crate;
 
-/// Loads the model that a folder or a name on the hub stands for.
+/// Loads the model that a folder or a name on the hub stands for, to the device that was chosen.
 fn load_model(
     name: &str,
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<SentenceTransformer> {
     let folder = source::model(name, talk, interrupt)?;
-    let model = SentenceTransformer::load(&folder, Device::Cpu)?;
+    let model = SentenceTransformer::load(&folder, device::chosen())?;
     tracing::info!(
         "model {name}: {} parameters, {} dimensions, up to {} tokens",
         thousands(model.parameters().numel() as usize),

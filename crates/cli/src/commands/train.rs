@@ -8,7 +8,6 @@ use kernels::profile;
 use losses::{BuildContext, LossConfig};
 use model::{Compute, EncodeOptions, SentenceTransformer};
 use serde_json::{Map, Value, json};
-use tch::Device;
 use train::{
     CONFIG, Checkpoint, Evaluation, METRICS, Objective, Outcome, RunFolder, Tasks, TrainError,
     Trainer, TrainingData,
@@ -23,6 +22,7 @@ use crate::{
         tokenize_cached,
     },
     config::{resolve, to_toml, training_arguments},
+    device,
     flags::{TrainFlags, UsageError},
     interrupt::Interrupt,
     named::Named,
@@ -345,7 +345,7 @@ impl BuiltLoss {
     ) -> anyhow::Result<Self> {
         let loss = config.value.build(&BuildContext {
             dimension: Some(model.dimension()),
-            device: Device::Cpu,
+            device: device::chosen(),
             seed,
         })?;
         let guide = loss.guide().map(|guide| load_model(guide, talk, interrupt));

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod device;
 mod libtorch_engine;
 mod losses;
 #[cfg(unix)]

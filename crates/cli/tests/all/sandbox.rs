@@ -67,6 +67,8 @@ impl Sandbox {
             .env("HF_HUB_OFFLINE", "1")
             .env("HF_HOME", self.path("hub"))
             .env("SENTUNE_CACHE", self.path("cache"))
+            // The numbers that tests know are the CPU's.
+            .env("CUDA_VISIBLE_DEVICES", "")
             .env_remove("HF_HUB_CACHE")
             .env_remove("RUST_LOG");
         command

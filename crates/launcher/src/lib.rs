@@ -1,0 +1,298 @@
+//! Which libtorch a `sentune` runs with on a machine that it was not built on.
+//!
+//! The program needs libtorch before its `main`: the dynamic loader looks where the build found it, or where
+//! `LD_LIBRARY_PATH` says. `SENTUNE_LIBTORCH` names a libtorch, or the `torch` package of a Python, and this crate
+//! puts its folders in front of `LD_LIBRARY_PATH` and starts the program anew. The program calls [`enter`] first
+//! thing in `main`; where the loader finds no libtorch at all there is no `main`, and the crate's own program,
+//! which needs none and carries the other inside it ([`carried`]), does the same from outside.
+//!
+//! No dependencies on libtorch, so that it can speak where there is none.
+
+mod libtorch;
+
+#[cfg(target_os = "linux")]
+pub mod carried;
+
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+pub use libtorch::{Libtorch, RELEASE};
+
+/// The variable that names the libtorch to run with: its folder, or that of Python's `torch` package.
+pub const VARIABLE: &str = "SENTUNE_LIBTORCH";
+
+/// What the dynamic loader reads.
+const LOADER_VARIABLE: &str = "LD_LIBRARY_PATH";
+
+/// Set for a program that was started anew, so that it is not started so for ever.
+const STARTED_ANEW: &str = "SENTUNE_LIBTORCH_LED_TO";
+
+/// How Python tells where its libtorch is.
+const ASK_PYTHON: &str = "python3 -c 'import torch; print(torch.__path__[0])'";
+
+/// Why there is no libtorch to run with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// A folder holds none.
+    #[error(
+        "{what} leads to {}, and there is no libtorch_cpu.so in it or in its lib: it must be the folder of a libtorch {RELEASE}, or of Python's torch package (`{ASK_PYTHON}`)",
+        .folder.display()
+    )]
+    NotThere {
+        /// The variable that named the folder.
+        what: &'static str,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A folder holds another release than the one that the program was built for.
+    #[error(
+        "the libtorch in {} is version {version}, and this program needs {RELEASE}: set {VARIABLE} to the folder of a libtorch {RELEASE}, or of the torch package of a Python that has it (`{ASK_PYTHON}`)",
+        .folder.display()
+    )]
+    Version {
+        /// The folder.
+        folder: PathBuf,
+        /// What it holds.
+        version: String,
+    },
+    /// No place that is looked at holds one.
+    #[error(
+        "there is no libtorch here (looked in {}): set {VARIABLE} to the folder of a libtorch {RELEASE}, or of the torch package of a Python that has it (`{ASK_PYTHON}`)",
+        list(.looked)
+    )]
+    Nowhere {
+        /// The places.
+        looked: Vec<PathBuf>,
+    },
+    /// The program was started anew, and the loader took another libtorch all the same.
+    #[error(
+        "{VARIABLE} leads to {}, but the libtorch of this process is in {}: is LD_PRELOAD set, or has the program an older run path (`readelf -d` shows it)?",
+        .wanted.display(),
+        .loaded.display()
+    )]
+    NotTaken {
+        /// Where it should be.
+        wanted: PathBuf,
+        /// Where it is.
+        loaded: PathBuf,
+    },
+    /// The program could not be started.
+    #[error("starting {} with the libtorch in {}", .program.display(), .libtorch.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Where the libtorch is.
+        libtorch: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The program inside the launcher could not be read.
+    #[error("reading the program that this one carries")]
+    Carried(#[source] io::Error),
+    /// There is no program inside the launcher.
+    #[error(
+        "this launcher carries no program: `cargo xtask package` makes one that does, by `launcher PROGRAM OUTPUT`"
+    )]
+    Empty,
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    names.join(", ")
+}
+
+/// To be called at the very start of `main`, with the folder of the libtorch that this process has loaded, where
+/// that is known. Where [`VARIABLE`] names another one, the program is started anew with that, and this function
+/// does not return. Then the version of the one that is loaded is checked, as far as its folder tells it.
+///
+/// # Errors
+/// Where the variable leads to no libtorch, the loader does not follow it, or the version is another one.
+pub fn enter(loaded: Option<&Path>) -> Result<(), LaunchError> {
+    let Some(folder) = variable(VARIABLE) else {
+        return match loaded {
+            // Nothing to be found beside it says nothing about it.
+            Some(loaded) => Libtorch::at(loaded).map_or(Ok(()), |libtorch| libtorch.check()),
+            None => Ok(()),
+        };
+    };
+    let libtorch = Libtorch::named(VARIABLE, Path::new(&folder))?;
+    libtorch.check()?;
+    match loaded {
+        Some(loaded) if !libtorch.is_in(loaded) => {
+            if variable(STARTED_ANEW).is_some() {
+                return Err(LaunchError::NotTaken {
+                    wanted: libtorch.lib().to_owned(),
+                    loaded: loaded.to_owned(),
+                });
+            }
+            let program = env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+            Err(start(&program, &libtorch))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The libtorch that a carried program is to run with: that of [`VARIABLE`]; or one that LD_LIBRARY_PATH leads
+/// to; or one beside `program`, in the user's cache as `cargo xtask setup` puts it there, or of the system.
+///
+/// # Errors
+/// Where there is none, or the first of another release.
+pub fn find(program: &Path) -> Result<Libtorch, LaunchError> {
+    find_with(program, variable)
+}
+
+fn find_with(
+    program: &Path,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Libtorch, LaunchError> {
+    if let Some(folder) = variable(VARIABLE) {
+        let libtorch = Libtorch::named(VARIABLE, Path::new(&folder))?;
+        libtorch.check()?;
+        return Ok(libtorch);
+    }
+    let led_to = variable(LOADER_VARIABLE).unwrap_or_default();
+    let mut places: Vec<PathBuf> = env::split_paths(&led_to)
+        .filter(|path| !path.as_os_str().is_empty())
+        .collect();
+    if let Some(folder) = program.parent() {
+        places.push(folder.join("libtorch"));
+    }
+    let home = || Some(Path::new(&variable("HOME")?).join(".cache"));
+    let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
+    if let Some(cache) = cache.filter(|path| path.is_absolute()).or_else(home) {
+        // What has CUDA serves both.
+        for variant in ["cu130", "cpu"] {
+            places.push(cache.join(format!("sentune/libtorch-{RELEASE}.0-{variant}")));
+        }
+    }
+    places.push("/usr".into());
+    match places.iter().find_map(|place| Libtorch::at(place)) {
+        Some(libtorch) => libtorch.check().map(|()| libtorch),
+        None => Err(LaunchError::Nowhere { looked: places }),
+    }
+}
+
+/// Starts `program` with this libtorch and this process's arguments, in this process's place; returns only
+/// where that fails.
+pub fn start(program: &Path, libtorch: &Libtorch) -> LaunchError {
+    let mut arguments = env::args_os();
+    let mut command = Command::new(program);
+    let name = arguments.next();
+    command.args(arguments);
+    command.env(
+        LOADER_VARIABLE,
+        libtorch.library_path(variable(LOADER_VARIABLE).as_deref()),
+    );
+    command.env(STARTED_ANEW, libtorch.lib());
+    LaunchError::Start {
+        program: program.to_owned(),
+        libtorch: libtorch.lib().to_owned(),
+        source: replace(&mut command, name),
+    }
+}
+
+#[cfg(unix)]
+fn replace(command: &mut Command, name: Option<OsString>) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    if let Some(name) = name {
+        command.arg0(name);
+    }
+    command.exec()
+}
+
+#[cfg(not(unix))]
+fn replace(_: &mut Command, _: Option<OsString>) -> io::Error {
+    io::ErrorKind::Unsupported.into()
+}
+
+/// The variable, where it is set to something.
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn libtorch(folder: &Path, version: &str) {
+        fs::create_dir_all(folder.join("lib")).unwrap();
+        fs::write(folder.join("lib/libtorch_cpu.so"), "").unwrap();
+        fs::write(folder.join("build-version"), version).unwrap();
+    }
+
+    /// Where a program in `bin` finds its libtorch with these variables.
+    fn found(root: &Path, variables: &[(&str, &str)]) -> Result<PathBuf, String> {
+        let variable = |name: &str| {
+            let (_, value) = variables.iter().find(|(other, _)| *other == name)?;
+            Some(root.join(value).into_os_string())
+        };
+        find_with(&root.join("bin/sentune"), variable)
+            .map(|libtorch| {
+                let lib = libtorch.lib().strip_prefix(root);
+                lib.unwrap_or(libtorch.lib()).to_owned()
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_variable_comes_first_and_then_the_nearest() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let variables = [("LD_LIBRARY_PATH", "own/lib"), ("HOME", "home")];
+        if !Path::new("/usr/lib/libtorch_cpu.so").exists() {
+            let error = found(root, &variables).unwrap_err();
+            for place in [
+                "own/lib",
+                "bin/libtorch",
+                "home/.cache/sentune/libtorch-2.11.0-cpu",
+            ] {
+                assert!(error.contains(place), "{error}");
+            }
+            assert!(error.contains("set SENTUNE_LIBTORCH"), "{error}");
+        }
+        for (place, lib) in [
+            (
+                "home/.cache/sentune/libtorch-2.11.0-cpu",
+                "home/.cache/sentune/libtorch-2.11.0-cpu/lib",
+            ),
+            ("bin/libtorch", "bin/libtorch/lib"),
+            ("own", "own/lib"),
+        ] {
+            libtorch(&root.join(place), "2.11.0+cpu\n");
+            assert_eq!(found(root, &variables), Ok(lib.into()), "{place}");
+        }
+        libtorch(&root.join("named"), "2.11.1");
+        let named = [variables[0], variables[1], ("SENTUNE_LIBTORCH", "named")];
+        assert_eq!(found(root, &named), Ok("named/lib".into()));
+    }
+
+    #[test]
+    fn what_is_named_must_be_there_and_of_the_release() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let error = found(root, &[("SENTUNE_LIBTORCH", "nowhere")]).unwrap_err();
+        assert!(
+            error.starts_with("SENTUNE_LIBTORCH leads to ") && error.contains("no libtorch_cpu.so"),
+            "{error}"
+        );
+        libtorch(&root.join("old"), "2.10.0+cu128");
+        for variables in [("SENTUNE_LIBTORCH", "old"), ("LD_LIBRARY_PATH", "old/lib")] {
+            let error = found(root, &[variables]).unwrap_err();
+            assert!(
+                error.contains("version 2.10.0+cu128, and this program needs 2.11"),
+                "{error}"
+            );
+        }
+    }
+}

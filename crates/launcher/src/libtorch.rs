@@ -1,0 +1,180 @@
+//! The folder of a libtorch: where its libraries are, and which release it is.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::LaunchError;
+
+/// The release of libtorch that tch 0.24 is made for, without its last number.
+pub const RELEASE: &str = "2.11";
+
+/// The library that is looked for; the others are beside it.
+const LIBRARY: &str = "libtorch_cpu.so";
+
+/// A libtorch on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Libtorch {
+    lib: PathBuf,
+    version: Option<String>,
+}
+
+impl Libtorch {
+    /// The libtorch of a folder: its own, that of its `lib`, or that of a `torch` in it, as where Python keeps its
+    /// packages.
+    pub fn at(folder: &Path) -> Option<Self> {
+        let places = [
+            folder.join("lib"),
+            folder.to_owned(),
+            folder.join("torch/lib"),
+        ];
+        let lib = places
+            .into_iter()
+            .find(|place| place.join(LIBRARY).exists())?;
+        Some(Self {
+            version: version(&lib),
+            lib,
+        })
+    }
+
+    /// As [`Self::at`], of the folder that `what` names.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn named(what: &'static str, folder: &Path) -> Result<Self, LaunchError> {
+        Self::at(folder).ok_or_else(|| LaunchError::NotThere {
+            what,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// The folder with the libraries.
+    pub fn lib(&self) -> &Path {
+        &self.lib
+    }
+
+    /// Whether the library in this folder is the same file, whatever links lead to it.
+    pub fn is_in(&self, folder: &Path) -> bool {
+        let real = |folder: &Path| fs::canonicalize(folder.join(LIBRARY)).ok();
+        real(folder).is_some_and(|file| real(&self.lib) == Some(file))
+    }
+
+    /// Checks the release, where the folder tells it. LIBTORCH_BYPASS_VERSION_CHECK switches this off, as it does in
+    /// the build.
+    ///
+    /// # Errors
+    /// Where it is another one.
+    pub fn check(&self) -> Result<(), LaunchError> {
+        match &self.version {
+            Some(version)
+                if !is_release(version)
+                    && env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() =>
+            {
+                Err(LaunchError::Version {
+                    folder: self.lib.clone(),
+                    version: version.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What LD_LIBRARY_PATH has to be, where it was `before`: the libraries, those of NVIDIA's packages beside
+    /// Python's `torch`, and what it was.
+    pub fn library_path(&self, before: Option<&OsStr>) -> OsString {
+        let mut folders = vec![self.lib.clone()];
+        let packages = self.lib.parent().and_then(Path::parent);
+        if let Some(packages) = packages.map(|packages| packages.join("nvidia")) {
+            let mut beside: Vec<PathBuf> = fs::read_dir(packages)
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| Some(entry.ok()?.path().join("lib")))
+                .filter(|lib| lib.is_dir())
+                .collect();
+            beside.sort();
+            folders.append(&mut beside);
+        }
+        let before = before.unwrap_or_default();
+        folders.extend(env::split_paths(before).filter(|path| !path.as_os_str().is_empty()));
+        let usable = folders
+            .iter()
+            .filter(|path| !path.as_os_str().as_encoded_bytes().contains(&b':'));
+        env::join_paths(usable).unwrap_or_else(|_| self.lib.clone().into_os_string())
+    }
+}
+
+/// The version that the folder above the libraries tells: in the file of libtorch's archives and of our set-up, or
+/// in that of Python's package.
+fn version(lib: &Path) -> Option<String> {
+    let folder = lib.parent()?;
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    if let Some(text) = read("build-version") {
+        return Some(text.trim().to_owned());
+    }
+    let text = read("version.py")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("__version__ = "))?;
+    Some(line.trim_matches(['\'', '"', ' ']).to_owned())
+}
+
+fn is_release(version: &str) -> bool {
+    let rest = version.strip_prefix(RELEASE);
+    rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn pythons_package_brings_the_libraries_beside_it() {
+        let root = tempfile::tempdir().unwrap();
+        let packages = root.path().join("site-packages");
+        write(&packages.join("torch/lib").join(LIBRARY), "");
+        write(
+            &packages.join("torch/version.py"),
+            "from typing import Optional\n\n__version__ = '2.11.0+cu130'\ndebug = False\n",
+        );
+        for name in ["cudnn", "cu13"] {
+            write(&packages.join("nvidia").join(name).join("lib/lib.so"), "");
+        }
+        write(&packages.join("nvidia/headers/include/a.h"), "");
+        for folder in ["", "torch", "torch/lib"] {
+            let libtorch = Libtorch::at(&packages.join(folder)).unwrap();
+            assert!(
+                libtorch.is_in(&packages.join("torch/../torch/lib")),
+                "{folder}"
+            );
+            assert_eq!(libtorch.version.as_deref(), Some("2.11.0+cu130"));
+            assert!(libtorch.check().is_ok());
+            let path = libtorch.library_path(Some(OsStr::new("/a::/b")));
+            let expected = ["torch/lib", "nvidia/cu13/lib", "nvidia/cudnn/lib"];
+            let expected: Vec<PathBuf> = expected
+                .iter()
+                .map(|name| packages.join(name))
+                .chain(["/a".into(), "/b".into()])
+                .collect();
+            assert_eq!(env::split_paths(&path).collect::<Vec<_>>(), expected);
+        }
+        assert_eq!(Libtorch::at(root.path()), None);
+    }
+
+    #[test]
+    fn the_last_number_of_a_release_may_differ() {
+        for version in ["2.11", "2.11.0", "2.11.1+cpu", "2.11.0a0+git"] {
+            assert!(is_release(version), "{version}");
+        }
+        for version in ["2.10.0", "2.1", "2.110.0", "12.11.0", ""] {
+            assert!(!is_release(version), "{version}");
+        }
+    }
+}
