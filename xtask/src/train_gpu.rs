@@ -28,7 +28,18 @@ struct Setting {
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     nvidia::need_driver(&checkout.shell, "`cargo xtask train-gpu`")?;
     setup::run(checkout, &setup::Args::with_cuda())?;
-    checkout.cargo().args(["build", "--package", "cli"]).run()?;
+    // With the headers that set-up brings, `--cuda-graphs` can be asked for.
+    let headers = checkout.libtorch().join("cuda/include/cuda_runtime_api.h");
+    let features: &[&str] = if checkout.own_libtorch().is_none() && headers.exists() {
+        &["--features", "cuda-graphs"]
+    } else {
+        &[]
+    };
+    checkout
+        .cargo()
+        .args(["build", "--package", "cli"])
+        .args(features)
+        .run()?;
     let gpus = nvidia::gpus(&checkout.shell).unwrap_or_default();
     for gpu in &gpus {
         eprintln!(
@@ -41,7 +52,9 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let has_bf16 = gpus.first().is_none_or(nvidia::Gpu::has_bf16);
     checkout
         .cargo()
-        .args(["run", "--quiet", "--package", "cli", "--", "train"])
+        .args(["run", "--quiet", "--package", "cli"])
+        .args(features)
+        .args(["--", "train"])
         .args(settings(has_bf16, &args.args))
         .args(&args.args)
         .run()?;
@@ -63,6 +76,10 @@ fn settings(has_bf16: bool, own: &[OsString]) -> Vec<&'static str> {
                 &["--precision", "fp16"]
             },
             own: &["--precision", "--bf16", "--fp16"],
+        },
+        Setting {
+            words: &["--auto-micro-batch"],
+            own: &["--auto-micro-batch"],
         },
     ];
     settings
@@ -89,12 +106,22 @@ mod tests {
             let own: Vec<OsString> = own.iter().map(OsString::from).collect();
             settings(true, &own).join(" ")
         };
-        assert_eq!(with(&[]), "--device cuda --precision bf16");
-        assert_eq!(with(&["--seed", "1"]), "--device cuda --precision bf16");
-        assert_eq!(with(&["--fp16"]), "--device cuda");
-        assert_eq!(with(&["--precision=fp32"]), "--device cuda");
-        assert_eq!(with(&["--device", "cuda:1"]), "--precision bf16");
-        assert_eq!(with(&["--bf16=false", "--device=cpu"]), "");
+        let all = "--device cuda --precision bf16 --auto-micro-batch";
+        assert_eq!(with(&[]), all);
+        assert_eq!(with(&["--seed", "1"]), all);
+        assert_eq!(with(&["--fp16"]), "--device cuda --auto-micro-batch");
+        assert_eq!(
+            with(&["--precision=fp32"]),
+            "--device cuda --auto-micro-batch"
+        );
+        assert_eq!(
+            with(&["--device", "cuda:1"]),
+            "--precision bf16 --auto-micro-batch"
+        );
+        assert_eq!(
+            with(&["--bf16=false", "--device=cpu", "--auto-micro-batch=false"]),
+            ""
+        );
         assert_eq!(settings(false, &[])[3], "fp16");
     }
 }
