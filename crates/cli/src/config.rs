@@ -6,7 +6,7 @@ use model::{Engine, GemmName, Precision};
 use train::TrainingArguments;
 
 use crate::{
-    flags::{OnBadRow, TrainFlags, UsageError},
+    flags::{OnBadRow, TrainFlags, UsageError, prompts},
     named::{self, Named},
 };
 
@@ -108,6 +108,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         eval_data,
         test_data,
         columns,
+        prompts,
         max_train_samples,
         max_eval_samples,
         on_bad_row,
@@ -182,6 +183,8 @@ fn with_defaults(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
         flags.loss = Some(vec![DEFAULT_LOSS.parse()?]);
     }
     check_names(&flags)?;
+    let prompts = prompts::merge(flags.prompts.take().unwrap_or_default())?;
+    flags.prompts = prompts.map(|prompts| vec![prompts]);
     flags.on_bad_row.get_or_insert(OnBadRow::Error);
     flags.gemm.get_or_insert(GemmName::Auto);
     flags.engine.get_or_insert(Engine::Auto);
@@ -363,6 +366,17 @@ mod tests {
         ]);
         let again = resolve(parse(&to_toml(&flags).unwrap()).unwrap()).unwrap();
         assert_eq!(flags, again);
+        for text in [
+            "q: ",
+            "anchor=q: ",
+            "z.anchor=q: ",
+            r#"{"z": {"anchor": "q"}, "a": "b = c"}"#,
+        ] {
+            flags.prompts = Some(vec![prompts::parse(text).unwrap()]);
+            let text = to_toml(&flags).unwrap();
+            let again = resolve(parse(&text).unwrap()).unwrap();
+            assert_eq!(flags, again, "{text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{device::DeviceName, named::Named, source::Split};
 
+pub(crate) mod prompts;
 mod search;
 
 pub(crate) use search::{
@@ -105,6 +106,11 @@ pub(crate) struct TrainFlags {
         help_heading = "Model and data"
     )]
     pub(crate) columns: Option<Vec<String>>,
+    /// Text put before the texts of a column, in training and in the evaluation loss: TEXT for all columns,
+    /// COLUMN=TEXT, SET=TEXT or SET.COLUMN=TEXT, several each with the flag, or JSON [default: none].
+    #[arg(long, value_name = "PROMPT", value_parser = prompts::parse, help_heading = "Model and data")]
+    #[serde(with = "prompts", skip_serializing_if = "Option::is_none")]
+    pub(crate) prompts: Option<Vec<train::Prompts>>,
     /// Use only the first N rows of the training data [default with the default training data: 100000].
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub(crate) max_train_samples: Option<usize>,

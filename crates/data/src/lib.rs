@@ -28,6 +28,6 @@ pub use crate::{
     error::{BadRow, DataError, Defect},
     load::{LoadOptions, OnBadRow, load, load_files},
     token_cache::{TokenCache, TokenKey, TokenLimits},
-    tokens::{TokenColumn, TokenizedDataset, UniqueTexts},
+    tokens::{Prompt, TokenColumn, TokenizedDataset, UniqueTexts},
     write::{Cells, OutputColumn, TableFormat, write_table},
 };

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     dataset::Dataset,
     error::DataError,
-    tokens::{TokenColumn, TokenizedDataset},
+    tokens::{Prompt, TokenColumn, TokenizedDataset},
 };
 
 /// First bytes of an entry. A new layout takes a new number.
@@ -75,6 +75,19 @@ impl TokenKey {
                 .flat_map(|&offset| (offset as u64).to_le_bytes())
                 .collect();
             part(offsets.len(), &offsets);
+        }
+        Self(digest.finalize().into())
+    }
+
+    /// The key of the same texts after these prompts, one a column.
+    pub fn with_prompts(self, prompts: &[Prompt]) -> Self {
+        if prompts.iter().all(|prompt| prompt.text.is_empty()) {
+            return self;
+        }
+        let mut digest = Sha256::new_with_prefix(self.0);
+        for prompt in prompts {
+            digest.update((prompt.text.len() as u64).to_le_bytes());
+            digest.update(&prompt.text);
         }
         Self(digest.finalize().into())
     }
@@ -246,7 +259,12 @@ fn decode(
         if ids.iter().any(|&id| id as usize >= limits.vocab_size) {
             return None;
         }
-        columns.push(TokenColumn { ids, offsets });
+        let prompt = Prompt::default();
+        columns.push(TokenColumn {
+            ids,
+            offsets,
+            prompt,
+        });
     }
     numbers.0.is_empty().then_some(columns)
 }
@@ -333,6 +351,13 @@ mod tests {
         ];
         let mut keys: Vec<TokenKey> = datasets.iter().map(|d| TokenKey::new(d, b"a")).collect();
         keys.push(TokenKey::new(&pairs(), b"b"));
+        let prompt = |text: &str| Prompt {
+            text: text.to_owned(),
+            n_tokens: 1,
+        };
+        for prompts in [["q", ""], ["", "q"], ["q", "q"], ["qq", ""]] {
+            keys.push(keys[0].with_prompts(&prompts.map(prompt)));
+        }
         for (i, key) in keys.iter().enumerate() {
             assert!(!keys[i + 1..].contains(key), "{i}");
         }
@@ -340,6 +365,7 @@ mod tests {
         renamed.name = "other".to_owned();
         renamed.labels = None;
         assert_eq!(TokenKey::new(&renamed, b"a"), keys[0]);
+        assert_eq!(keys[0].with_prompts(&["", ""].map(prompt)), keys[0]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tokenised columns: what the training loop reads.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use crate::dataset::{Dataset, Labels};
 
@@ -11,6 +11,17 @@ pub struct TokenColumn {
     pub ids: Vec<u32>,
     /// `offsets[i]..offsets[i + 1]` are row `i`'s ids; starts with 0.
     pub offsets: Vec<usize>,
+    /// What each row's ids begin with.
+    pub prompt: Prompt,
+}
+
+/// A text that is put before every text of a column when it is tokenised.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// The text; empty for no prompt.
+    pub text: String,
+    /// Tokens at the start of each row that are not the row's own: the prompt's and a special one before it.
+    pub n_tokens: usize,
 }
 
 impl TokenColumn {
@@ -58,6 +69,7 @@ impl TokenColumn {
         Self {
             ids: Vec::with_capacity(n_tokens),
             offsets,
+            prompt: Prompt::default(),
         }
     }
 }
@@ -87,6 +99,18 @@ impl TokenizedDataset {
     pub fn n_tokens(&self) -> Vec<usize> {
         self.columns.iter().map(TokenColumn::n_tokens).collect()
     }
+
+    /// Says which prompts the ids begin with, one a column, or none at all.
+    ///
+    /// # Panics
+    /// If there are prompts and not as many as columns.
+    pub fn with_prompts(mut self, prompts: &[Prompt]) -> Self {
+        check_prompts(prompts, self.columns.len());
+        for (column, prompt) in self.columns.iter_mut().zip(prompts) {
+            column.prompt = prompt.clone();
+        }
+        self
+    }
 }
 
 /// Texts handed to the tokenizer at once: enough to keep all cores busy, few enough that a
@@ -94,12 +118,15 @@ impl TokenizedDataset {
 const N_TEXTS_PER_CHUNK: usize = 4096;
 
 /// The different texts of a [`Dataset`]: a premise that comes with several hypotheses, or a negative that
-/// is another row's positive, is tokenised once. Made by [`Dataset::unique_texts`].
+/// is another row's positive, is tokenised once; with another prompt a text is another. Made by
+/// [`Dataset::unique_texts`].
 #[derive(Debug)]
 pub struct UniqueTexts<'d> {
     dataset: &'d Dataset,
-    /// In the order in which they first come, column by column.
-    texts: Vec<&'d str>,
+    /// One a column, or none.
+    prompts: &'d [Prompt],
+    /// Prompts and texts in the order in which they first come, column by column.
+    texts: Vec<(&'d str, &'d str)>,
     /// For each column, its rows' places in `texts`.
     columns: Vec<Vec<u32>>,
 }
@@ -115,7 +142,7 @@ impl UniqueTexts<'_> {
         self.texts.is_empty()
     }
 
-    /// Tokenises each text, by calling `tokenize` on chunks of texts. `tokenize` returns one list of ids a
+    /// Tokenises each text, its prompt before it, by calling `tokenize` on chunks of texts. `tokenize` returns one list of ids a
     /// text, in the texts' order; between two calls it may advance a progress bar or look for an interrupt
     /// and end the work with an error of its own.
     ///
@@ -130,23 +157,42 @@ impl UniqueTexts<'_> {
     ) -> Result<TokenizedDataset, E> {
         let mut unique = TokenColumn::default();
         for texts in self.texts.chunks(N_TEXTS_PER_CHUNK) {
-            let rows = tokenize(texts)?;
+            let texts: Vec<Cow<'_, str>> = texts
+                .iter()
+                .map(|&(prompt, text)| match prompt {
+                    "" => Cow::Borrowed(text),
+                    prompt => Cow::Owned(format!("{prompt}{text}")),
+                })
+                .collect();
+            let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+            let rows = tokenize(&texts)?;
             assert_eq!(rows.len(), texts.len(), "one list of ids for each text");
             rows.iter().for_each(|row| unique.push(row));
         }
         let columns = self.columns.iter().map(|rows| unique.select(rows));
-        Ok(TokenizedDataset {
+        let tokens = TokenizedDataset {
             columns: columns.collect(),
             labels: self.dataset.labels.clone(),
-        })
+        };
+        Ok(tokens.with_prompts(self.prompts))
     }
 }
 
 impl Dataset {
     /// The data set's different texts, to be tokenised once each.
     pub fn unique_texts(&self) -> UniqueTexts<'_> {
+        self.prompted_texts(&[])
+    }
+
+    /// As [`Dataset::unique_texts`], to be tokenised after the prompts of their columns: one a column, or none at
+    /// all.
+    ///
+    /// # Panics
+    /// If there are prompts and not as many as columns.
+    pub fn prompted_texts<'d>(&'d self, prompts: &'d [Prompt]) -> UniqueTexts<'d> {
+        check_prompts(prompts, self.columns.len());
         let n_texts = self.n_rows() * self.columns.len();
-        let mut places: HashMap<&str, u32> = HashMap::with_capacity(n_texts);
+        let mut places: HashMap<(&str, &str), u32> = HashMap::with_capacity(n_texts);
         let mut texts = Vec::new();
         let mut place = |text| {
             *places.entry(text).or_insert_with(|| {
@@ -154,12 +200,17 @@ impl Dataset {
                 texts.len() as u32 - 1
             })
         };
-        let columns = self.columns.iter();
+        let columns = self.columns.iter().enumerate();
         let columns = columns
-            .map(|column| column.texts.iter().map(&mut place).collect())
+            .map(|(i, column)| {
+                let prompt = prompts.get(i).map_or("", |prompt| prompt.text.as_str());
+                let texts = column.texts.iter();
+                texts.map(|text| place((prompt, text))).collect()
+            })
             .collect();
         UniqueTexts {
             dataset: self,
+            prompts,
             texts,
             columns,
         }
@@ -177,5 +228,57 @@ impl Dataset {
         tokenize: impl FnMut(&[&str]) -> Result<Vec<Vec<u32>>, E>,
     ) -> Result<TokenizedDataset, E> {
         self.unique_texts().tokenize(tokenize)
+    }
+}
+
+fn check_prompts(prompts: &[Prompt], n_columns: usize) {
+    assert!(
+        prompts.is_empty() || prompts.len() == n_columns,
+        "{} prompts for {n_columns} columns",
+        prompts.len()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::TextColumn;
+
+    #[test]
+    fn texts_are_tokenised_once_for_each_prompt() {
+        let column = |texts: [&str; 2]| TextColumn {
+            name: String::new(),
+            texts: texts.into_iter().collect(),
+        };
+        let dataset = Dataset {
+            name: "d".to_owned(),
+            columns: vec![column(["a", "b"]), column(["b", "b"]), column(["a", "a"])],
+            labels: None,
+            n_skipped: 0,
+        };
+        let prompt = |text: &str| Prompt {
+            text: text.to_owned(),
+            n_tokens: text.len(),
+        };
+        let prompts = ["q:", "", "q:"].map(prompt);
+        let mut seen = Vec::new();
+        let texts = dataset.prompted_texts(&prompts);
+        let tokens = texts
+            .tokenize::<()>(|texts| {
+                seen.extend(texts.iter().map(|text| (*text).to_owned()));
+                let ids = texts.iter().map(|text| text.bytes().map(u32::from));
+                Ok(ids.map(Iterator::collect).collect())
+            })
+            .unwrap();
+        assert_eq!(seen, ["q:a", "q:b", "b"]);
+        let row = |column: usize, row: usize| {
+            let bytes = tokens.columns[column].get(row).iter().map(|&id| id as u8);
+            String::from_utf8(bytes.collect()).unwrap()
+        };
+        assert_eq!([row(0, 0), row(0, 1)], ["q:a", "q:b"]);
+        assert_eq!([row(1, 0), row(1, 1)], ["b", "b"]);
+        assert_eq!([row(2, 0), row(2, 1)], ["q:a", "q:a"]);
+        let found = tokens.columns.iter().map(|column| column.prompt.n_tokens);
+        assert_eq!(found.collect::<Vec<_>>(), [2, 0, 2]);
     }
 }

@@ -276,8 +276,8 @@ fn rows(c: &mut Criterion) {
             .bench_function("pool and pool_backward", |b| {
                 b.iter(|| {
                     let [x] = turns.next();
-                    pooling::pool(Pooling::Mean, &offsets, width, x, &mut out);
-                    pooling::pool_backward(Pooling::Mean, &offsets, width, &[], &out, x);
+                    pooling::pool(Pooling::Mean, &offsets, &[], width, x, &mut out);
+                    pooling::pool_backward(Pooling::Mean, &offsets, &[], width, &[], &out, x);
                 });
             });
         group

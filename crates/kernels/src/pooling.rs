@@ -19,58 +19,75 @@ pub enum Pooling {
     Mean,
     /// Sum / sqrt(n).
     MeanSqrtLen,
-    /// Token t, from 1, weighs t / (1 + 2 + .. + n).
+    /// Token t, from 1, weighs t / (1 + 2 + .. + n). Where tokens are left out, the others keep their t.
     WeightedMean,
 }
 
 /// out\[sentence\] = pooled rows `offsets[sentence]..offsets[sentence + 1]` of `x` [tokens, width],
 /// for `out` [sentences, width]. A sentence without tokens gives zeros.
 ///
+/// `skipped` says how many tokens at the start of each sentence are left out; empty for none.
+///
 /// # Panics
 /// If the lengths do not fit together.
-pub fn pool(mode: Pooling, offsets: &[usize], width: usize, x: &[f32], out: &mut [f32]) {
+pub fn pool(
+    mode: Pooling,
+    offsets: &[usize],
+    skipped: &[usize],
+    width: usize,
+    x: &[f32],
+    out: &mut [f32],
+) {
     let _timer = time(Part::Pooling);
-    check(offsets, width, x.len(), out.len());
+    check(offsets, skipped, width, x.len(), out.len());
     out.par_chunks_mut(width)
-        .zip(offsets.par_windows(2))
+        .enumerate()
         .with_min_len(8)
-        .for_each(|(out, range)| {
-            let x = &x[range[0] * width..range[1] * width];
+        .for_each(|(i, out)| {
+            let (start, end) = (offsets[i], offsets[i + 1]);
+            let before = n_skipped(skipped, i, end - start);
+            let x = &x[(start + before) * width..end * width];
             match mode {
                 Pooling::Max => largest(x, out),
-                _ => weighted_sum(mode, x, out),
+                _ => weighted_sum(mode, before, x, out),
             }
         });
 }
 
-/// The backward pass of [`pool`]: writes `d_x` [tokens, width] from `d_out` [sentences, width]. With
-/// [`Pooling::Max`] the gradient goes to the first of equal tokens; other modes do not read `x`.
+/// The backward pass of [`pool`]: writes `d_x` [tokens, width] from `d_out` [sentences, width], zeros for tokens
+/// that were left out. With [`Pooling::Max`] the gradient goes to the first of equal tokens; other modes do not
+/// read `x`.
 ///
 /// # Panics
 /// If the lengths do not fit together.
 pub fn pool_backward(
     mode: Pooling,
     offsets: &[usize],
+    skipped: &[usize],
     width: usize,
     x: &[f32],
     d_out: &[f32],
     d_x: &mut [f32],
 ) {
     let _timer = time(Part::Pooling);
-    check(offsets, width, d_x.len(), d_out.len());
+    check(offsets, skipped, width, d_x.len(), d_out.len());
     if mode == Pooling::Max {
         assert_eq!(x.len(), d_x.len(), "x");
     }
     let mut jobs = Vec::with_capacity(offsets.len() - 1);
     let mut rest = d_x;
-    for (range, d_out) in offsets.windows(2).zip(d_out.chunks_exact(width)) {
-        let (d_x, tail) = rest.split_at_mut((range[1] - range[0]) * width);
-        jobs.push((range[0], d_out, d_x));
+    for (i, d_out) in d_out.chunks_exact(width).enumerate() {
+        let (start, length) = (offsets[i], offsets[i + 1] - offsets[i]);
+        let before = n_skipped(skipped, i, length);
+        let (d_skipped, others) = rest.split_at_mut(before * width);
+        let (d_x, tail) = others.split_at_mut((length - before) * width);
+        d_skipped.fill(0.0);
+        jobs.push((start + before, before, d_out, d_x));
         rest = tail;
     }
     jobs.into_par_iter()
         .with_min_len(8)
-        .for_each(|(start, d_out, d_x)| match mode {
+        .for_each(|(start, before, d_out, d_x)| match mode {
             Pooling::Max => {
                 let x = &x[start * width..][..d_x.len()];
                 d_x.fill(0.0);
@@ -89,25 +106,35 @@ pub fn pool_backward(
             _ => {
                 let n = d_x.len() / width;
                 for (t, d_x) in d_x.chunks_exact_mut(width).enumerate() {
-                    scaled(weight(mode, t, n), d_out, d_x);
+                    scaled(weight(mode, before, t, n), d_out, d_x);
                 }
             }
         });
 }
 
-/// What token `t` of `n` contributes; [`Pooling::Max`] is not linear and has no weights.
-fn weight(mode: Pooling, t: usize, n: usize) -> f32 {
+/// How many tokens of sentence `i` are left out.
+fn n_skipped(skipped: &[usize], i: usize, length: usize) -> usize {
+    skipped.get(i).map_or(0, |&n| n.min(length))
+}
+
+/// What token `t` of `n`, which come after `before` others, contributes; [`Pooling::Max`] is not linear and has no
+/// weights.
+fn weight(mode: Pooling, before: usize, t: usize, n: usize) -> f32 {
     match mode {
         Pooling::Cls => f32::from(u8::from(t == 0)),
         Pooling::LastToken => f32::from(u8::from(t + 1 == n)),
         Pooling::Mean | Pooling::Max => 1.0 / n as f32,
         Pooling::MeanSqrtLen => 1.0 / (n as f32).sqrt(),
-        Pooling::WeightedMean => (t + 1) as f32 / (n * (n + 1) / 2) as f32,
+        Pooling::WeightedMean => (before + t + 1) as f32 / (n * (2 * before + n + 1) / 2) as f32,
     }
 }
 
-fn check(offsets: &[usize], width: usize, tokens: usize, sentences: usize) {
+fn check(offsets: &[usize], skipped: &[usize], width: usize, tokens: usize, sentences: usize) {
     assert!(width > 0, "rows have no width");
+    assert!(
+        skipped.is_empty() || skipped.len() + 1 == offsets.len(),
+        "tokens to leave out"
+    );
     assert!(
         offsets.first() == Some(&0) && offsets.is_sorted(),
         "offsets do not ascend from 0"
@@ -124,15 +151,15 @@ fn check(offsets: &[usize], width: usize, tokens: usize, sentences: usize) {
     );
 }
 
-simd_fn!(fn weighted_sum(mode: Pooling, x: &[f32], out: &mut [f32]) = weighted_sum_body);
+simd_fn!(fn weighted_sum(mode: Pooling, before: usize, x: &[f32], out: &mut [f32]) = weighted_sum_body);
 
 #[inline(always)]
-fn weighted_sum_body<S: Simd>(s: S, mode: Pooling, x: &[f32], out: &mut [f32]) {
+fn weighted_sum_body<S: Simd>(s: S, mode: Pooling, before: usize, x: &[f32], out: &mut [f32]) {
     let width = out.len();
     let n = x.len() / width;
     out.fill(0.0);
     for (t, row) in x.chunks_exact(width).enumerate() {
-        let w = weight(mode, t, n);
+        let w = weight(mode, before, t, n);
         if w == 0.0 {
             continue;
         }

@@ -320,7 +320,13 @@ fn pooling_matches_its_formula() {
         Pooling::MeanSqrtLen,
         Pooling::WeightedMean,
     ];
-    for (lengths, width) in [(vec![1], 1), (vec![3, 1, 17, 0, 2], 37), (vec![5; 40], 16)] {
+    for (lengths, skipped, width) in [
+        (vec![1], vec![], 1),
+        (vec![3, 1, 17, 0, 2], vec![], 37),
+        (vec![3, 1, 17, 0, 2], vec![1, 1, 9, 4, 0], 37),
+        (vec![5; 40], vec![], 16),
+        (vec![5; 40], [[0, 3].repeat(15), vec![5; 10]].concat(), 16),
+    ] {
         let offsets = common::offsets(&lengths);
         let mut random = Random(width as u64);
         let tokens = offsets[lengths.len()];
@@ -329,17 +335,19 @@ fn pooling_matches_its_formula() {
         for mode in modes {
             let results = same_on_any_threads(|| {
                 let (mut out, mut d_x) = (vec![9.0; d.len()], vec![9.0; x.len()]);
-                pooling::pool(mode, &offsets, width, &x, &mut out);
-                pooling::pool_backward(mode, &offsets, width, &x, &d, &mut d_x);
+                pooling::pool(mode, &offsets, &skipped, width, &x, &mut out);
+                pooling::pool_backward(mode, &offsets, &skipped, width, &x, &d, &mut d_x);
                 vec![out, d_x]
             });
             let forward = |x: &[f64]| -> Vec<f64> {
                 let mut out = Vec::new();
-                for range in offsets.windows(2) {
-                    let n = range[1] - range[0];
+                for (i, range) in offsets.windows(2).enumerate() {
+                    let before = skipped.get(i).copied().unwrap_or(0);
+                    let first = (range[0] + before).min(range[1]);
+                    let n = range[1] - first;
                     for c in 0..width {
                         let column: Vec<f64> =
-                            (range[0]..range[1]).map(|t| x[t * width + c]).collect();
+                            (first..range[1]).map(|t| x[t * width + c]).collect();
                         let sum: f64 = column.iter().sum();
                         out.push(match mode {
                             _ if n == 0 => 0.0,
@@ -349,12 +357,10 @@ fn pooling_matches_its_formula() {
                             Pooling::Mean => sum / n as f64,
                             Pooling::MeanSqrtLen => sum / (n as f64).sqrt(),
                             Pooling::WeightedMean => {
-                                let weights: f64 = (1..=n).map(|t| t as f64).sum();
-                                column
-                                    .iter()
-                                    .enumerate()
-                                    .map(|(t, x)| (t + 1) as f64 * x / weights)
-                                    .sum()
+                                let weight = |t: usize| (before + t + 1) as f64;
+                                let weights: f64 = (0..n).map(weight).sum();
+                                let weighted = column.iter().enumerate();
+                                weighted.map(|(t, x)| weight(t) * x / weights).sum()
                             }
                         });
                     }

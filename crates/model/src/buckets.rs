@@ -250,7 +250,8 @@ pub(crate) fn numbers(batch: &PackedBatch, shapes: &[BucketShape], restore: &[us
                 .clone()
                 .map(|i| (offsets[i + 1] - offsets[i]) as i64),
         );
-        numbers.extend(sentences.map(|_| batch.prompt_length() as i64));
+        let prompts = batch.prompt_lengths();
+        numbers.extend(sentences.map(|i| prompts.get(i).map_or(0, |&length| length as i64)));
         first += shape.sentences;
     }
     numbers

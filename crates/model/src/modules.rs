@@ -109,14 +109,7 @@ impl Pooling {
     ///
     /// When prompts are left out and nothing else is left of a sentence.
     pub fn forward(&self, tokens: &Tensor, batch: &PackedBatch) -> Result<Tensor, ModelError> {
-        let prompts = self.include_prompt;
-        let shortest = batch.groups().first().map_or(0, |group| group.length);
-        if !prompts && shortest <= batch.prompt_length() {
-            return Err(ModelError::Input(format!(
-                "a prompt of {} tokens leaves nothing to pool of a sentence of {shortest} tokens",
-                batch.prompt_length()
-            )));
-        }
+        self.skipped(batch)?;
         self.pool(tokens, batch.on_device()?)
     }
 
@@ -147,6 +140,23 @@ impl Pooling {
         Ok(Tensor::f_cat(&pooled, 0)?.f_index_select(0, &batch.restore)?)
     }
 
+    /// How many tokens at the start of each sentence are not pooled, in packed order; empty for none.
+    fn skipped<'b>(&self, batch: &'b PackedBatch) -> Result<&'b [usize], ModelError> {
+        if self.include_prompt {
+            return Ok(&[]);
+        }
+        let prompts = batch.prompt_lengths();
+        for (&skip, ends) in prompts.iter().zip(batch.offsets().windows(2)) {
+            let length = ends[1] - ends[0];
+            if length <= skip {
+                return Err(ModelError::Input(format!(
+                    "a prompt of {skip} tokens leaves nothing to pool of a sentence of {length} tokens"
+                )));
+            }
+        }
+        Ok(prompts)
+    }
+
     /// [`Self::forward`] on our kernels, for token embeddings `[T, H]` in the host's memory.
     ///
     /// # Errors
@@ -158,17 +168,15 @@ impl Pooling {
         batch: &PackedBatch,
     ) -> Result<Tensor, ModelError> {
         let width = tokens.len() / batch.tokens();
-        if !self.include_prompt && batch.prompt_length() > 0 {
-            let tokens = Tensor::f_from_slice(tokens)?.f_view([-1, width as i64])?;
-            return self.forward(&tokens, batch);
-        }
+        let skipped = self.skipped(batch)?;
         let row = width * self.modes.len();
         let shape = [batch.sentences() as i64, row as i64];
         let mut embeddings = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
         let values = slice_mut(&mut embeddings)?;
         let mut packed = vec![0.0; batch.sentences() * width];
         for (i, mode) in self.modes.iter().enumerate() {
-            pool(mode.kernel(), batch.offsets(), width, tokens, &mut packed);
+            let (mode, offsets) = (mode.kernel(), batch.offsets());
+            pool(mode, offsets, skipped, width, tokens, &mut packed);
             for (to, &from) in values.chunks_exact_mut(row).zip(batch.host_restore()) {
                 to[i * width..][..width].copy_from_slice(&packed[from * width..][..width]);
             }
@@ -176,8 +184,8 @@ impl Pooling {
         Ok(embeddings)
     }
 
-    /// The backward pass of [`Self::fused_forward`] with whole sentences: writes `d_tokens` `[T, H]`, given
-    /// `d_embeddings` `[sentences, modes * H]`.
+    /// The backward pass of [`Self::fused_forward`], which has looked at the prompts: writes `d_tokens` `[T, H]`,
+    /// given `d_embeddings` `[sentences, modes * H]`.
     pub(crate) fn fused_backward(
         &self,
         tokens: &[f32],
@@ -187,6 +195,11 @@ impl Pooling {
     ) {
         let width = tokens.len() / batch.tokens();
         let row = width * self.modes.len();
+        let skipped = if self.include_prompt {
+            &[]
+        } else {
+            batch.prompt_lengths()
+        };
         let mut packed = vec![0.0; batch.sentences() * width];
         let mut more = Vec::new();
         for (i, mode) in self.modes.iter().enumerate() {
@@ -195,10 +208,10 @@ impl Pooling {
             }
             let (mode, offsets) = (mode.kernel(), batch.offsets());
             if i == 0 {
-                pool_backward(mode, offsets, width, tokens, &packed, d_tokens);
+                pool_backward(mode, offsets, skipped, width, tokens, &packed, d_tokens);
             } else {
                 more.resize(tokens.len(), 0.0);
-                pool_backward(mode, offsets, width, tokens, &packed, &mut more);
+                pool_backward(mode, offsets, skipped, width, tokens, &packed, &mut more);
                 for (d, more) in d_tokens.iter_mut().zip(&more) {
                     *d += more;
                 }

@@ -26,7 +26,8 @@ pub struct PackedBatch {
     lengths: Vec<usize>,
     groups: Vec<Group>,
     max_id: u32,
-    prompt_length: usize,
+    /// In packed order; empty where there are no prompts.
+    prompt_lengths: Vec<usize>,
     first_token: usize,
 }
 
@@ -94,7 +95,7 @@ impl PackedBatch {
             host_ids: ids,
             host_positions: positions,
             offsets,
-            prompt_length: 0,
+            prompt_lengths: Vec::new(),
             first_token: 0,
         })
     }
@@ -102,11 +103,37 @@ impl PackedBatch {
     /// Says how many tokens at the start of every sentence belong to a prompt.
     ///
     /// A [`crate::Pooling`] whose `include_prompt` is false leaves them out.
-    pub fn with_prompt_length(self, prompt_length: usize) -> Self {
-        Self {
-            prompt_length,
-            ..self
+    pub fn with_prompt_length(mut self, prompt_length: usize) -> Self {
+        self.prompt_lengths = match prompt_length {
+            0 => Vec::new(),
+            length => vec![length; self.sentences()],
+        };
+        self.on_device = OnceLock::new();
+        self
+    }
+
+    /// Says for each of the caller's sentences how many tokens at its start belong to a prompt.
+    ///
+    /// # Errors
+    ///
+    /// When there is not one number a sentence.
+    pub fn with_prompt_lengths(mut self, prompt_lengths: &[usize]) -> Result<Self, ModelError> {
+        if prompt_lengths.len() != self.sentences() {
+            return Err(ModelError::Input(format!(
+                "{} lengths of prompts for {} sentences: there must be one for each",
+                prompt_lengths.len(),
+                self.sentences()
+            )));
         }
+        self.on_device = OnceLock::new();
+        self.prompt_lengths.clear();
+        if prompt_lengths.iter().any(|&length| length > 0) {
+            self.prompt_lengths.resize(prompt_lengths.len(), 0);
+            for (&row, &length) in self.host_restore.iter().zip(prompt_lengths) {
+                self.prompt_lengths[row] = length;
+            }
+        }
+        Ok(self)
     }
 
     /// Where the first token stands in the whole batch that this is a chunk of.
@@ -177,9 +204,9 @@ impl PackedBatch {
         self.max_id
     }
 
-    /// The number of prompt tokens at the start of every sentence.
-    pub fn prompt_length(&self) -> usize {
-        self.prompt_length
+    /// The number of prompt tokens at the start of each sentence, in packed order; empty where there are none.
+    pub(crate) fn prompt_lengths(&self) -> &[usize] {
+        &self.prompt_lengths
     }
 }
 
@@ -224,6 +251,29 @@ impl ChunkedBatch {
         limit: ChunkLimit,
         device: Device,
     ) -> Result<Self, ModelError> {
+        Self::with_prompts(sentences, &[], limit, device)
+    }
+
+    /// As [`Self::new`], for sentences that begin with prompts: `prompt_lengths` has the number of each one's
+    /// prompt tokens, or is empty where there are none. A [`crate::Pooling`] whose `include_prompt` is false
+    /// leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackedBatch::new`], and when there is not one number a sentence.
+    pub fn with_prompts(
+        sentences: &[&[u32]],
+        prompt_lengths: &[usize],
+        limit: ChunkLimit,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        if !prompt_lengths.is_empty() && prompt_lengths.len() != sentences.len() {
+            return Err(ModelError::Input(format!(
+                "{} lengths of prompts for {} sentences: there must be one for each",
+                prompt_lengths.len(),
+                sentences.len()
+            )));
+        }
         let order = by_length(sentences);
         let (mut chunks, mut rows, mut host_rows) = (Vec::new(), Vec::new(), Vec::new());
         let (mut begin, mut first_token) = (0, 0);
@@ -240,6 +290,13 @@ impl ChunkedBatch {
             let end = (begin + n_fitting.max(1)).min(order.len());
             let chunk: Vec<&[u32]> = order[begin..end].iter().map(|&i| sentences[i]).collect();
             let mut chunk = PackedBatch::new(&chunk, device)?;
+            if !prompt_lengths.is_empty() {
+                let lengths: Vec<usize> = order[begin..end]
+                    .iter()
+                    .map(|&i| prompt_lengths[i])
+                    .collect();
+                chunk = chunk.with_prompt_lengths(&lengths)?;
+            }
             chunk.first_token = first_token;
             first_token += chunk.tokens();
             chunks.push(chunk);
@@ -340,6 +397,37 @@ mod tests {
         assert_eq!(
             chunks(&[8, 6], 3, none),
             [(0, vec![6], vec![1]), (6, vec![8], vec![0])]
+        );
+    }
+
+    #[test]
+    fn prompts_go_with_their_sentences() {
+        let lengths = [5, 2, 9, 2];
+        let ids: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![7; length]).collect();
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let limit = ChunkLimit {
+            tokens: 9,
+            sentences: usize::MAX,
+        };
+        let batch =
+            |prompts: &[usize]| ChunkedBatch::with_prompts(&ids, prompts, limit, Device::Cpu);
+        let found = batch(&[3, 0, 4, 1]).unwrap();
+        let found: Vec<&[usize]> = found
+            .chunks
+            .iter()
+            .map(PackedBatch::prompt_lengths)
+            .collect();
+        assert_eq!(found, [&[0, 1, 3][..], &[4]]);
+        let none = batch(&[0; 4]).unwrap();
+        assert!(
+            none.chunks
+                .iter()
+                .all(|chunk| chunk.prompt_lengths().is_empty())
+        );
+        let error = batch(&[1, 2]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "2 lengths of prompts for 4 sentences: there must be one for each"
         );
     }
 

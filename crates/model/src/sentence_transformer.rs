@@ -787,15 +787,8 @@ impl SentenceTransformer {
         prompt: &str,
         on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<(Vec<Vec<u32>>, usize), ModelError> {
-        if prompt.is_empty() {
-            return Ok((self.tokenize(texts, "", on_progress)?, 0));
-        }
-        // A prompt by itself ends in a special token, which the prompted text does not have there.
-        let prompt_length = self.tokenizer.encode_batch(&[prompt])?.concat().len();
-        Ok((
-            self.tokenize(texts, prompt, on_progress)?,
-            prompt_length.saturating_sub(1),
-        ))
+        let prompt_length = self.tokenizer.prompt_length(prompt)?;
+        Ok((self.tokenize(texts, prompt, on_progress)?, prompt_length))
     }
 
     /// The ids of texts with `prompt` before each. `on_progress` is told of no text done, so that it can break off.

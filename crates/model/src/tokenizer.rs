@@ -92,6 +92,21 @@ impl Tokenizer {
         Ok(format!("{TOKENIZERS} {json}"))
     }
 
+    /// How many tokens at the start of a text are not its own when this prompt is put before it: the prompt's, and
+    /// the special one before them. 0 for an empty prompt.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizers crate fails on it.
+    pub fn prompt_length(&self, prompt: &str) -> Result<usize, ModelError> {
+        if prompt.is_empty() {
+            return Ok(0);
+        }
+        // A prompt by itself ends in a special token, which the prompted text does not have there.
+        let ids = self.encode_batch(&[prompt])?.concat();
+        Ok(ids.len().saturating_sub(1))
+    }
+
     /// The id of a token.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

@@ -129,7 +129,9 @@ impl Evaluation {
                 flow
             };
             let options = self.options_of_column(i, model);
-            let column = if needs_prompt(&options, model) {
+            // Prompts of training are not the evaluator's.
+            let is_prompted = !tokens.prompt.text.is_empty();
+            let column = if is_prompted || needs_prompt(&options, model) {
                 let texts: Vec<&str> = self.data.dataset.columns[i].texts.iter().collect();
                 model.encode(&texts, &options, &mut on_progress)
             } else {

@@ -6,7 +6,7 @@ use data::{Dataset, Labels};
 use model::SentenceTransformer;
 use sha2::{Digest, Sha256};
 
-use crate::{TrainError, tasks::Objective};
+use crate::{TrainError, TrainingData, tasks::Objective};
 
 /// Parts of a run by name: the value itself where it is short, else the sha256 of its content.
 pub(crate) type Identity = BTreeMap<String, String>;
@@ -16,14 +16,20 @@ pub(crate) type Identity = BTreeMap<String, String>;
 pub(crate) fn identity(
     model: &SentenceTransformer,
     objectives: &[Objective<'_>],
-    training: &[&Dataset],
-    evaluation: &[&Dataset],
+    training: &[&TrainingData],
+    evaluation: &[&TrainingData],
 ) -> Result<Identity, TrainError> {
     let mut identity = Identity::new();
     let mut insert = |name: &str, value: String| identity.insert(name.to_owned(), value);
     for (what, datasets) in [("training data", training), ("evaluation data", evaluation)] {
-        for (i, dataset) in datasets.iter().enumerate() {
-            insert(&numbered(what, i, datasets.len()), sha256_of_data(dataset));
+        for (i, data) in datasets.iter().enumerate() {
+            let what = numbered(what, i, datasets.len());
+            let columns = data.tokens.columns.iter();
+            let prompts: Vec<&str> = columns.map(|column| column.prompt.text.as_str()).collect();
+            if prompts.iter().any(|prompt| !prompt.is_empty()) {
+                insert(&format!("prompts of {what}"), format!("{prompts:?}"));
+            }
+            insert(&what, sha256_of_data(&data.dataset));
         }
     }
     for (i, Objective { name, loss, guide }) in objectives.iter().enumerate() {

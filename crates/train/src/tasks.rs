@@ -1,6 +1,6 @@
 //! What a run trains and evaluates on, and by which losses.
 
-use data::{Labels, TokenizedDataset};
+use data::{Labels, Prompt, TokenizedDataset};
 use losses::{LabelKind, Loss};
 use model::SentenceTransformer;
 use tch::Tensor;
@@ -50,7 +50,12 @@ impl<'a> Task<'a> {
         let guide_tokens = guide
             .map(|guide| {
                 let tokenizer = guide.tokenizer();
-                data.dataset.tokenize(|texts| tokenizer.encode_batch(texts))
+                // The guide gets the same texts. Upstream makes them of the model's ids where the tokenizers
+                // differ, and the guide is not told then which of its tokens are the prompt's.
+                let columns = data.tokens.columns.iter();
+                let prompts: Vec<Prompt> = columns.map(|column| column.prompt.clone()).collect();
+                let texts = data.dataset.prompted_texts(&prompts);
+                texts.tokenize(|texts| tokenizer.encode_batch(texts))
             })
             .transpose()?;
         Ok(Self {
@@ -61,14 +66,14 @@ impl<'a> Task<'a> {
     }
 
     /// The sentences of these rows, column after column.
-    pub(crate) fn sentences(&self, rows: &[u32]) -> Vec<&[u32]> {
-        sentences(&self.data.tokens, rows)
+    pub(crate) fn sentences(&self, rows: &[u32]) -> Sentences<'_> {
+        Sentences::new(&self.data.tokens, rows)
     }
 
     /// The sentences of these rows as the guide takes them, where there is one.
-    pub(crate) fn guide_sentences(&self, rows: &[u32]) -> Option<Vec<&[u32]>> {
+    pub(crate) fn guide_sentences(&self, rows: &[u32]) -> Option<Sentences<'_>> {
         let tokens = self.guide_tokens.as_ref();
-        tokens.map(|tokens| sentences(tokens, rows))
+        tokens.map(|tokens| Sentences::new(tokens, rows))
     }
 
     /// The labels of these rows, [n_rows] or [n_rows, numbers...], in their own kind.
@@ -102,11 +107,34 @@ impl<'a> Task<'a> {
     }
 }
 
-fn sentences<'d>(tokens: &'d TokenizedDataset, rows: &[u32]) -> Vec<&'d [u32]> {
-    let columns = tokens.columns.iter();
-    columns
-        .flat_map(|column| rows.iter().map(|&row| column.get(row as usize)))
-        .collect()
+/// The sentences of a batch, column after column.
+#[derive(Debug)]
+pub(crate) struct Sentences<'d> {
+    /// Each one's token ids, its prompt's included.
+    pub(crate) ids: Vec<&'d [u32]>,
+    /// How many at the start of each are the prompt's; empty where there are no prompts.
+    pub(crate) prompt_lengths: Vec<usize>,
+}
+
+impl<'d> Sentences<'d> {
+    fn new(tokens: &'d TokenizedDataset, rows: &[u32]) -> Self {
+        let columns = || tokens.columns.iter();
+        let ids = columns()
+            .flat_map(|column| rows.iter().map(|&row| column.get(row as usize)))
+            .collect();
+        let prompt_lengths = if columns().any(|column| column.prompt.n_tokens > 0) {
+            let lengths = columns().map(|column| column.prompt.n_tokens);
+            lengths
+                .flat_map(|length| rows.iter().map(move |_| length))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Self {
+            ids,
+            prompt_lengths,
+        }
+    }
 }
 
 fn label_kind(labels: Option<&Labels>) -> LabelKind {

@@ -37,7 +37,7 @@ use crate::{
     run_folder::{RunFolder, write_folder},
     schedule::{Schedule, warmup_steps},
     state::{TrainerState, round},
-    tasks::{Objective, Task, Tasks},
+    tasks::{Objective, Sentences, Task, Tasks},
 };
 
 /// Training data: texts, their tokens, and the name that messages use.
@@ -232,11 +232,11 @@ impl<'a> Trainer<'a> {
         let gradient = parameters.flat().f_zeros_like()?;
         let deferred = deferred(model, &arguments)?;
         let graphs = graphs(&deferred, &arguments);
-        let training_data = datasets(&training);
-        let evaluation_data: Vec<&Dataset> = evaluated
+        let training_data: Vec<&TrainingData> = training.iter().map(|task| task.data).collect();
+        let evaluation_data: Vec<&TrainingData> = evaluated
             .iter()
             .filter(|_| arguments.evaluation_decides())
-            .map(|evaluated| &evaluated.task.data.dataset)
+            .map(|evaluated| evaluated.task.data)
             .collect();
         let identity = identity(model, &objectives, &training_data, &evaluation_data)?;
         let state = TrainerState::new(&arguments, &plan, identity);
@@ -499,7 +499,9 @@ impl<'a> Trainer<'a> {
         }
         let limit = chunk_limit(loss.mini_batch_size(), self.arguments.mini_batch_tokens);
         let device = self.model.parameters().device();
-        let chunked = ChunkedBatch::new(&task.sentences(&batch.rows), limit, device)?;
+        let sentences = task.sentences(&batch.rows);
+        let chunked =
+            ChunkedBatch::with_prompts(&sentences.ids, &sentences.prompt_lengths, limit, device)?;
         let Some(shape) = self.model.static_shape(&chunked)? else {
             return Ok(None);
         };
@@ -739,7 +741,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// A batch, cut as gradient caching asks for: by the loss or by `mini_batch_tokens`, and to what fits.
-    fn chunks(&self, task: &Task<'_>, sentences: &[&[u32]]) -> Result<ChunkedBatch, TrainError> {
+    fn chunks(&self, task: &Task<'_>, batch: &Sentences<'_>) -> Result<ChunkedBatch, TrainError> {
         let limit = chunk_limit(
             self.objectives[task.objective].loss.mini_batch_size(),
             self.arguments.mini_batch_tokens,
@@ -749,7 +751,8 @@ impl<'a> Trainer<'a> {
             ..limit
         };
         let device = self.model.parameters().device();
-        Ok(ChunkedBatch::new(sentences, limit, device)?)
+        let chunks = ChunkedBatch::with_prompts(&batch.ids, &batch.prompt_lengths, limit, device);
+        Ok(chunks?)
     }
 
     /// What the loss takes, from the embeddings of the last layer and of `layers`, each `[n_columns * n_rows,

@@ -12,7 +12,7 @@ pub(crate) mod train;
 
 use std::{ops::ControlFlow, path::Path};
 
-use ::data::{Dataset, TableFormat, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
+use ::data::{Dataset, Prompt, TableFormat, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
 use ::search::Similarity;
 use model::{Compute, EncodeOptions, ModelError, SentenceTransformer, Task, Tokenizer};
 use train_crate::{Evaluation, TrainingData};
@@ -52,27 +52,40 @@ fn tokenize(
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<TrainingData> {
-    let tokens = token_ids(&dataset, tokenizer, talk, interrupt)?;
+    let tokens = token_ids(&dataset, &[], tokenizer, talk, interrupt)?;
     Ok(tokenized(dataset, tokens))
 }
 
-/// Takes the ids of a data set from the cache, or makes them and keeps them there.
-fn tokenize_cached(
+/// Turns all texts of a data set into ids, each after its column's prompt; with a cache it takes them from there,
+/// or keeps them there.
+fn tokenize_prompted(
     dataset: Dataset,
+    prompts: Vec<String>,
     tokenizer: &Tokenizer,
-    cache: &TokenCache,
+    cache: Option<&TokenCache>,
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<TrainingData> {
-    let key = TokenKey::new(&dataset, tokenizer.identity()?.as_bytes());
+    let prompts = prompts
+        .into_iter()
+        .map(|text| {
+            let n_tokens = tokenizer.prompt_length(&text)?;
+            Ok(Prompt { text, n_tokens })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let Some(cache) = cache else {
+        let tokens = token_ids(&dataset, &prompts, tokenizer, talk, interrupt)?;
+        return Ok(tokenized(dataset, tokens));
+    };
+    let key = TokenKey::new(&dataset, tokenizer.identity()?.as_bytes()).with_prompts(&prompts);
     let limits = TokenLimits {
         vocab_size: tokenizer.id_limit(),
         max_length: tokenizer.max_length(),
     };
     if let Some(tokens) = cache.read(&key, &dataset, limits) {
-        return Ok(tokenized(dataset, tokens));
+        return Ok(tokenized(dataset, tokens.with_prompts(&prompts)));
     }
-    let tokens = token_ids(&dataset, tokenizer, talk, interrupt)?;
+    let tokens = token_ids(&dataset, &prompts, tokenizer, talk, interrupt)?;
     if let Err(error) = cache.write(&key, &tokens) {
         tracing::warn!(
             "the token ids could not be kept for the next run: {error}; SENTUNE_CACHE names another folder, --token-cache=false keeps none"
@@ -83,11 +96,12 @@ fn tokenize_cached(
 
 fn token_ids(
     dataset: &Dataset,
+    prompts: &[Prompt],
     tokenizer: &Tokenizer,
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<TokenizedDataset> {
-    let texts = dataset.unique_texts();
+    let texts = dataset.prompted_texts(prompts);
     let bar = talk.bar("tokenizing", texts.len());
     let tokens = texts.tokenize(|texts| {
         interrupt.check()?;

@@ -18,8 +18,7 @@ use train::{
 use crate::{
     cache::token_cache,
     commands::{
-        encode_evaluation, load_model, set_compute, set_max_seq_length, teacher, tokenize,
-        tokenize_cached,
+        encode_evaluation, load_model, set_compute, set_max_seq_length, teacher, tokenize_prompted,
     },
     config::{resolve, to_toml, training_arguments},
     device,
@@ -79,6 +78,7 @@ fn run_in(
         .context("a resolved configuration names its model")?;
     let mut laps = Laps::start();
     let inputs = load_inputs(flags, talk, interrupt)?;
+    check_prompts(flags, &inputs)?;
     laps.end("data");
     let mut model = load_model(model_name, talk, interrupt)?;
     laps.end("model");
@@ -105,13 +105,15 @@ fn run_in(
         Some(false) => None,
         _ => token_cache(),
     };
-    let ids = |dataset| match &cache {
-        Some(cache) => tokenize_cached(dataset, model.tokenizer(), cache, talk, interrupt),
-        None => tokenize(dataset, model.tokenizer(), talk, interrupt),
+    let ids = |dataset, prompts| {
+        let (tokenizer, cache) = (model.tokenizer(), cache.as_ref());
+        tokenize_prompted(dataset, prompts, tokenizer, cache, talk, interrupt)
     };
     let mut training = Vec::new();
     for (name, dataset) in inputs.train {
-        training.push((ids(dataset)?, place_of(&objectives, name.as_deref())));
+        let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
+        let data = ids(dataset, prompts)?;
+        training.push((data, place_of(&objectives, name.as_deref())));
     }
     if let Some(teacher) = &flags.teacher {
         let teacher_model = load_model(teacher, talk, interrupt).context("--teacher")?;
@@ -124,11 +126,15 @@ fn run_in(
     let own_similarity = [model.similarity_fn_name().parse()?];
     let mut dev = Vec::new();
     for (name, dataset) in inputs.eval {
+        let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
+        let data = ids(dataset, prompts)?;
         let evaluation =
-            Evaluation::during_training(ids(dataset)?, &own_similarity, EncodeOptions::default());
+            Evaluation::during_training(data, &own_similarity, EncodeOptions::default());
         dev.push((evaluation, place_of(&objectives, name.as_deref())));
     }
-    let test = evaluation(inputs.test, &SimilarityFunction::ALL, ids)?;
+    // The evaluation before and after is an evaluator's: with the model's own prompts.
+    let no_prompts = |dataset| ids(dataset, Vec::new());
+    let test = evaluation(inputs.test, &SimilarityFunction::ALL, no_prompts)?;
     laps.end("tokens");
 
     let is_interrupted = || interrupt.is_set();
@@ -326,6 +332,33 @@ fn load_inputs(flags: &TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow
             .map(|source| load(source, None, Split::Test, max_eval).context("--test-data"))
             .transpose()?,
     })
+}
+
+/// Looks whether --prompts names what there is.
+fn check_prompts(flags: &TrainFlags, inputs: &Inputs) -> anyhow::Result<()> {
+    let sets = || inputs.train.iter().chain(&inputs.eval);
+    let names: Vec<_> = sets()
+        .map(|(name, dataset)| (name.as_deref(), dataset.column_names()))
+        .collect();
+    for prompts in flags.prompts.iter().flatten() {
+        prompts.check(&names)?;
+    }
+    for (name, dataset) in sets() {
+        prompts_of(flags, name.as_deref(), dataset)?;
+    }
+    Ok(())
+}
+
+/// The prompts of a data set's columns, or none at all.
+fn prompts_of(
+    flags: &TrainFlags,
+    name: Option<&str>,
+    dataset: &data::Dataset,
+) -> anyhow::Result<Vec<String>> {
+    match flags.prompts.as_deref() {
+        Some([prompts]) => Ok(prompts.of(name, &dataset.column_names())?),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// A loss with its guide.

@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod libtorch_engine;
 mod losses;
+mod prompts;
 #[cfg(unix)]
 mod reliability;
 mod sandbox;

@@ -6,7 +6,10 @@ use model::{
     ChunkLimit, ChunkedBatch, Compute, Engine, GemmName, Mode, ModelError, PackedBatch, Precision,
     SentenceTransformer, StaticBatch,
 };
+use serde_json::json;
 use tch::{Device, Tensor};
+
+use crate::{copy, fixture};
 
 /// Sentences of these lengths, from ids that begin after the special tokens.
 fn sentences(lengths: &[usize], seed: u32) -> Vec<Vec<u32>> {
@@ -99,6 +102,59 @@ fn values_and_gradients_are_autograds() {
             let of = |gradient: &Tensor| gradient.narrow(0, span.offset, span.numel());
             let off = distance(&of(&gradient), &of(&expected_gradient));
             assert!(off < 1e-5, "{lengths:?}: {} is off by {off}", span.name);
+        }
+    }
+}
+
+#[test]
+fn prompts_that_are_not_pooled_are_autograds() {
+    let all: [&[&str]; 3] = [
+        &["mean"],
+        &["cls", "max"],
+        &["mean_sqrt_len_tokens", "weightedmean", "lasttoken"],
+    ];
+    let ids = sentences(&[7, 3, 19, 7, 7, 5], 9);
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let prompts = [2, 0, 5, 2, 3, 4];
+    for modes in all {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&fixture("tiny-mpnet"), folder.path());
+        let json =
+            json!({"embedding_dimension": 32, "pooling_mode": modes, "include_prompt": false});
+        let path = folder.path().join("1_Pooling/config.json");
+        std::fs::write(path, json.to_string()).unwrap();
+        let mut model = SentenceTransformer::load(folder.path(), Device::Cpu).unwrap();
+        model.set_dropout(0.0).unwrap();
+
+        let batch = PackedBatch::new(&ids, Device::Cpu).unwrap();
+        let whole = model.forward(&batch, Mode::Eval).unwrap();
+        let batch = batch.with_prompt_lengths(&prompts).unwrap();
+        let expected = model.forward(&batch, Mode::Eval).unwrap();
+        assert!(
+            distance(&expected, &whole) > 1e-2,
+            "{modes:?}: prompts are pooled"
+        );
+        let embedded = model.embed(&batch).unwrap();
+        assert!(distance(&embedded, &expected) < 1e-5, "{modes:?}");
+
+        let expected_gradient = model.parameters().zero_gradient().unwrap();
+        let loss = weighted_sum(&expected);
+        let parameters = model.parameters();
+        parameters.backward(&loss, &expected_gradient).unwrap();
+        for tokens in [usize::MAX, 20] {
+            let limit = ChunkLimit {
+                tokens,
+                sentences: usize::MAX,
+            };
+            let batch = ChunkedBatch::with_prompts(&ids, &prompts, limit, Device::Cpu).unwrap();
+            let gradient = parameters.zero_gradient().unwrap();
+            let found = model.forward_backward(&batch, 0, &gradient, weighted_sum_and_gradient);
+            assert!(
+                distance(&found.unwrap(), &loss.detach()) < 1e-5,
+                "{modes:?}"
+            );
+            let off = distance(&gradient, &expected_gradient);
+            assert!(off < 1e-5, "{modes:?} in chunks of {tokens}: off by {off}");
         }
     }
 }
