@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use model::{Engine, GemmName, Precision};
+use serde::Deserialize;
 use train::TrainingArguments;
 
 use crate::{
@@ -35,6 +36,12 @@ pub(crate) fn resolve(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
         None => TrainFlags::default(),
     };
     with_defaults(overlay(flags, file))
+}
+
+/// The configuration that a table of a configuration file's keys says, with the defaults.
+pub(crate) fn resolve_table(table: toml::Table) -> anyhow::Result<TrainFlags> {
+    let flags = TrainFlags::deserialize(table).map_err(|error| UsageError(error.to_string()))?;
+    with_defaults(flags)
 }
 
 /// The configuration as TOML, keys named as the flags.

@@ -12,11 +12,13 @@ use crate::{device::DeviceName, named::Named, source::Split};
 
 pub(crate) mod prompts;
 mod search;
+mod sweep;
 
 pub(crate) use search::{
     ConvertFlags, DataCommand, DataFlags, MineFlags, MinedFormat, Sampling, SearchFlags,
     SplitFlags, StatFlags, TripletsFlags, TwoSidedEncodingFlags,
 };
+pub(crate) use sweep::SweepFlags;
 
 /// Fine-tune sentence transformers.
 #[derive(Debug, Parser)]
@@ -53,6 +55,8 @@ pub(crate) enum Command {
     /// Fine-tune a model, with an evaluation before and after. Without flags it is the run of the article:
     /// microsoft/mpnet-base on the first 100,000 NLI triplets.
     Train(Box<TrainFlags>),
+    /// Train with every choice of a grid of values, and set the results side by side.
+    Sweep(SweepFlags),
     /// Evaluate a model on triplets or scored pairs.
     Eval(EvalFlags),
     /// Turn sentences into embeddings.

@@ -25,7 +25,7 @@ use train::{TrainError, failpoint};
 
 use crate::{
     commands::{
-        compare, data as data_command, encode, eval, init, mine, search as search_command,
+        compare, data as data_command, encode, eval, init, mine, search as search_command, sweep,
         train as train_command,
     },
     device::DeviceName,
@@ -60,6 +60,7 @@ fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
     let interrupt = Interrupt::listen()?;
     match flags.command {
         Command::Train(flags) => train_command::run(*flags, talk, &interrupt),
+        Command::Sweep(flags) => sweep::run(&flags, talk, &interrupt),
         Command::Eval(flags) => eval::run(&flags, talk, &interrupt),
         Command::Encode(flags) => encode::run(&flags, talk, &interrupt),
         Command::Mine(flags) => mine::run(&flags, talk, &interrupt),

@@ -7,6 +7,7 @@ pub(crate) mod eval;
 pub(crate) mod init;
 pub(crate) mod mine;
 pub(crate) mod search;
+pub(crate) mod sweep;
 mod teacher;
 pub(crate) mod train;
 

@@ -31,10 +31,33 @@ use crate::{
     table::{table, thousands},
 };
 
-/// Trains as the flags and their configuration file say.
+/// Trains as the flags and their configuration file say, and prints what came of it.
 pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
     let flags = resolve(flags)?;
-    training_arguments(&flags).validate()?;
+    let done = run_resolved(&flags, talk, interrupt)?;
+    if flags.json == Some(true) {
+        return Ok(print_json(&done.results.event())?);
+    }
+    match done.table {
+        Some(table) => Ok(print(&table)?),
+        None => Ok(()),
+    }
+}
+
+/// A run that was trained to its end.
+pub(crate) struct Done {
+    results: Results,
+    /// The metrics before and after, where they were measured.
+    table: Option<String>,
+}
+
+/// Trains as a resolved configuration says. What comes of it is in the run's folder, [`RESULTS`] last of all.
+pub(crate) fn run_resolved(
+    flags: &TrainFlags,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Done> {
+    training_arguments(flags).validate()?;
     let output_dir = flags
         .output_dir
         .clone()
@@ -46,7 +69,7 @@ pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
             output_dir.display()
         );
     }
-    let outcome = run_in(&folder, &flags, talk, interrupt);
+    let outcome = run_in(&folder, flags, talk, interrupt);
     // The lock's file goes first.
     drop(folder);
     if outcome.is_err() {
@@ -61,7 +84,7 @@ fn run_in(
     flags: &TrainFlags,
     talk: &Talk,
     interrupt: &Interrupt,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Done> {
     let checkpoint = claim(folder, flags)?;
     let arguments = training_arguments(flags);
     train::device::configure(&arguments)?;
@@ -207,23 +230,18 @@ fn run_in(
         after,
         summary,
     };
-    write_file(&folder.root().join(RESULTS), results.to_json()?.as_bytes())?;
     let sets: Vec<&data::Dataset> = training.iter().map(|(data, _)| &data.dataset).collect();
     let loss_names: Vec<&str> = objectives.iter().map(|built| built.loss.name()).collect();
     let card = model_card(flags, &loss_names.join(", "), &sets, &model, &results)?;
     write_file(&folder.final_model().join("README.md"), card.as_bytes())?;
+    write_file(&folder.root().join(RESULTS), results.to_json()?.as_bytes())?;
     tracing::info!("the trained model is {}", folder.final_model().display());
-    if flags.json == Some(true) {
-        return Ok(print_json(&results.event())?);
-    }
-    match results.table(test.as_ref()) {
-        Some(table) => Ok(print(&table)?),
-        None => Ok(()),
-    }
+    let table = results.table(test.as_ref());
+    Ok(Done { results, table })
 }
 
-/// Name of the file with the figures before and after.
-const RESULTS: &str = "results.json";
+/// Name of the file with the figures before and after. A run that has it is done.
+pub(crate) const RESULTS: &str = "results.json";
 
 /// Looks at what a folder holds: the checkpoint to go on from, where the flags ask for one, else nothing of
 /// another run.
@@ -446,7 +464,13 @@ impl Results {
     }
 
     fn to_json(&self) -> anyhow::Result<String> {
-        let results = json!({"before": self.before, "after": self.after, "train": self.summary});
+        let primary = self.after.as_ref().map(Metrics::primary_key);
+        let results = json!({
+            "before": self.before,
+            "after": self.after,
+            "primary_metric": primary,
+            "train": self.summary,
+        });
         Ok(serde_json::to_string_pretty(&results)? + "\n")
     }
 

@@ -151,7 +151,7 @@ mod tests {
             (&["nli.anchor=q", "nli.anchor=r"], "twice for `nli.anchor`"),
             (&["nli=q", "nli.anchor=r"], "twice for `nli`"),
             (&["nli.anchor=q", "nli=r"], "twice for `nli`"),
-            (&[r#"{"anchor": 3}"#], "there has to be a text"),
+            (&[r#"{"anchor": 3}"#], "a prompt has to be a text"),
         ] {
             let error = merged(values).unwrap_err();
             assert!(error.contains(part), "{values:?}: {error}");

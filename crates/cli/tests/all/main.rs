@@ -11,4 +11,5 @@ mod reliability;
 mod sandbox;
 mod search;
 mod signals;
+mod sweep;
 mod training;

@@ -1,0 +1,271 @@
+//! `sentune sweep`: a grid of training runs one after the other, and what their results depend on.
+//!
+//! The runs share this process: they share the token cache and the signal handling anyway, and loading the program
+//! again would gain nothing but that a crash of one leaves the others alone. A panic is caught for that; after the
+//! system has ended the process, the same command goes on with the run it was at.
+
+mod grid;
+mod plot;
+mod report;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use train::{CONFIG, FINAL, RunFolder, write_file};
+
+use crate::{
+    commands::{
+        sweep::{
+            grid::{Grid, Point, SweepFile, comparable, label},
+            report::{Record, Report, Status},
+        },
+        train::{RESULTS, run_resolved},
+    },
+    config,
+    flags::{SweepFlags, UsageError},
+    interrupt::{Interrupt, Interrupted},
+    output::{print, print_json},
+    progress::Talk,
+    table::table,
+};
+
+/// Name of the copy of the sweep's own file.
+const FILE: &str = "sweep.toml";
+
+/// What a run's folder holds.
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    New,
+    /// It was begun, with its newest checkpoint's step where it has one.
+    Begun(Option<u64>),
+    Done(Box<Outcome>),
+}
+
+/// What a run's results.json says.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Outcome {
+    before: Map<String, Value>,
+    after: Map<String, Value>,
+    primary_metric: String,
+    train: Map<String, Value>,
+}
+
+/// Runs what is left of the sweep, or lists it.
+pub(crate) fn run(flags: &SweepFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let text = fs_err::read_to_string(&flags.config)
+        .map_err(|error| UsageError(format!("--config: {error}")))?;
+    let of_file = || flags.config.display().to_string();
+    let file = SweepFile::parse(&text).with_context(of_file)?;
+    let output_dir = output_dir(flags, &file);
+    let grid = file.grid(&output_dir).with_context(of_file)?;
+    let states = grid
+        .points
+        .iter()
+        .map(state)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    if flags.dry_run {
+        return Ok(print(&list(&grid, &states))?);
+    }
+    let folder = RunFolder::create(&output_dir).context("--output-dir")?;
+    write_file(&folder.root().join(FILE), text.as_bytes())?;
+    let mut report = Report::new(&grid, flags.metric.clone());
+    let n_done = states
+        .iter()
+        .filter(|state| matches!(state, State::Done(_)))
+        .count();
+    tracing::info!(
+        "{} runs in {}, {n_done} of them done",
+        grid.points.len(),
+        output_dir.display()
+    );
+    let outcome = run_all(&grid, states, &mut report, folder.root(), talk, interrupt);
+    report.write(folder.root())?;
+    outcome?;
+    if flags.json {
+        print_json(&report.to_json())?;
+    } else {
+        print(&report.table()?)?;
+    }
+    match report.n_failed() {
+        0 => Ok(()),
+        n => bail!(
+            "{n} of {} runs failed: the same command tries them again",
+            grid.points.len()
+        ),
+    }
+}
+
+/// Makes every run that is not done. What fails is recorded; only a signal ends it early.
+fn run_all(
+    grid: &Grid,
+    states: Vec<State>,
+    report: &mut Report,
+    root: &Path,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let varied = grid.varied();
+    for (i, (point, state)) in grid.points.iter().zip(states).enumerate() {
+        let status = match state {
+            State::Done(outcome) => Status::Done(outcome),
+            state => {
+                let values: Vec<String> = varied
+                    .iter()
+                    .map(|&key| format!("{} {}", label(&grid.keys[key]), point.values[key]))
+                    .collect();
+                tracing::info!(
+                    "run {} of {}: {}",
+                    i + 1,
+                    grid.points.len(),
+                    values.join(", ")
+                );
+                match run_one(point, &state, talk, interrupt) {
+                    Ok(outcome) => Status::Done(outcome),
+                    Err(error) if error.is::<Interrupted>() => {
+                        tracing::warn!(
+                            "stopped in run {} of {}: the same command goes on",
+                            i + 1,
+                            grid.points.len()
+                        );
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        tracing::error!("run {} failed: {error:#}", point.name);
+                        Status::Failed(format!("{error:#}"))
+                    }
+                }
+            }
+        };
+        report.push(Record {
+            name: point.name.clone(),
+            values: point.values.clone(),
+            status,
+        });
+        // What is known is on disk after every run.
+        report.write(root)?;
+        report.check_metric()?;
+        interrupt.check()?;
+    }
+    Ok(())
+}
+
+fn run_one(
+    point: &Point,
+    state: &State,
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Box<Outcome>> {
+    let mut flags = point.flags.clone();
+    match state {
+        State::Begun(Some(_)) => flags.resume_from_checkpoint = Some("last".to_owned()),
+        State::Begun(None) => flags.overwrite_output_dir = Some(true),
+        State::New | State::Done(_) => {}
+    }
+    match catch_unwind(AssertUnwindSafe(|| run_resolved(&flags, talk, interrupt))) {
+        Ok(done) => drop(done?),
+        Err(_) => bail!("it panicked: see above, and report it"),
+    }
+    read_outcome(&folder_of(point)?.join(RESULTS))
+}
+
+fn folder_of(point: &Point) -> anyhow::Result<&Path> {
+    let folder = point.flags.output_dir.as_deref();
+    folder.context("a resolved configuration names its folder")
+}
+
+/// Looks at a run's folder.
+///
+/// # Errors
+/// Where it holds a run of another configuration.
+fn state(point: &Point) -> anyhow::Result<State> {
+    let folder = folder_of(point)?;
+    let path = folder.join(CONFIG);
+    if !path.exists() {
+        return Ok(State::New);
+    }
+    let text = fs_err::read_to_string(&path)?;
+    let table = text.parse().with_context(|| path.display().to_string())?;
+    let was =
+        comparable(&config::resolve_table(table).with_context(|| path.display().to_string())?)?;
+    let is = comparable(&point.flags)?;
+    if was != is {
+        let mut keys: Vec<&String> = was.keys().chain(is.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let shown = |table: &toml::Table, key: &str| {
+            table
+                .get(key)
+                .map_or_else(|| "not set".to_owned(), ToString::to_string)
+        };
+        let differences: Vec<String> = keys
+            .into_iter()
+            .filter(|key| was.get(*key) != is.get(*key))
+            .map(|key| format!("{key} was {} and is {}", shown(&was, key), shown(&is, key)))
+            .collect();
+        return Err(UsageError(format!(
+            "{} holds a run of another configuration: {}; give the sweep another --output-dir, or remove that folder",
+            folder.display(),
+            differences.join(", ")
+        ))
+        .into());
+    }
+    let results = folder.join(RESULTS);
+    if results.exists() && folder.join(FINAL).exists() {
+        return Ok(State::Done(read_outcome(&results)?));
+    }
+    let mut steps: Vec<u64> = Vec::new();
+    for entry in fs_err::read_dir(folder)? {
+        let name = entry?.file_name();
+        let step = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("checkpoint-"));
+        steps.extend(step.and_then(|step| step.parse::<u64>().ok()));
+    }
+    Ok(State::Begun(steps.into_iter().max()))
+}
+
+fn read_outcome(path: &Path) -> anyhow::Result<Box<Outcome>> {
+    let text = fs_err::read_to_string(path)?;
+    serde_json::from_str(&text).with_context(|| {
+        format!(
+            "{}: not what a run leaves there; remove the run's folder to make it again",
+            path.display()
+        )
+    })
+}
+
+fn output_dir(flags: &SweepFlags, file: &SweepFile) -> PathBuf {
+    let named = flags.output_dir.clone().or_else(|| file.output_dir.clone());
+    named.unwrap_or_else(|| {
+        let stem = flags.config.file_stem().unwrap_or_default();
+        Path::new("runs").join(stem)
+    })
+}
+
+/// The runs and how far each is.
+fn list(grid: &Grid, states: &[State]) -> String {
+    let rows: Vec<Vec<String>> = grid
+        .points
+        .iter()
+        .zip(states)
+        .map(|(point, state)| {
+            let state = match state {
+                State::New => "new".to_owned(),
+                State::Begun(Some(step)) => format!("at step {step}"),
+                State::Begun(None) => "begun".to_owned(),
+                State::Done(_) => "done".to_owned(),
+            };
+            vec![point.name.clone(), state]
+        })
+        .collect();
+    let what = match rows.len() {
+        1 => "1 run".to_owned(),
+        n => format!("{n} runs"),
+    };
+    table(&[&what, "state"], &rows)
+}

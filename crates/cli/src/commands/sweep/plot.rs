@@ -1,0 +1,341 @@
+//! A sweep's plot as SVG: a panel for each key that varies, a dot for each run, a bar at each value's mean.
+//!
+//! Small enough to be written here: axes, dots and texts, without the fonts and back ends of a plotting crate.
+
+use std::fmt::Write;
+
+/// What is plotted.
+pub(super) struct Plot {
+    /// Name of what the vertical axis shows.
+    pub(super) metric: String,
+    /// Its value before training, where all runs began with the same.
+    pub(super) before: Option<f64>,
+    pub(super) n_runs: usize,
+    pub(super) panels: Vec<Panel>,
+}
+
+/// How the metric depends on one key.
+pub(super) struct Panel {
+    pub(super) title: String,
+    pub(super) dots: Vec<Dot>,
+}
+
+/// One run.
+pub(super) struct Dot {
+    /// The key's value.
+    pub(super) at: String,
+    /// The metric's.
+    pub(super) value: f64,
+}
+
+const COLUMNS: usize = 3;
+const PANEL: (f64, f64) = (340.0, 300.0);
+/// Around a panel's frame: left, top, right, bottom.
+const MARGIN: (f64, f64, f64, f64) = (62.0, 34.0, 14.0, 92.0);
+/// Above all panels.
+const HEAD: f64 = 58.0;
+/// Width of a small letter, about.
+const LETTER: f64 = 6.2;
+const INK: &str = "#222";
+const FAINT: &str = "#d8d8d8";
+const GREY: &str = "#555";
+const DOT: &str = "#2f6db3";
+const BAR: &str = "#b3411f";
+
+/// The plot, or nothing where there is nothing to plot.
+pub(super) fn svg(plot: &Plot) -> Option<String> {
+    let values = || {
+        plot.panels
+            .iter()
+            .flat_map(|panel| &panel.dots)
+            .map(|dot| dot.value)
+    };
+    if values().next().is_none() || values().any(|value| !value.is_finite()) {
+        return None;
+    }
+    let (least, most) = values().fold((f64::MAX, f64::MIN), |(least, most), value| {
+        (least.min(value), most.max(value))
+    });
+    // The line of before is there where it does not press the runs together.
+    let spread = (most - least).max(1e-4);
+    let before = plot
+        .before
+        .filter(|before| (least - spread..most + spread).contains(before));
+    let (low, high) = (
+        before.map_or(least, |b| b.min(least)),
+        before.map_or(most, |b| b.max(most)),
+    );
+    let ticks = ticks(low, high);
+
+    let n_columns = plot.panels.len().min(COLUMNS);
+    let n_rows = plot.panels.len().div_ceil(COLUMNS);
+    let (width, height) = (PANEL.0 * n_columns as f64, HEAD + PANEL.1 * n_rows as f64);
+    let width = width.max(520.0);
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="Helvetica, Arial, sans-serif" font-size="12" fill="{INK}">
+<rect width="{width}" height="{height}" fill="white"/>
+<text x="16" y="26" font-size="16" font-weight="bold">What affects {}</text>"#,
+        escaped(&plot.metric)
+    );
+    let before_text = plot
+        .before
+        .map_or_else(String::new, |b| format!("; before training {b:.4}"));
+    let runs = if plot.n_runs == 1 { "run" } else { "runs" };
+    let _ = writeln!(
+        text,
+        r#"<text x="16" y="46" fill="{GREY}">{} {runs}: a dot each, a bar at the mean of each value{before_text}</text>"#,
+        plot.n_runs
+    );
+    for (i, panel) in plot.panels.iter().enumerate() {
+        let left = PANEL.0 * (i % COLUMNS) as f64;
+        let top = HEAD + PANEL.1 * (i / COLUMNS) as f64;
+        draw(&mut text, panel, (left, top), &ticks, before);
+    }
+    text += "</svg>\n";
+    Some(text)
+}
+
+fn draw(text: &mut String, panel: &Panel, corner: (f64, f64), ticks: &[f64], before: Option<f64>) {
+    let (left, right) = (corner.0 + MARGIN.0, corner.0 + PANEL.0 - MARGIN.2);
+    let (top, bottom) = (corner.1 + MARGIN.1, corner.1 + PANEL.1 - MARGIN.3);
+    let (first, last) = (ticks[0], ticks[ticks.len() - 1]);
+    let y = |value: f64| bottom - (value - first) / (last - first) * (bottom - top);
+    let _ = writeln!(
+        text,
+        r#"<text x="{left}" y="{}" font-size="13" font-weight="bold">{}</text>"#,
+        top - 12.0,
+        escaped(&panel.title)
+    );
+    let digits = decimals(ticks[1] - ticks[0]);
+    for &tick in ticks {
+        let at = y(tick);
+        let _ = writeln!(
+            text,
+            r#"<line x1="{left}" y1="{at:.1}" x2="{right}" y2="{at:.1}" stroke="{FAINT}"/>
+<text x="{}" y="{:.1}" text-anchor="end">{tick:.digits$}</text>"#,
+            left - 6.0,
+            at + 4.0
+        );
+    }
+    if let Some(before) = before {
+        let at = y(before);
+        let _ = writeln!(
+            text,
+            r#"<line x1="{left}" y1="{at:.1}" x2="{right}" y2="{at:.1}" stroke="{INK}" stroke-dasharray="4 4"/>
+<text x="{right}" y="{:.1}" text-anchor="end" font-size="10">before</text>"#,
+            at - 4.0
+        );
+    }
+    let values = in_order(panel);
+    let slot = (right - left) / values.len() as f64;
+    let longest = values
+        .iter()
+        .map(|value| value.chars().count().min(LONGEST))
+        .max();
+    let is_tight = longest.unwrap_or(0) as f64 * LETTER > slot;
+    for (i, value) in values.iter().enumerate() {
+        let x = left + slot * (i as f64 + 0.5);
+        let (anchor, turn) = match is_tight {
+            true => (
+                "end",
+                format!(r#" transform="rotate(-28 {x:.1} {:.1})""#, bottom + 14.0),
+            ),
+            false => ("middle", String::new()),
+        };
+        let _ = writeln!(
+            text,
+            r#"<text x="{x:.1}" y="{:.1}" text-anchor="{anchor}"{turn}>{}</text>"#,
+            bottom + 18.0,
+            escaped(&short(value))
+        );
+        let found: Vec<f64> = panel
+            .dots
+            .iter()
+            .filter(|dot| &dot.at == value)
+            .map(|dot| dot.value)
+            .collect();
+        for (j, &found) in found.iter().enumerate() {
+            // Side by side, so that equal ones are seen.
+            let aside = ((j * 7) % 11) as f64 / 10.0 - 0.5;
+            let cx = x + aside * (slot * 0.3).min(40.0);
+            let _ = writeln!(
+                text,
+                r#"<circle cx="{cx:.1}" cy="{:.1}" r="3.5" fill="{DOT}" fill-opacity="0.55"><title>{}: {found:.4}</title></circle>"#,
+                y(found),
+                escaped(value)
+            );
+        }
+        let mean = found.iter().sum::<f64>() / found.len() as f64;
+        let (half, at) = ((slot * 0.32).min(34.0), y(mean));
+        let _ = writeln!(
+            text,
+            r#"<line x1="{:.1}" y1="{at:.1}" x2="{:.1}" y2="{at:.1}" stroke="{BAR}" stroke-width="2.5"/>
+<text x="{x:.1}" y="{:.1}" text-anchor="middle" font-size="10" fill="{BAR}">{mean:.4}</text>"#,
+            x - half,
+            x + half,
+            bottom - 4.0
+        );
+    }
+}
+
+/// Most letters of a value's label.
+const LONGEST: usize = 26;
+
+fn short(value: &str) -> String {
+    if value.chars().count() <= LONGEST {
+        return value.to_owned();
+    }
+    let mut start: String = value.chars().take(LONGEST - 1).collect();
+    start.push('…');
+    start
+}
+
+/// The different values of a panel, numbers by size and names as they come.
+fn in_order(panel: &Panel) -> Vec<String> {
+    let mut values: Vec<String> = Vec::new();
+    for dot in &panel.dots {
+        if !values.contains(&dot.at) {
+            values.push(dot.at.clone());
+        }
+    }
+    let numbers: Option<Vec<f64>> = values.iter().map(|value| value.parse().ok()).collect();
+    if let Some(numbers) = numbers {
+        let mut both: Vec<_> = numbers.into_iter().zip(values).collect();
+        both.sort_by(|a, b| a.0.total_cmp(&b.0));
+        values = both.into_iter().map(|(_, value)| value).collect();
+    }
+    values
+}
+
+/// Round numbers, evenly spaced, from below `low` to above `high`, with room for the means below.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let span = (high - low).max(1e-4);
+    let (low, high) = (low - 0.12 * span, high + 0.04 * span);
+    let rough = (high - low) / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 2.5, 5.0, 10.0]
+        .map(|factor| factor * power)
+        .into_iter()
+        .find(|&step| step >= rough)
+        .unwrap_or(rough);
+    let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
+    (first..=last).map(|i| i as f64 * step).collect()
+}
+
+/// Digits that tell multiples of `step` apart.
+fn decimals(step: f64) -> usize {
+    let mut digits = 0;
+    while digits < 8
+        && (step * 10f64.powi(digits))
+            .fract()
+            .min(1.0 - (step * 10f64.powi(digits)).fract())
+            > 1e-6
+    {
+        digits += 1;
+    }
+    digits as usize
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(values: &[(&str, f64)]) -> Panel {
+        let dots = values.iter().map(|&(at, value)| Dot {
+            at: at.to_owned(),
+            value,
+        });
+        Panel {
+            title: "a & b".to_owned(),
+            dots: dots.collect(),
+        }
+    }
+
+    #[test]
+    fn axes_are_round_and_hold_all() {
+        for (low, high) in [
+            (0.71, 0.93),
+            (0.5, 0.5),
+            (-0.2, 0.81),
+            (0.9131, 0.9138),
+            (12.0, 480.0),
+        ] {
+            let ticks = ticks(low, high);
+            assert!(ticks[0] < low && *ticks.last().unwrap() > high, "{ticks:?}");
+            assert!((4..=9).contains(&ticks.len()), "{ticks:?}");
+            let digits = decimals(ticks[1] - ticks[0]);
+            let mut texts: Vec<String> = ticks
+                .iter()
+                .map(|tick| format!("{tick:.digits$}"))
+                .collect();
+            texts.dedup();
+            assert_eq!(texts.len(), ticks.len(), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_in_order_and_names_as_they_come() {
+        assert_eq!(
+            in_order(&panel(&[
+                ("5e-5", 0.0),
+                ("2e-5", 0.0),
+                ("1e-4", 0.0),
+                ("5e-5", 0.0)
+            ])),
+            ["2e-5", "5e-5", "1e-4"]
+        );
+        assert_eq!(
+            in_order(&panel(&[("sgd", 0.0), ("10", 0.0), ("adam", 0.0)])),
+            ["sgd", "10", "adam"]
+        );
+    }
+
+    #[test]
+    fn every_run_is_a_dot_within_its_panel() {
+        let long = "a<b-and-a-name-that-is-much-too-long";
+        let plot = |before| Plot {
+            metric: "t_accuracy".to_owned(),
+            before,
+            n_runs: 4,
+            panels: vec![
+                panel(&[("8", 0.8), ("16", 0.9), ("8", 0.85), ("16", 0.95)]),
+                panel(&[("x", 0.8), (long, 0.9), ("x", 0.85), (long, 0.95)]),
+            ],
+        };
+        let text = svg(&plot(Some(0.7))).unwrap();
+        assert_eq!(text.matches("<circle").count(), 8);
+        assert_eq!(text.matches(">before</text>").count(), 2);
+        assert!(
+            text.contains("a &amp; b") && text.contains("a&lt;b-and"),
+            "{text}"
+        );
+        // The means of 8 and 16.
+        assert!(
+            text.contains(">0.8250</text>") && text.contains(">0.9250</text>"),
+            "{text}"
+        );
+        for part in text.split("<circle cx=\"").skip(1) {
+            let number = |text: &str| text.split('"').next().unwrap().parse::<f64>().unwrap();
+            let (x, y) = (number(part), number(part.split("cy=\"").nth(1).unwrap()));
+            let x = x % PANEL.0;
+            assert!(MARGIN.0 < x && x < PANEL.0 - MARGIN.2, "{x}");
+            assert!(HEAD + MARGIN.1 < y && y < HEAD + PANEL.1 - MARGIN.3, "{y}");
+        }
+        // Too far away to be drawn, and said all the same.
+        let far = svg(&plot(Some(0.1))).unwrap();
+        assert!(!far.contains(">before</text>") && far.contains("before training 0.1000"));
+        let nothing = Plot {
+            panels: vec![panel(&[])],
+            ..plot(None)
+        };
+        assert_eq!(svg(&nothing), None);
+    }
+}
