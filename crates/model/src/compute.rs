@@ -29,6 +29,26 @@ pub enum GemmName {
     Libtorch,
 }
 
+impl GemmName {
+    /// The one who multiplies, [`GemmName::Auto`] replaced by whom it takes.
+    pub fn resolved(self) -> Self {
+        match self {
+            Self::Auto => Self::Rust,
+            named => named,
+        }
+    }
+}
+
+impl fmt::Display for GemmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Rust => "rust",
+            Self::Libtorch => "libtorch",
+        })
+    }
+}
+
 /// What the elements of matrices are rounded to before they are multiplied. Weights, gradients, optimizer and losses
 /// are in fp32 whatever this says, and so are the sums within a product.
 ///
@@ -132,7 +152,7 @@ impl Compute {
                 self.precision
             ))
         };
-        match (self.precision, self.gemm) {
+        match (self.precision, self.gemm.resolved()) {
             (Precision::Fp32, GemmName::Auto | GemmName::Rust) => Ok(Box::new(RustGemm)),
             (Precision::Fp32, GemmName::Libtorch) => Ok(Box::new(LibtorchGemm)),
             (precision, GemmName::Libtorch) => Err(ModelError::Input(format!(

@@ -1,6 +1,6 @@
 //! Batches without padding: all tokens of a batch in one row, grouped by sentence length.
 
-use std::sync::OnceLock;
+use std::{fmt, sync::OnceLock};
 
 use tch::{Device, Tensor};
 
@@ -232,15 +232,15 @@ impl ChunkLimit {
 /// The chunks cut the rows of tokens that [`PackedBatch`] makes of the whole batch: each holds sentences of
 /// similar length, whatever column they come from. A token keeps its place in the whole batch, which decides
 /// what dropout drops.
-#[derive(Debug)]
-pub struct ChunkedBatch {
+pub struct ChunkedBatch<'s> {
     chunks: Vec<PackedBatch>,
     /// The places of each chunk's sentences in the caller's order, 64-bit.
     rows: Vec<Tensor>,
     host_rows: Vec<Vec<usize>>,
+    is_stopped: Option<&'s dyn Fn() -> bool>,
 }
 
-impl ChunkedBatch {
+impl<'s> ChunkedBatch<'s> {
     /// Packs token ids, special tokens included, in as few chunks as `limit` allows.
     ///
     /// # Errors
@@ -308,7 +308,25 @@ impl ChunkedBatch {
             chunks,
             rows,
             host_rows,
+            is_stopped: None,
         })
+    }
+
+    /// Lets [`crate::SentenceTransformer::forward_backward`] ask before each chunk whether to go on: where not, it
+    /// fails with [`ModelError::Stopped`], and part of the gradient may have been added.
+    pub fn stopped_by(self, is_stopped: &'s dyn Fn() -> bool) -> Self {
+        Self {
+            is_stopped: Some(is_stopped),
+            ..self
+        }
+    }
+
+    /// Fails where the work is to be stopped.
+    pub(crate) fn check_stopped(&self) -> Result<(), ModelError> {
+        match self.is_stopped {
+            Some(is_stopped) if is_stopped() => Err(ModelError::Stopped),
+            _ => Ok(()),
+        }
     }
 
     /// The chunks, shortest sentences first.
@@ -334,6 +352,16 @@ impl ChunkedBatch {
     /// As [`Self::rows`], in the host's memory.
     pub(crate) fn host_rows(&self, chunk: usize) -> &[usize] {
         &self.host_rows[chunk]
+    }
+}
+
+// A closure can't be printed.
+impl fmt::Debug for ChunkedBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChunkedBatch")
+            .field("chunks", &self.chunks)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
     }
 }
 

@@ -514,6 +514,7 @@ impl SentenceTransformer {
             } else {
                 Keep::Nothing
             };
+            batch.check_stopped()?;
             let parts = self.training_forward(chunk, layers, seed, keep, &mut work)?;
             let _guard = tch::no_grad_guard();
             for (to, part) in embeddings.iter_mut().zip(&parts) {
@@ -533,6 +534,7 @@ impl SentenceTransformer {
             .into());
         }
         for (i, chunk) in chunks.iter().enumerate().rev() {
+            batch.check_stopped()?;
             let parts = match kept.take() {
                 Some(parts) => parts,
                 None => self.training_forward(chunk, layers, seed, Keep::Everything, &mut work)?,

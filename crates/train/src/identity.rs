@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use data::{Dataset, Labels};
-use model::SentenceTransformer;
+use model::{Precision, SentenceTransformer};
 use sha2::{Digest, Sha256};
 
 use crate::{TrainError, TrainingData, tasks::Objective};
@@ -45,6 +45,11 @@ pub(crate) fn identity(
             }
             insert(&what("guide"), hex(&hash.finalize()));
         }
+    }
+    // What a precision of 16 bits multiplies with is said by its name alone.
+    let compute = model.compute();
+    if compute.precision == Precision::Fp32 {
+        insert("gemm", compute.gemm.resolved().to_string());
     }
     let dropout = model.dropout();
     insert(

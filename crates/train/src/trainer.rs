@@ -15,7 +15,8 @@ use eval::{Metrics, csv::At};
 use kernels::profile::{Part, time};
 use losses::{Loss, StepInputs, cached::gradients};
 use model::{
-    ChunkLimit, ChunkedBatch, Compute, Engine, Precision, SentenceTransformer, StaticBatch,
+    ChunkLimit, ChunkedBatch, Compute, Engine, ModelError, Precision, SentenceTransformer,
+    StaticBatch,
 };
 use serde_json::json;
 use tch::{Device, Kind, TchError, Tensor};
@@ -109,7 +110,7 @@ struct EvaluationTask<'a> {
 impl<'a> Trainer<'a> {
     /// Prepares a run with one data set and one loss; nothing is written yet.
     ///
-    /// `is_interrupted` is asked between micro-batches and during evaluation.
+    /// `is_interrupted` is asked between micro-batches, between the parts of one, and during evaluation.
     ///
     /// # Errors
     /// When arguments contradict each other, the data doesn't fit the loss, or moments and gradient don't
@@ -652,7 +653,10 @@ impl<'a> Trainer<'a> {
             if (self.is_interrupted)() {
                 return Ok(None);
             }
-            let (share, n) = self.accumulate(batch, micro_step, micro_batches.len())?;
+            let (share, n) = match self.accumulate(batch, micro_step, micro_batches.len()) {
+                Err(TrainError::Model(ModelError::Stopped)) => return Ok(None),
+                accumulated => accumulated?,
+            };
             losses.push(share);
             n_tokens += n;
         }
@@ -713,6 +717,7 @@ impl<'a> Trainer<'a> {
         let seed = self.dropout_seed(micro_step);
         let share = 1.0 / n_micro_batches as f64;
         let chunks = self.chunks(task, &task.sentences(&batch.rows))?;
+        let chunks = chunks.stopped_by(self.is_interrupted);
         let layers = loss.prior_layers(self.model.n_layers(), seed);
         let mut of_weights = Vec::new();
         let value = self.model.forward_backward_layers(
@@ -741,7 +746,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// A batch, cut as gradient caching asks for: by the loss or by `mini_batch_tokens`, and to what fits.
-    fn chunks(&self, task: &Task<'_>, batch: &Sentences<'_>) -> Result<ChunkedBatch, TrainError> {
+    fn chunks(
+        &self,
+        task: &Task<'_>,
+        batch: &Sentences<'_>,
+    ) -> Result<ChunkedBatch<'a>, TrainError> {
         let limit = chunk_limit(
             self.objectives[task.objective].loss.mini_batch_size(),
             self.arguments.mini_batch_tokens,

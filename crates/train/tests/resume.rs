@@ -150,9 +150,9 @@ fn a_run_broken_off_anywhere_goes_on_bit_for_bit() {
     let _alone = alone();
     let whole_folder = tempfile::tempdir().unwrap();
     let whole = run_through(whole_folder.path(), &ten_steps(), None);
-    // Nine batches an epoch, asked about one by one: before the first, within a group, at the end of an epoch,
-    // in the second epoch, before the last.
-    for question in [1, 2, 5, 9, 10, 11, 17] {
+    // Nine batches an epoch, asked about before each and before both its passes: at the first, within a batch and
+    // within a group, at the end of an epoch, in the second epoch, at the last.
+    for question in [1, 2, 3, 5, 13, 25, 26, 27, 28, 33, 52, 54] {
         let folder = tempfile::tempdir().unwrap();
         let stop = at_question(question);
         let broken = run(folder.path(), &ten_steps(), None, None, &stop).unwrap();
@@ -228,8 +228,9 @@ fn an_evaluation_broken_off_is_made_up_for() {
     );
     let whole_folder = tempfile::tempdir().unwrap();
     let whole = run_through(whole_folder.path(), &changes, Some(DEV));
-    // Four steps ask eight times; then come the evaluation's batches and its encoding.
-    for question in [9, 12, 17] {
+    // Four steps of two batches ask 24 times, before each batch and both its passes; then come the evaluation's
+    // batches and its encoding.
+    for question in [25, 28, 33] {
         let folder = tempfile::tempdir().unwrap();
         let stop = at_question(question);
         let broken = run(folder.path(), &changes, Some(DEV), None, &stop).unwrap();
