@@ -234,9 +234,9 @@ fn warn_of_odd_columns(dataset: &Dataset) {
     }
     for (i, name) in names.iter().enumerate() {
         let usual = match *name {
-            "anchor" | "question" | "query" => 0,
-            "positive" | "answer" | "response" => 1,
-            "negative" => 2,
+            "anchor" | "question" | "query" | "hypothesis" => 0,
+            "positive" | "answer" | "response" | "entailment" => 1,
+            "negative" | "contradiction" => 2,
             _ => continue,
         };
         if i != usual {

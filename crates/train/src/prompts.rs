@@ -187,6 +187,35 @@ mod tests {
         );
     }
 
+    /// The forms and data sets of `test_trainer_prompts` in `tests/sentence_transformer/test_trainer.py`.
+    #[test]
+    fn every_form_means_what_it_does_upstream() {
+        let forms = [
+            r#""P""#,
+            r#"{"stsb-1": "P1", "stsb-2": "P2"}"#,
+            r#"{"sentence1": "P1", "sentence2": "P2"}"#,
+            r#"{"stsb-1": {"sentence1": "P1", "sentence2": "P2"}, "stsb-2": {"sentence1": "P3", "sentence2": "P4"}}"#,
+        ];
+        let expected = [
+            (None, [Some("P P"), Some(" "), Some("P1 P2"), None]),
+            (
+                Some("stsb-1"),
+                [Some("P P"), Some("P1 P1"), Some("P1 P2"), Some("P1 P2")],
+            ),
+            (
+                Some("stsb-2"),
+                [Some("P P"), Some("P2 P2"), Some("P1 P2"), Some("P3 P4")],
+            ),
+        ];
+        for (name, expected) in expected {
+            for (form, expected) in forms.iter().zip(expected) {
+                let found = prompts(form).of(name, &["sentence1", "sentence2"]);
+                let found = found.ok().map(|found| found.join(" "));
+                assert_eq!(found.as_deref(), expected, "{form}, {name:?}");
+            }
+        }
+    }
+
     #[test]
     fn names_that_are_nothings_are_refused() {
         let sets = [

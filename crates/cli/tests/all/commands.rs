@@ -339,3 +339,53 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let ended = Ended::from(child.wait_with_output().unwrap());
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
 }
+
+/// TestColumnOrderWarning and TestIdColumnWarning of upstream's `tests/base/test_data_collator.py`: of each column in
+/// an odd place a line, where upstream stops at the first.
+#[test]
+fn columns_that_look_wrong_are_warned_of() {
+    let sandbox = Sandbox::new();
+    for (header, expected) in [
+        ("anchor,positive,negative", &[][..]),
+        ("question,answer", &[]),
+        ("hypothesis,entailment,contradiction", &[]),
+        ("sentence1,sentence2", &[]),
+        (
+            "answer,question",
+            &[
+                "`answer` of d is number 1, where number 2",
+                "`question` of d is number 2, where number 1",
+            ],
+        ),
+        (
+            "anchor,other,positive",
+            &["`positive` of d is number 3, where number 2"],
+        ),
+        (
+            "entailment,contradiction",
+            &[
+                "`entailment` of d is number 1",
+                "`contradiction` of d is number 2",
+            ],
+        ),
+        ("query_id,sentence", &["`query_id` of d looks like an id"]),
+        (
+            "id,doc_ids,row_idx",
+            &["`id` of", "`doc_ids` of", "`row_idx` of"],
+        ),
+    ] {
+        let row = vec!["a text"; header.split(',').count()].join(",");
+        let path = sandbox.write("d.csv", format!("{header}\n{row}\n"));
+        let ended = sandbox.run(&[&"data", &"stat", &"--data", &path]);
+        let warnings: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter(|line| line.contains("WARN"))
+            .collect();
+        assert_eq!(warnings.len(), expected.len(), "{header}: {ended:?}");
+        for (warning, part) in warnings.iter().zip(expected) {
+            assert!(warning.contains(part), "{header}: {warning}");
+        }
+        ended.ok();
+    }
+}

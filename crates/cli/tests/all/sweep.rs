@@ -18,8 +18,8 @@ fn file(more: &str, grid: &str) -> String {
 
 const FOUR: &str = "learning-rate = [1e-3, 1e-5]\noptim = ['adamw_torch', 'sgd']";
 const NAMES: [&str; 4] = [
-    "learning-rate-0.001_optimizer-adamw_torch",
-    "learning-rate-0.001_optimizer-sgd",
+    "learning-rate-1e-3_optimizer-adamw_torch",
+    "learning-rate-1e-3_optimizer-sgd",
     "learning-rate-1e-5_optimizer-adamw_torch",
     "learning-rate-1e-5_optimizer-sgd",
 ];
@@ -182,7 +182,7 @@ fn a_killed_sweep_goes_on_to_the_same_bits() {
     assert!(
         ended
             .stderr
-            .contains("going on from out/learning-rate-0.001_optimizer-sgd/checkpoint-2"),
+            .contains("going on from out/learning-rate-1e-3_optimizer-sgd/checkpoint-2"),
         "{ended:?}"
     );
     ended.ok();

@@ -271,7 +271,7 @@ fn shown(chosen: &[(&str, &Value)]) -> String {
 fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Float(number) if *number != 0.0 && !(1e-3..1e6).contains(&number.abs()) => {
+        Value::Float(number) if *number != 0.0 && !(1e-2..1e6).contains(&number.abs()) => {
             format!("{number:e}")
         }
         Value::Float(number) => number.to_string(),

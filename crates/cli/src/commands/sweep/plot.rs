@@ -29,9 +29,13 @@ pub(super) struct Dot {
 }
 
 const COLUMNS: usize = 3;
-const PANEL: (f64, f64) = (340.0, 300.0);
-/// Around a panel's frame: left, top, right, bottom.
-const MARGIN: (f64, f64, f64, f64) = (62.0, 34.0, 14.0, 92.0);
+const PANEL: f64 = 340.0;
+/// Height of a panel's frame.
+const FRAME: f64 = 180.0;
+/// To the left of a panel's frame, above it and to the right of it.
+const MARGIN: (f64, f64, f64) = (62.0, 34.0, 14.0);
+/// Below a frame whose labels are level, and below one whose labels are turned.
+const BELOW: (f64, f64) = (40.0, 104.0);
 /// Above all panels.
 const HEAD: f64 = 58.0;
 /// Width of a small letter, about.
@@ -68,9 +72,15 @@ pub(super) fn svg(plot: &Plot) -> Option<String> {
     let ticks = ticks(low, high);
 
     let n_columns = plot.panels.len().min(COLUMNS);
-    let n_rows = plot.panels.len().div_ceil(COLUMNS);
-    let (width, height) = (PANEL.0 * n_columns as f64, HEAD + PANEL.1 * n_rows as f64);
-    let width = width.max(520.0);
+    let width = (PANEL * n_columns as f64).max(520.0);
+    // The top of each row of panels, and the end of the last.
+    let mut tops = vec![HEAD];
+    for row in plot.panels.chunks(COLUMNS) {
+        let is_turned = row.iter().any(|panel| is_tight(&in_order(panel)));
+        let below = if is_turned { BELOW.1 } else { BELOW.0 };
+        tops.push(tops[tops.len() - 1] + MARGIN.1 + FRAME + below);
+    }
+    let height = tops[tops.len() - 1];
     let mut text = String::new();
     let _ = writeln!(
         text,
@@ -89,17 +99,17 @@ pub(super) fn svg(plot: &Plot) -> Option<String> {
         plot.n_runs
     );
     for (i, panel) in plot.panels.iter().enumerate() {
-        let left = PANEL.0 * (i % COLUMNS) as f64;
-        let top = HEAD + PANEL.1 * (i / COLUMNS) as f64;
-        draw(&mut text, panel, (left, top), &ticks, before);
+        let left = PANEL * (i % COLUMNS) as f64;
+        let corner = (left, tops[i / COLUMNS]);
+        draw(&mut text, panel, corner, &ticks, before);
     }
     text += "</svg>\n";
     Some(text)
 }
 
 fn draw(text: &mut String, panel: &Panel, corner: (f64, f64), ticks: &[f64], before: Option<f64>) {
-    let (left, right) = (corner.0 + MARGIN.0, corner.0 + PANEL.0 - MARGIN.2);
-    let (top, bottom) = (corner.1 + MARGIN.1, corner.1 + PANEL.1 - MARGIN.3);
+    let (left, right) = (corner.0 + MARGIN.0, corner.0 + PANEL - MARGIN.2);
+    let (top, bottom) = (corner.1 + MARGIN.1, corner.1 + MARGIN.1 + FRAME);
     let (first, last) = (ticks[0], ticks[ticks.len() - 1]);
     let y = |value: f64| bottom - (value - first) / (last - first) * (bottom - top);
     let _ = writeln!(
@@ -130,11 +140,7 @@ fn draw(text: &mut String, panel: &Panel, corner: (f64, f64), ticks: &[f64], bef
     }
     let values = in_order(panel);
     let slot = (right - left) / values.len() as f64;
-    let longest = values
-        .iter()
-        .map(|value| value.chars().count().min(LONGEST))
-        .max();
-    let is_tight = longest.unwrap_or(0) as f64 * LETTER > slot;
+    let is_tight = is_tight(&values);
     for (i, value) in values.iter().enumerate() {
         let x = left + slot * (i as f64 + 0.5);
         let (anchor, turn) = match is_tight {
@@ -182,6 +188,15 @@ fn draw(text: &mut String, panel: &Panel, corner: (f64, f64), ticks: &[f64], bef
 
 /// Most letters of a value's label.
 const LONGEST: usize = 26;
+
+/// Whether these labels are too long to stand side by side.
+fn is_tight(values: &[String]) -> bool {
+    let slot = (PANEL - MARGIN.0 - MARGIN.2) / values.len() as f64;
+    let lengths = values
+        .iter()
+        .map(|value| value.chars().count().min(LONGEST));
+    lengths.max().unwrap_or(0) as f64 * LETTER > slot
+}
 
 fn short(value: &str) -> String {
     if value.chars().count() <= LONGEST {
@@ -325,9 +340,9 @@ mod tests {
         for part in text.split("<circle cx=\"").skip(1) {
             let number = |text: &str| text.split('"').next().unwrap().parse::<f64>().unwrap();
             let (x, y) = (number(part), number(part.split("cy=\"").nth(1).unwrap()));
-            let x = x % PANEL.0;
-            assert!(MARGIN.0 < x && x < PANEL.0 - MARGIN.2, "{x}");
-            assert!(HEAD + MARGIN.1 < y && y < HEAD + PANEL.1 - MARGIN.3, "{y}");
+            let x = x % PANEL;
+            assert!(MARGIN.0 < x && x < PANEL - MARGIN.2, "{x}");
+            assert!(HEAD + MARGIN.1 < y && y < HEAD + MARGIN.1 + FRAME, "{y}");
         }
         // Too far away to be drawn, and said all the same.
         let far = svg(&plot(Some(0.1))).unwrap();
