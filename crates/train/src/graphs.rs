@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    fn batch(lengths: &[usize]) -> (ChunkedBatch, StaticShape) {
+    fn batch(lengths: &[usize]) -> (ChunkedBatch<'static>, StaticShape) {
         let ids: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![7; length]).collect();
         let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let batch = ChunkedBatch::new(&ids, ChunkLimit::NONE, Device::Cpu).unwrap();

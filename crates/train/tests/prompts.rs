@@ -18,7 +18,8 @@ use train::{
     Checkpoint, Evaluation, Objective, Outcome, Prompts, RunFolder, Tasks, Trainer, TrainingData,
 };
 
-/// Relative, of each loss and accuracy, and ten times it of each norm of a gradient.
+/// Relative, of each loss and accuracy, and ten times it of each norm of a gradient. Reached: 4e-6, and 1.5e-4 for a norm
+/// of `one_of_the_sets`.
 const TOLERANCE: f64 = 1e-4;
 
 /// A run of upstream's trainer. Without a name for the only data set or loss the key is empty.
@@ -162,7 +163,6 @@ fn check(name: &str) {
             n_compared += 1;
         }
     }
-    println!("{name}: {n_compared} values, the largest deviation {largest:e}");
     assert!(n_compared >= 33, "{name}: {n_compared} values compared");
 }
 
