@@ -1,6 +1,6 @@
 //! Signals: the first asks the work to stop where nothing is lost, the second ends it at once.
 //!
-//! Training stops at the next micro-batch and writes a checkpoint. Whatever else is going on is asked often and
+//! Training stops at the next micro-batch, or part of one, and writes a checkpoint. Whatever else is going on is asked often and
 //! has nothing to lose: where it does not stop within seconds, because it reads a large file or waits for the
 //! network or for stdin, the process ends without it.
 
