@@ -1,0 +1,138 @@
+//! Evaluation during a run.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use data::sampler::epoch_batches;
+use eval::{Metrics, csv::At};
+use serde_json::json;
+
+use super::{Trainer, gradients::mix, observe};
+use crate::{
+    TrainError,
+    evaluation::Evaluation,
+    report::{Event, LogEntry},
+    state::round,
+    tasks::Task,
+};
+
+impl Trainer<'_> {
+    /// Evaluation during training: of each data set the loss, then its evaluator. False when interrupted, in
+    /// which case nothing is logged or written.
+    pub(super) fn evaluate(&mut self) -> Result<bool, TrainError> {
+        let mut done = Vec::new();
+        for i in 0..self.evaluations.len() {
+            let evaluation = self.evaluations[i].evaluation;
+            let prefix = if self.evaluations.len() == 1 {
+                "eval".to_owned()
+            } else {
+                format!("eval_{}", evaluation.name())
+            };
+            let started = Instant::now();
+            let mut entry = LogEntry::new();
+            if self.evaluations[i].has_loss {
+                let Some((loss, n_batches)) = self.evaluation_loss(&self.evaluations[i].task)?
+                else {
+                    return Ok(false);
+                };
+                let seconds = started.elapsed().as_secs_f64();
+                let n_rows = evaluation.data().dataset.n_rows() as f64;
+                let samples_per_second = round(n_rows / seconds, 3);
+                let steps_per_second = round(n_batches as f64 / seconds, 3);
+                for (key, value) in [
+                    ("loss", loss),
+                    ("runtime", round(seconds, 4)),
+                    ("samples_per_second", samples_per_second),
+                    ("steps_per_second", steps_per_second),
+                ] {
+                    entry.insert(format!("{prefix}_{key}"), json!(value));
+                }
+            }
+            let mut metrics = None;
+            if evaluation.has_evaluator() {
+                metrics = self.evaluator_metrics(evaluation)?;
+                let Some(metrics) = &metrics else {
+                    return Ok(false);
+                };
+                for (key, value) in metrics.iter() {
+                    entry.insert(format!("eval_{key}"), json!(value));
+                }
+            }
+            entry.insert("epoch".to_owned(), json!(self.state.epoch));
+            entry.insert("step".to_owned(), json!(self.state.global_step));
+            done.push((evaluation, entry, metrics));
+        }
+        let at = At::Step {
+            epoch: self.state.epoch,
+            steps: self.state.global_step,
+        };
+        let mut all = LogEntry::new();
+        for (evaluation, entry, metrics) in done {
+            if let Some(metrics) = metrics {
+                evaluation.append_csv(&self.folder.eval(), &metrics, at)?;
+            }
+            all.extend(entry.clone());
+            self.log(entry)?;
+        }
+        if !all.is_empty() {
+            self.state.note_evaluation(&all, &self.arguments)?;
+        }
+        Ok(true)
+    }
+
+    /// Mean loss over evaluation data, each batch weighted by its rows, and the number of batches.
+    ///
+    /// The rows are shuffled as upstream shuffles them, since a loss with in-batch negatives depends on who
+    /// shares a batch.
+    fn evaluation_loss(&self, task: &Task<'_>) -> Result<Option<(f64, usize)>, TrainError> {
+        let loss = self.objectives[task.objective].loss;
+        let batches = epoch_batches(
+            self.arguments.batch_sampler,
+            &task.data.dataset,
+            self.arguments.per_device_eval_batch_size,
+            self.arguments.dataloader_drop_last,
+            self.arguments.data_seed.unwrap_or(self.arguments.seed),
+            0,
+        );
+        let (mut sum, mut n_rows) = (0.0, 0);
+        for (i, rows) in batches.iter().enumerate() {
+            if (self.is_interrupted)() {
+                return Ok(None);
+            }
+            // Whatever the loss draws at random is the same at every evaluation.
+            let seed = mix(mix(self.arguments.seed) ^ i as u64);
+            let chunks = self.chunks(task, &task.sentences(rows))?;
+            let layers = loss.prior_layers(self.model.n_layers(), seed);
+            let value = tch::no_grad(|| {
+                let embeddings = self.model.embed_layers(&chunks, &layers)?;
+                let inputs = self.loss_inputs(task, rows, &layers, &embeddings)?;
+                Ok::<_, TrainError>(loss.compute_step(&inputs.step(seed))?)
+            })?;
+            sum += f64::try_from(&value)? * rows.len() as f64;
+            n_rows += rows.len();
+        }
+        Ok(Some((sum / n_rows as f64, batches.len())))
+    }
+
+    fn evaluator_metrics(
+        &mut self,
+        evaluation: &Evaluation,
+    ) -> Result<Option<Metrics>, TrainError> {
+        let name = evaluation.name();
+        let n_sentences = evaluation.n_sentences();
+        self.tell(&Event::EvaluationBegin { name, n_sentences })?;
+        let mut told = Ok(());
+        let metrics = evaluation.evaluate(self.model, &mut |n_encoded| {
+            told = observe(&mut self.observers, &Event::EvaluationProgress(n_encoded));
+            if told.is_err() || (self.is_interrupted)() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        told?;
+        if let Some(metrics) = &metrics {
+            self.tell(&Event::EvaluationEnd(metrics))?;
+        }
+        Ok(metrics)
+    }
+}
