@@ -14,7 +14,8 @@ const MAX_BYTES: u64 = 50_000_000;
 /// Build `sentune` and `xtask` in release, to be carried to a machine that has libtorch but no Rust.
 ///
 /// They go to target/package. `sentune` finds the libtorch of that machine by SENTUNE_LIBTORCH, which names a
-/// libtorch 2.11 or the torch package of a Python, or by LD_LIBRARY_PATH; one is enough for CPU and GPU.
+/// libtorch 2.11 or the torch package of a Python, or by LD_LIBRARY_PATH; one is enough for CPU and GPU. For
+/// `--cuda-graphs` run `cargo xtask setup --cuda` before.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
@@ -33,6 +34,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         .cargo()
         .args(["build", "--release"])
         .args(packages)
+        .args(setup::features(checkout))
         .run()?;
     let target = target_folder(checkout)?;
     let (built, folder) = (target.join("release"), target.join("package"));

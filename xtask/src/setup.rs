@@ -100,6 +100,16 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The features to build `cli` with: `--cuda-graphs` can be asked for where the headers are that set-up brings.
+pub(crate) fn features(checkout: &Checkout) -> &'static [&'static str] {
+    let headers = checkout.libtorch().join("cuda/include/cuda_runtime_api.h");
+    if checkout.own_libtorch().is_none() && headers.exists() {
+        &["--features", "cli/cuda-graphs"]
+    } else {
+        &[]
+    }
+}
+
 /// Which of libtorch's back ends are put in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {

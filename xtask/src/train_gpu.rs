@@ -28,13 +28,7 @@ struct Setting {
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     nvidia::need_driver(&checkout.shell, "`cargo xtask train-gpu`")?;
     setup::run(checkout, &setup::Args::with_cuda())?;
-    // With the headers that set-up brings, `--cuda-graphs` can be asked for.
-    let headers = checkout.libtorch().join("cuda/include/cuda_runtime_api.h");
-    let features: &[&str] = if checkout.own_libtorch().is_none() && headers.exists() {
-        &["--features", "cuda-graphs"]
-    } else {
-        &[]
-    };
+    let features = setup::features(checkout);
     checkout
         .cargo()
         .args(["build", "--package", "cli"])

@@ -115,7 +115,7 @@ fn the_articles_run_is_made_as_suits_the_gpu() -> Result {
         [
             "build --package cli",
             // The chip has no bf16.
-            "run --quiet --package cli -- train --device cuda --precision fp16",
+            "run --quiet --package cli -- train --device cuda --precision fp16 --auto-micro-batch",
         ]
     );
     Ok(())
@@ -136,7 +136,7 @@ fn what_follows_the_dashes_goes_to_the_training() -> Result {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
         machine.calls("cargo")[1],
-        "run --quiet --package cli -- train --precision bf16 --train-data own.csv --device=cuda:1"
+        "run --quiet --package cli -- train --precision bf16 --auto-micro-batch --train-data own.csv --device=cuda:1"
     );
     Ok(())
 }

@@ -229,7 +229,8 @@ fn sentune(checkout: &Checkout, given: Option<&Path>) -> Result<Program> {
         }
         None => {
             setup::run(checkout, &setup::Args::with_cuda())?;
-            checkout.cargo().args(["build", "--package", "cli"]).run()?;
+            let build = checkout.cargo().args(["build", "--package", "cli"]);
+            build.args(setup::features(checkout)).run()?;
             checkout.root.join("target/debug/sentune")
         }
     };
