@@ -222,7 +222,7 @@ impl Cells {
                     .into_iter()
                     .zip(&present)
                     .map(|(cell, (name, holds))| {
-                        cell.as_kind(*holds, self.is_typed)
+                        cell.into_kind(*holds, self.is_typed)
                             .map_err(|defect| (Some((*name).clone()), defect))
                     });
                 values.collect::<Result<Vec<One>, _>>()
@@ -276,7 +276,7 @@ enum One {
 }
 
 impl Cell {
-    fn as_kind(self, holds: FieldKind, is_typed: bool) -> Result<One, Defect> {
+    fn into_kind(self, holds: FieldKind, is_typed: bool) -> Result<One, Defect> {
         Ok(match (holds, self) {
             (_, Self::Null) => return Err(Defect::Null),
             (FieldKind::Text, Self::Text(text)) => One::Text(text),
