@@ -154,10 +154,7 @@ fn translation_and_its_interval() {
     }
     let table = eval(&sandbox, &flags).ok();
     let mut lines = table.lines();
-    assert!(
-        lines.next().unwrap().ends_with("90 % interval"),
-        "{table}"
-    );
+    assert!(lines.next().unwrap().ends_with("90 % interval"), "{table}");
     assert!(lines.nth(1).unwrap().contains(" to "), "{table}");
 }
 
