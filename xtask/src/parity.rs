@@ -51,7 +51,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let model = folder_of(&args.model, "../shared/models/mini-mpnet", "--model")?;
     let data = folder_of(&args.data, "../shared/data", "--data")?;
     setup::run(checkout, &setup::Args::default())?;
-    let peer = Peer::find(checkout, args.python.as_deref())?;
+    let peer = Peer::find(checkout, args.python.as_deref(), None)?;
     let folder = checkout.root.join("runs/parity");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;

@@ -155,6 +155,7 @@ impl Mse {
                 let compute = Compute {
                     gemm: encoding.gemm,
                     precision: encoding.precision,
+                    ..Compute::default()
                 };
                 set_compute(&mut teacher, compute)?;
                 // The model's prompts may not be the teacher's.
