@@ -7,7 +7,7 @@ use eval::{SimilarityFunction, nano_beir::NanoDataset};
 use train::EvaluatorKind;
 
 use crate::{
-    flags::{EncodingFlags, OnBadRow},
+    flags::{EncodingFlags, OnBadRow, UsageError},
     named::Named,
     source::Split,
 };
@@ -146,6 +146,29 @@ impl EvalDataOptions {
             default.to_vec()
         } else {
             self.similarity.clone()
+        }
+    }
+
+    /// As [`Self::similarities_or`], with the one of the primary metric among them.
+    pub(crate) fn similarities_with(
+        &self,
+        main: Option<SimilarityFunction>,
+        default: &[SimilarityFunction],
+    ) -> Result<Vec<SimilarityFunction>, UsageError> {
+        let functions = self.similarities_or(default);
+        match main {
+            Some(main) if !functions.contains(&main) && self.similarity.is_empty() => {
+                Ok(vec![main])
+            }
+            Some(main) if !functions.contains(&main) => Err(UsageError(format!(
+                "--main-similarity {main} is not among --similarity {}",
+                functions
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",")
+            ))),
+            _ => Ok(functions),
         }
     }
 

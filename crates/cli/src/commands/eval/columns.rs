@@ -1,7 +1,7 @@
 //! Evaluators of data sets whose columns and labels say all: triplets, pairs, translations, distillation.
 
 use data::{Dataset, Labels};
-use eval::{MseEvaluator, csv::At};
+use eval::{MseEvaluator, SimilarityFunction, csv::At};
 use model::{Compute, EncodeOptions};
 use tch::Tensor;
 use train::{Evaluation, Evaluator, EvaluatorKind};
@@ -60,21 +60,24 @@ impl Columns {
             bench.talk,
             bench.interrupt,
         )?;
+        let main = flags.main_similarity;
         let mut evaluation = Evaluation::with_kind(
             data,
             self.kind,
-            &flags.options.similarities(),
+            &flags
+                .options
+                .similarities_with(main, &SimilarityFunction::ALL)?,
             bench.options.clone(),
         )?;
         match evaluation.evaluator_mut() {
             Evaluator::Triplet(evaluator) => {
-                evaluator.main_similarity = flags.main_similarity;
+                evaluator.main_similarity = main;
                 if let Some(margin) = &flags.margin {
                     evaluator.margin = margin.0.clone();
                 }
             }
             Evaluator::EmbeddingSimilarity(evaluator) => {
-                evaluator.main_similarity = flags.main_similarity;
+                evaluator.main_similarity = main;
                 evaluator.precision = flags.quantize;
             }
             _ => {}

@@ -60,7 +60,7 @@ impl NanoBeir {
         let flags = bench.flags;
         let similarities = flags
             .options
-            .similarities_or(&[own_similarity(bench.model)?]);
+            .similarities_with(flags.main_similarity, &[own_similarity(bench.model)?])?;
         let mut evaluator = NanoBeirEvaluator::new(&similarities);
         evaluator.main_similarity = flags.main_similarity;
         evaluator.truncate_dim = flags.options.encoding.truncate_dim;

@@ -151,7 +151,25 @@ fn check_flags(flags: &EvalFlags, parts: &[Part]) -> Result<(), UsageError> {
     let has_main = |name: &Option<Name>| is_search(name) || triplet(name) || scored(name);
     let has_sides = |name: &Option<Name>| is_search(name) || *name == Some(Name::Reranking);
     type Looks<'a> = &'a dyn Fn(&Option<Name>) -> bool;
-    let all: [(bool, &str, &str, Looks<'_>); 22] = [
+    let all: [(bool, &str, &str, Looks<'_>); 25] = [
+        (
+            flags.options.columns.is_some(),
+            "--columns",
+            "data sets of --data",
+            &|name| !is_search(name),
+        ),
+        (
+            flags.options.max_samples.is_some(),
+            "--max-samples",
+            "all but nano-beir",
+            &|name| !matches!(name, Some(Name::NanoBeir(_))),
+        ),
+        (
+            flags.options.name.is_some(),
+            "--name",
+            "all but nano-beir",
+            &|name| !matches!(name, Some(Name::NanoBeir(_))),
+        ),
         (
             flags.main_similarity.is_some(),
             "--main-similarity",
@@ -274,7 +292,7 @@ fn check_flags(flags: &EvalFlags, parts: &[Part]) -> Result<(), UsageError> {
     for (is_given, flag, evaluators, looks) in all {
         if is_given && !parts.iter().any(|part| looks(&part.evaluator)) {
             return Err(UsageError(format!(
-                "{flag} is for --evaluator {evaluators}, and none such is asked for"
+                "{flag} is for {evaluators}, and none such is asked for"
             )));
         }
     }

@@ -112,7 +112,7 @@ impl Retrieval {
             &self.name,
             &flags
                 .options
-                .similarities_or(&[own_similarity(bench.model)?]),
+                .similarities_with(flags.main_similarity, &[own_similarity(bench.model)?])?,
             &self.query_ids,
             &self.corpus_ids,
             &self.relevant,
