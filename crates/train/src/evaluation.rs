@@ -235,26 +235,19 @@ impl Evaluation {
         Evaluator::of(dataset, kind, &[]).map(drop)
     }
 
-    /// As [`Self::with_kind`], but where no kind is asked for, data that no evaluator fits is taken for the loss
-    /// alone.
-    ///
-    /// # Errors
-    /// When the evaluator that is asked for doesn't fit.
+    /// As [`Self::new`], but data that no evaluator fits is taken for the loss alone.
     pub fn during_training(
         data: TrainingData,
-        kind: Option<EvaluatorKind>,
         similarities: &[SimilarityFunction],
         options: EncodeOptions,
-    ) -> Result<Self, TrainError> {
-        let evaluator = match Evaluator::of(&data.dataset, kind, similarities) {
-            Err(_) if kind.is_none() => Evaluator::LossOnly,
-            evaluator => evaluator?,
-        };
-        Ok(Self {
+    ) -> Self {
+        let evaluator =
+            Evaluator::of(&data.dataset, None, similarities).unwrap_or(Evaluator::LossOnly);
+        Self {
             data,
             evaluator,
             options,
-        })
+        }
     }
 
     /// Lets the caller set the evaluator's own options.

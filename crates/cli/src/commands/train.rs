@@ -152,9 +152,11 @@ fn run_in(
         let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
         let data = ids(dataset, prompts)?;
         let options = EncodeOptions::default();
-        let evaluation =
-            Evaluation::during_training(data, flags.evaluator, &own_similarity, options)
-                .context("--eval-data")?;
+        let evaluation = match flags.evaluator {
+            None => Evaluation::during_training(data, &own_similarity, options),
+            asked => Evaluation::with_kind(data, asked, &own_similarity, options)
+                .context("--eval-data")?,
+        };
         dev.push((evaluation, place_of(&objectives, name.as_deref())));
     }
     // The evaluation before and after is an evaluator's: with the model's own prompts.
