@@ -1,4 +1,4 @@
-//! Our evaluators on the embeddings of xtask/peer/parity.py: prints the metrics of each case, a line a case.
+//! Our evaluators on the embeddings of xtask/peer/parity.py: writes the metrics of each case to ours.jsonl.
 //!
 //! `cargo xtask parity` runs it: `cargo run -p eval --example parity -- FOLDER`.
 
