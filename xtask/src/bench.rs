@@ -7,7 +7,7 @@
 mod case;
 mod gpu;
 mod inputs;
-mod peer;
+pub(crate) mod peer;
 mod process;
 mod report;
 

@@ -11,6 +11,7 @@ mod checkout;
 mod fetch_data;
 mod nvidia;
 mod package;
+mod parity;
 mod quickstart;
 mod reliability;
 mod setup;
@@ -41,6 +42,7 @@ enum Command {
     Test(test::Args),
     Benchmark(benchmark::Args),
     Bench(bench::Args),
+    Parity(parity::Args),
     Reliability(reliability::Args),
     Package(package::Args),
 }
@@ -65,6 +67,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test(args) => test::run(&checkout, args),
         Command::Benchmark(args) => benchmark::run(&checkout, args),
         Command::Bench(args) => bench::run(&checkout, args),
+        Command::Parity(args) => parity::run(&checkout, args),
         Command::Reliability(args) => reliability::run(&checkout, args),
         Command::Package(package::Args {}) => package::run(&checkout),
     }

@@ -114,6 +114,7 @@ fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
         train_data,
         eval_data,
         test_data,
+        evaluator,
         columns,
         prompts,
         max_train_samples,

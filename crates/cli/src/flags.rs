@@ -8,12 +8,14 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::{device::DeviceName, named::Named, source::Split};
+use crate::{device::DeviceName, named::Named};
 
+mod eval;
 pub(crate) mod prompts;
 mod search;
 mod sweep;
 
+pub(crate) use eval::{EvalDataOptions, EvalFlags, EvaluatorName, MainScore, RetrievalFlags};
 pub(crate) use search::{
     ConvertFlags, DataCommand, DataFlags, MineFlags, MinedFormat, Sampling, SearchFlags,
     SplitFlags, StatFlags, TripletsFlags, TwoSidedEncodingFlags,
@@ -57,8 +59,8 @@ pub(crate) enum Command {
     Train(Box<TrainFlags>),
     /// Train with every choice of a grid of values, and set the results side by side.
     Sweep(SweepFlags),
-    /// Evaluate a model on triplets or scored pairs.
-    Eval(EvalFlags),
+    /// Evaluate a model: on triplets, pairs, retrieval, reranking, NanoBEIR and more.
+    Eval(Box<EvalFlags>),
     /// Turn sentences into embeddings.
     Encode(EncodeFlags),
     /// Mine hard negatives: texts that are near an anchor and not its positives.
@@ -102,6 +104,10 @@ pub(crate) struct TrainFlags {
     /// Data for the evaluation before and after [default with the default training data: its test split].
     #[arg(long, value_name = "DATA", help_heading = "Model and data")]
     pub(crate) test_data: Option<String>,
+    /// Evaluator for the evaluation and test data: triplet, embedding-similarity, binary-classification,
+    /// translation [default: triplet or embedding-similarity, by the columns].
+    #[arg(long, value_name = "EVALUATOR", help_heading = "Model and data")]
+    pub(crate) evaluator: Option<train::EvaluatorKind>,
     /// Columns to use, in order, separated by commas; labels by their name [default: all].
     #[arg(
         long,
@@ -336,55 +342,6 @@ pub(crate) enum OnBadRow {
     Skip,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct EvalFlags {
-    /// Model: a folder, or a name on the hub with an optional @revision.
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) model: String,
-    #[command(flatten)]
-    pub(crate) data: EvalDataFlags,
-    /// Print one JSON object with the evaluator's keys instead of a table.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Append the metrics to the evaluator's CSV file in this folder.
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) csv_dir: Option<PathBuf>,
-}
-
-/// Data that models are evaluated on.
-#[derive(Debug, Args)]
-pub(crate) struct EvalDataFlags {
-    /// Data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an optional
-    /// :subset. Three text columns are triplets, two with a score are scored pairs.
-    #[arg(long, value_name = "DATA")]
-    pub(crate) data: String,
-    /// Split of a data set on the hub: train, dev, test.
-    #[arg(long, value_name = "SPLIT", default_value = "test", value_parser = Split::parse)]
-    pub(crate) split: Split,
-    /// Name that the metrics' keys begin with [default: from the data's name].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Columns to use, in order, separated by commas [default: all].
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    pub(crate) columns: Option<Vec<String>>,
-    /// Use only the first N rows.
-    #[arg(long, value_name = "N")]
-    pub(crate) max_samples: Option<usize>,
-    /// What to do with rows that hold an empty text or no value.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
-    pub(crate) on_bad_row: OnBadRow,
-    /// Similarities to evaluate by, separated by commas: cosine, dot, euclidean, manhattan.
-    #[arg(
-        long,
-        value_name = "NAMES",
-        value_delimiter = ',',
-        default_value = "cosine,dot,euclidean,manhattan"
-    )]
-    pub(crate) similarity: Vec<eval::SimilarityFunction>,
-    #[command(flatten)]
-    pub(crate) encoding: EncodingFlags,
-}
-
 /// How sentences are encoded.
 #[derive(Debug, Args)]
 pub(crate) struct EncodingFlags {
@@ -477,8 +434,12 @@ pub(crate) struct CompareFlags {
     /// The two models: folders, or names on the hub with an optional @revision.
     #[arg(value_name = "MODEL", num_args = 2, required = true)]
     pub(crate) models: Vec<String>,
+    /// Data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an optional
+    /// :subset. Three text columns are triplets, two with a score are scored pairs.
+    #[arg(long, value_name = "DATA")]
+    pub(crate) data: String,
     #[command(flatten)]
-    pub(crate) data: EvalDataFlags,
+    pub(crate) options: EvalDataOptions,
     /// Resamplings of the rows behind the interval of the difference.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) bootstrap: u32,

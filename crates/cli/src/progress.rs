@@ -13,7 +13,7 @@ use train::{
     report::{Event, LogEntry, Memory, Observer, Plan, Step},
 };
 
-use crate::table::thousands;
+use crate::table::{counted, thousands};
 
 /// tqdm's layout: done, of total, time gone and left.
 const BAR: &str =
@@ -129,12 +129,12 @@ impl TrainingProgress {
 
     fn begin(&mut self, plan: &Plan) {
         tracing::info!(
-            "training on {} {} for {} steps: {} an epoch, {} epochs, {} of warm-up; {} parameters, products in {}",
-            thousands(plan.n_rows),
-            self.unit,
-            thousands(plan.n_steps as usize),
+            "training on {} for {}: {} an epoch, {} epoch{}, {} of warm-up; {} parameters, products in {}",
+            counted(plan.n_rows, self.unit),
+            counted(plan.n_steps as usize, "steps"),
             thousands(plan.n_steps_per_epoch as usize),
             plan.n_epochs,
+            if plan.n_epochs == 1.0 { "" } else { "s" },
             thousands(plan.n_warmup_steps as usize),
             thousands(plan.n_parameters),
             plan.precision,

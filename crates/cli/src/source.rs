@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use data::{Dataset, LoadOptions};
 use hub::{
     config::HubConfig,
-    fetch::{Watcher, fetch_dataset, fetch_model},
+    fetch::{Watcher, fetch_dataset, fetch_model, fetch_splits},
     name::{DatasetId, RepoId},
 };
 use indicatif::ProgressBar;
@@ -124,6 +124,19 @@ pub(crate) fn dataset(
     Ok(data::load_files(&files, &load_options)?)
 }
 
+/// The files of splits of a data set on the hub, each given as subset and split, in that order.
+pub(crate) fn splits(
+    source: &str,
+    splits: &[(&str, &str)],
+    talk: &Talk,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Vec<Vec<PathBuf>>> {
+    let id = RepoId::parse(source)?;
+    let config = HubConfig::from_env()?;
+    let files = fetch_splits(&config, &id, splits, &mut Download::new(talk, interrupt));
+    fetched(files, interrupt)
+}
+
 /// Whether a text looks like a name on the hub rather than a path: one slash, and nothing that only a path
 /// or pattern would have.
 fn is_name(text: &str) -> bool {
@@ -147,7 +160,7 @@ fn hub_name(id: &DatasetId, split: Split) -> String {
 }
 
 /// The file's name without ending; where that only says which split it is, after the folder's name.
-fn local_name(path: &Path) -> String {
+pub(crate) fn local_name(path: &Path) -> String {
     let text =
         |name: Option<&std::ffi::OsStr>| name.map(|name| name.to_string_lossy().into_owned());
     let stem = text(path.file_stem()).unwrap_or_default();

@@ -46,6 +46,16 @@ pub(crate) fn thousands(n: usize) -> String {
     text
 }
 
+/// A count and what is counted, as `2 queries`; the plural is cut where there is one.
+pub(crate) fn counted(n: usize, plural: &str) -> String {
+    let what = match (n, plural.strip_suffix("ies"), plural.strip_suffix('s')) {
+        (1, Some(stem), _) => format!("{stem}y"),
+        (1, None, Some(stem)) => stem.to_owned(),
+        _ => plural.to_owned(),
+    };
+    format!("{} {what}", thousands(n))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +81,15 @@ mod tests {
              cosine              0.6999  0.9119\n\
              manhattan accuracy       1    0.87\n"
         );
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(counted(1, "triplets"), "1 triplet");
+        assert_eq!(counted(1, "scored pairs"), "1 scored pair");
+        assert_eq!(counted(1, "queries"), "1 query");
+        assert_eq!(counted(0, "queries"), "0 queries");
+        assert_eq!(counted(1000, "rows"), "1,000 rows");
     }
 
     #[test]

@@ -89,6 +89,43 @@ pub(crate) fn read(
     })
 }
 
+/// A whole table as texts.
+pub(crate) struct Records {
+    pub(crate) names: Vec<String>,
+    /// Each row's line, and its fields or what is wrong with it.
+    pub(crate) rows: Vec<(usize, Result<Vec<String>, Defect>)>,
+}
+
+/// Reads all columns as they stand.
+pub(crate) fn records(path: &Path, bytes: &[u8], separator: u8) -> Result<Records, DataError> {
+    let mut scanner = Scanner::new(bytes, separator);
+    let Some(header) = scanner.next() else {
+        return Err(DataError::EmptyFile {
+            path: path.to_path_buf(),
+        });
+    };
+    let names = header_names(path, bytes, &header, separator)?;
+    let rows = scanner.map(|record| {
+        let row = match (
+            record.defect,
+            std::str::from_utf8(&bytes[record.bytes.clone()]),
+        ) {
+            (Some(defect), _) => Err(defect),
+            (None, _) if record.n_fields != names.len() => Err(Defect::Ragged {
+                found: record.n_fields,
+                expected: names.len(),
+            }),
+            (None, Err(_)) => Err(Defect::NotUtf8),
+            (None, Ok(text)) => Ok(fields(text.as_bytes(), separator)
+                .map(|field| String::from_utf8_lossy(&unquoted(field)).into_owned())
+                .collect()),
+        };
+        (record.line, row)
+    });
+    let rows = rows.collect();
+    Ok(Records { names, rows })
+}
+
 fn header_names(
     path: &Path,
     bytes: &[u8],

@@ -264,6 +264,8 @@ pub enum Defect {
     DuplicateKey,
     /// The value is no text.
     NotText(&'static str),
+    /// The value is no list of texts.
+    NotTexts(&'static str),
     /// The label is no number.
     NotNumber(String),
     /// The label is infinite, not a number (NaN), or too large.
@@ -318,6 +320,7 @@ impl fmt::Display for Defect {
             Self::UnknownKey => write!(f, "the first row has no such key"),
             Self::DuplicateKey => write!(f, "the key comes twice"),
             Self::NotText(found) => write!(f, "the value is {found}, not text"),
+            Self::NotTexts(found) => write!(f, "the value is {found}, not a list of texts"),
             Self::NotNumber(found) => write!(f, "the label is {found}, not a number"),
             Self::OutOfRange(found) => {
                 write!(f, "the label {found} is not a finite number in range")

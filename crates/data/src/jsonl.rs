@@ -239,7 +239,7 @@ fn no_object(path: &Path, lines: &[(u32, &[u8])]) -> DataError {
     }
 }
 
-fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
+pub(crate) fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
     if std::str::from_utf8(line).is_err() {
         return Defect::NotUtf8;
     }

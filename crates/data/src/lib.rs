@@ -1,4 +1,5 @@
 //! Training data: loading, validation, tokenised columns and the order of batches.
+//! [`load_fields`] reads tables of other kinds: corpora with ids, judgements, lists of texts.
 //!
 //! [`load()`] reads parquet (through polars), CSV, TSV and JSON Lines into a [`Dataset`]: columns of
 //! texts whose order has a meaning, and labels. Whatever is wrong with a file is found there,
@@ -10,6 +11,7 @@ mod csv;
 mod dataset;
 mod embeddings;
 mod error;
+mod fields;
 mod files;
 mod jsonl;
 mod load;
@@ -26,6 +28,7 @@ pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
     embeddings::write_embeddings,
     error::{BadRow, DataError, Defect},
+    fields::{Field, FieldKind, Wanted, load_fields, load_fields_of},
     load::{LoadOptions, OnBadRow, load, load_files},
     token_cache::{TokenCache, TokenKey, TokenLimits},
     tokens::{Prompt, TokenColumn, TokenizedDataset, UniqueTexts},

@@ -6,6 +6,9 @@ use std::{io::Cursor, path::Path, sync::Arc};
 use polars::prelude::{
     Column, DataType, ParquetReader, PolarsError, PolarsResult, SerReader, StringChunkedBuilder,
 };
+use polars_parquet::parquet::schema::types::{
+    IntegerType, PrimitiveConvertedType, PrimitiveLogicalType,
+};
 use polars_parquet::read::{
     _read_metadata, FileMetadata, ParquetType, PhysicalType, infer_schema, schema::SchemaDescriptor,
 };
@@ -13,6 +16,7 @@ use polars_parquet_format::{PageHeader, thrift::protocol::TCompactInputProtocol}
 
 use crate::{
     error::{BadRow, DataError, Defect},
+    fields::{Cell, Cells},
     load::LoadOptions,
     sampler::MAX_ROWS,
     table::{BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded},
@@ -70,7 +74,7 @@ pub(crate) fn read(
 type Footer = (Arc<FileMetadata>, Vec<(String, Holds)>);
 
 fn schema(bytes: &[u8]) -> PolarsResult<Footer> {
-    let metadata = _read_metadata(&mut Cursor::new(bytes))?;
+    let metadata = widened(_read_metadata(&mut Cursor::new(bytes))?);
     let columns = infer_schema(&metadata)?
         .iter_values()
         .map(|field| {
@@ -79,6 +83,61 @@ fn schema(bytes: &[u8]) -> PolarsResult<Footer> {
         })
         .collect();
     Ok((Arc::new(metadata), columns))
+}
+
+/// The same file with its numbers of 8 and 16 bits called what they are stored as, numbers of 32: polars is
+/// built without the small ones, which would double what it compiles for numbers.
+fn widened(mut metadata: FileMetadata) -> FileMetadata {
+    fn widen(field: &mut ParquetType) -> bool {
+        match field {
+            ParquetType::GroupType { fields, .. } => {
+                // Not `any`, which would stop at the first.
+                fields
+                    .iter_mut()
+                    .filter_map(|field| widen(field).then_some(()))
+                    .count()
+                    > 0
+            }
+            ParquetType::PrimitiveType(kind) if kind.physical_type == PhysicalType::Int32 => {
+                let is_small = matches!(
+                    kind.logical_type,
+                    Some(PrimitiveLogicalType::Integer(
+                        IntegerType::Int8
+                            | IntegerType::Int16
+                            | IntegerType::UInt8
+                            | IntegerType::UInt16
+                    ))
+                ) || matches!(
+                    kind.converted_type,
+                    Some(
+                        PrimitiveConvertedType::Int8
+                            | PrimitiveConvertedType::Int16
+                            | PrimitiveConvertedType::Uint8
+                            | PrimitiveConvertedType::Uint16
+                    )
+                );
+                if is_small {
+                    kind.logical_type = None;
+                    kind.converted_type = None;
+                }
+                is_small
+            }
+            ParquetType::PrimitiveType(_) => false,
+        }
+    }
+    let schema = &metadata.schema_descr;
+    let (name, mut fields) = (schema.name().into(), schema.fields().to_vec());
+    if fields
+        .iter_mut()
+        .filter_map(|field| widen(field).then_some(()))
+        .count()
+        > 0
+    {
+        metadata.schema_descr = SchemaDescriptor::new(name, fields);
+        // Arrow's own schema, which would win.
+        metadata.key_value_metadata = None;
+    }
+    metadata
 }
 
 fn holds(dtype: &DataType) -> Holds {
@@ -112,9 +171,20 @@ fn check_pages(bytes: &[u8], metadata: &FileMetadata, chosen: &Chosen) -> Polars
     for group in &metadata.row_groups {
         n_rows = n_rows.saturating_add(group.num_rows());
         for name in chosen.names() {
+            let is_list = metadata.schema_descr.fields().iter().any(|field| {
+                matches!(field, ParquetType::GroupType { field_info, .. } if *field_info.name == **name)
+            });
             for column in group.columns_under_root_iter(name).into_iter().flatten() {
                 let n_values = column.num_values();
-                if usize::try_from(n_values) != Ok(group.num_rows()) {
+                let is_right = match usize::try_from(n_values) {
+                    // A list has any number of values; of an empty one there is a null.
+                    Ok(n_values) if is_list => {
+                        n_values >= group.num_rows()
+                            && n_values as u64 <= most_bytes(bytes.len()) / 4
+                    }
+                    n_values => n_values == Ok(group.num_rows()),
+                };
+                if !is_right {
                     return Err(damaged(format!(
                         "{n_values} values in a group of {} rows",
                         group.num_rows()
@@ -282,4 +352,112 @@ fn decode_bytes(
         )));
     }
     Ok((texts, label, defects))
+}
+
+/// Reads columns cell by cell; `choose` says which, of the names that there are.
+pub(crate) fn read_cells(
+    path: &Path,
+    bytes: &[u8],
+    choose: impl FnOnce(&[String]) -> Result<Vec<Option<String>>, DataError>,
+) -> Result<Cells, DataError> {
+    let (metadata, columns) = guarded(path, FORMAT, || schema(bytes))?;
+    let available: Vec<String> = columns.into_iter().map(|(name, _)| name).collect();
+    let names = choose(&available)?;
+    let n_rows = metadata.num_rows;
+    if n_rows > MAX_ROWS {
+        return Err(DataError::TooManyRows {
+            path: path.to_path_buf(),
+            max: MAX_ROWS,
+        });
+    }
+    let mut chosen = Chosen {
+        texts: names.iter().flatten().cloned().collect(),
+        label: None,
+    };
+    // Two wanted columns may be one column of the file.
+    let wanted = chosen.texts.clone();
+    chosen.texts.sort();
+    chosen.texts.dedup();
+    guarded(path, FORMAT, || check_pages(bytes, &metadata, &chosen))?;
+    let columns = guarded(path, FORMAT, || {
+        let mut reader = ParquetReader::new(Cursor::new(bytes));
+        reader.set_metadata(metadata);
+        let frame = reader.with_columns(Some(chosen.texts.clone())).finish()?;
+        let mut room = most_bytes(bytes.len());
+        wanted
+            .iter()
+            .map(|name| cells(frame.column(name)?, &mut room))
+            .collect::<PolarsResult<Vec<Vec<Cell>>>>()
+    })?;
+    for column in &columns {
+        check_height(path, FORMAT, column.len(), n_rows)?;
+    }
+    let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
+    let rows = (1..=n_rows).map(|row| {
+        let cells = columns.iter_mut().filter_map(Iterator::next).collect();
+        (row, None, Ok(cells))
+    });
+    Ok(Cells {
+        rows: rows.collect(),
+        names,
+        is_typed: true,
+    })
+}
+
+/// A column's cells; `room` is how many bytes of text there may still be.
+fn cells(column: &Column, room: &mut u64) -> PolarsResult<Vec<Cell>> {
+    let or_null = |cell: Option<Cell>| cell.unwrap_or(Cell::Null);
+    Ok(match column.dtype() {
+        DataType::String | DataType::Categorical(..) | DataType::Enum(..) => {
+            let column = column.cast(&DataType::String)?;
+            let mut cells = Vec::with_capacity(column.len());
+            for text in column.str()?.iter() {
+                let n_bytes = text.map_or(0, str::len) as u64;
+                *room = room
+                    .checked_sub(n_bytes)
+                    .ok_or_else(|| damaged("its texts are far longer than the file".to_owned()))?;
+                cells.push(or_null(text.map(|text| Cell::Text(text.to_owned()))));
+            }
+            cells
+        }
+        DataType::Float32 | DataType::Float64 => {
+            let column = column.cast(&DataType::Float64)?;
+            let cells = column
+                .f64()?
+                .iter()
+                .map(|number| or_null(number.map(Cell::Float)));
+            cells.collect()
+        }
+        dtype if dtype.is_primitive_numeric() => {
+            let column = column.cast(&DataType::Int64)?;
+            let cells = column
+                .i64()?
+                .iter()
+                .map(|number| or_null(number.map(Cell::Integer)));
+            cells.collect()
+        }
+        DataType::List(_) => {
+            let mut rows = Vec::with_capacity(column.len());
+            for list in column.list()?.amortized_iter() {
+                rows.push(match list {
+                    None => Cell::Null,
+                    Some(list) => Cell::List(cells(&Column::from(list.as_ref().clone()), room)?),
+                });
+            }
+            rows
+        }
+        dtype => {
+            let what = match dtype {
+                DataType::Boolean => "true or false",
+                DataType::Binary => "bytes not marked as text",
+                _ => "neither text nor number",
+            };
+            let nulls = column.is_null();
+            let cells = nulls.iter().map(|is_null| match is_null {
+                Some(true) => Cell::Null,
+                _ => Cell::Other(what),
+            });
+            cells.collect()
+        }
+    })
 }

@@ -1,7 +1,7 @@
 //! Binary classification: how well a threshold on the similarity tells alike pairs from others.
 
 use crate::similarity::{same_shape, to_vec};
-use crate::{EvalError, Metrics, SimilarityFunction, csv};
+use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
 use tch::Tensor;
 
 /// The best accuracy and the best F1 over all thresholds, and the average precision.
@@ -69,27 +69,10 @@ impl BinaryClassificationEvaluator {
         embeddings2: &Tensor,
         labels: &[bool],
     ) -> Result<Metrics, EvalError> {
-        let named = [
-            ("embeddings of column 1", embeddings1),
-            ("embeddings of column 2", embeddings2),
-        ];
-        let columns = same_shape(NAME, &named)?;
-        let rows = columns[0].size()[0];
-        if rows != labels.len() as i64 {
-            let problem = format!("{rows} pairs, but {} labels", labels.len());
-            return Err(EvalError::inputs(NAME, problem));
-        }
         let mut entries = Vec::new();
         let mut greatest = [f64::NEG_INFINITY; METRICS.len()];
-        for function in &self.similarity_fn_names {
-            // Thresholds are halves of sums in f32, as the scores are.
-            let scores = to_vec(&function.pairwise(&columns[0], &columns[1])?)?;
-            let scores: Vec<f32> = scores.into_iter().map(|score| score as f32).collect();
-            let distance = matches!(
-                function,
-                SimilarityFunction::Euclidean | SimilarityFunction::Manhattan
-            );
-            let figures = figures(&scores, labels, if distance { -1.0 } else { 1.0 });
+        for (function, scores) in self.scores(embeddings1, embeddings2, labels)? {
+            let figures = figures(&scores, labels, sign(function));
             for ((metric, figure), greatest) in METRICS.iter().zip(figures).zip(&mut greatest) {
                 entries.push((format!("{function}_{metric}"), figure));
                 *greatest = greatest.max(figure);
@@ -107,6 +90,58 @@ impl BinaryClassificationEvaluator {
             primary = "max_ap".to_owned();
         }
         Ok(Metrics::new(&self.name, &primary, entries))
+    }
+
+    /// The figures as functions of the pairs, for intervals.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn rows(
+        &self,
+        embeddings1: &Tensor,
+        embeddings2: &Tensor,
+        labels: &[bool],
+    ) -> Result<RowFigures, EvalError> {
+        let scores = self.scores(embeddings1, embeddings2, labels)?;
+        let of = |(function, _): &(SimilarityFunction, Vec<f32>)| {
+            METRICS.map(|metric| format!("{function}_{metric}"))
+        };
+        let keys = scores.iter().flat_map(of).collect();
+        let all = labels.to_vec();
+        Ok(RowFigures::new(&self.name, all.len(), keys, move |rows| {
+            let labels: Vec<bool> = rows.iter().map(|row| all[*row]).collect();
+            let of = |(function, scores): &(SimilarityFunction, Vec<f32>)| {
+                let scores: Vec<f32> = rows.iter().map(|row| scores[*row]).collect();
+                figures(&scores, &labels, sign(*function))
+            };
+            scores.iter().flat_map(of).collect()
+        }))
+    }
+
+    /// The similarity of each pair, by each function; in f32, since thresholds are halves of sums in f32.
+    fn scores(
+        &self,
+        embeddings1: &Tensor,
+        embeddings2: &Tensor,
+        labels: &[bool],
+    ) -> Result<Vec<(SimilarityFunction, Vec<f32>)>, EvalError> {
+        let named = [
+            ("embeddings of column 1", embeddings1),
+            ("embeddings of column 2", embeddings2),
+        ];
+        let columns = same_shape(NAME, &named)?;
+        let rows = columns[0].size()[0];
+        if rows != labels.len() as i64 {
+            let problem = format!("{rows} pairs, but {} labels", labels.len());
+            return Err(EvalError::inputs(NAME, problem));
+        }
+        let mut all = Vec::new();
+        for function in &self.similarity_fn_names {
+            let scores = to_vec(&function.pairwise(&columns[0], &columns[1])?)?;
+            let scores = scores.into_iter().map(|score| score as f32).collect();
+            all.push((*function, scores));
+        }
+        Ok(all)
     }
 
     /// The name of the CSV file.
@@ -127,6 +162,14 @@ impl BinaryClassificationEvaluator {
     fn csv_keys(&self) -> impl Iterator<Item = String> {
         let functions = self.similarity_fn_names.iter();
         functions.flat_map(|function| CSV_METRICS.map(|metric| format!("{function}_{metric}")))
+    }
+}
+
+/// What makes of a similarity what thresholds are on: distances are positive.
+fn sign(function: SimilarityFunction) -> f32 {
+    match function {
+        SimilarityFunction::Euclidean | SimilarityFunction::Manhattan => -1.0,
+        SimilarityFunction::Cosine | SimilarityFunction::Dot => 1.0,
     }
 }
 

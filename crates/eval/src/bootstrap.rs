@@ -1,8 +1,9 @@
-//! How sure a difference of two models on the same rows is: percentile bootstrap over rows.
+//! How sure a figure is, or a difference of two models on the same rows: percentile bootstrap over rows.
+//! [`RowFigures`](crate::RowFigures) are what an evaluator's figures are resampled from.
 //!
-//! Both models are measured on the same resampled rows, so that what rows have in common cancels
-//! out. Efron 1979, <https://doi.org/10.1214/aos/1176344552>. The random numbers are our own
-//! (SplitMix64), so that an interval depends on nothing but the rows and the seed.
+//! Where two models are compared, both are measured on the same resampled rows, so that what rows
+//! have in common cancels out. Efron 1979, <https://doi.org/10.1214/aos/1176344552>. The random
+//! numbers are our own (SplitMix64), so that an interval depends on nothing but the rows and the seed.
 
 use crate::rank::spearman;
 use serde::Serialize;
@@ -101,20 +102,32 @@ fn interval(n: usize, how: &Bootstrap, statistic: impl Fn(&[usize]) -> f64) -> O
     if n == 0 {
         return None;
     }
-    let mut rows: Vec<usize> = (0..n).collect();
+    let rows: Vec<usize> = (0..n).collect();
     let value = statistic(&rows);
+    let resampled = resample(n, how, statistic);
+    Some(percentiles(value, resampled, how.confidence))
+}
+
+/// What `statistic` is on each of the resamples of `n` rows.
+pub(crate) fn resample<T>(n: usize, how: &Bootstrap, statistic: impl Fn(&[usize]) -> T) -> Vec<T> {
     let mut random = SplitMix64(how.seed);
+    let mut rows = vec![0; n];
     let mut resampled = Vec::with_capacity(how.resamples);
     for _ in 0..how.resamples {
         rows.iter_mut().for_each(|row| *row = random.below(n));
         resampled.push(statistic(&rows));
     }
+    resampled
+}
+
+/// The interval around `value` that holds the share `confidence` of the resampled values.
+pub(crate) fn percentiles(value: f64, mut resampled: Vec<f64>, confidence: f64) -> Interval {
     resampled.retain(|value| !value.is_nan());
     resampled.sort_by(f64::total_cmp);
-    let tail = (1.0 - how.confidence) / 2.0;
+    let tail = (1.0 - confidence) / 2.0;
     let low = quantile(&resampled, tail).unwrap_or(value);
     let high = quantile(&resampled, 1.0 - tail).unwrap_or(value);
-    Some(Interval { value, low, high })
+    Interval { value, low, high }
 }
 
 /// A quantile of sorted values, with linear interpolation as NumPy's default.

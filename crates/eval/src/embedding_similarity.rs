@@ -2,7 +2,7 @@
 
 use crate::rank::{pearson, spearman};
 use crate::similarity::{normalize, raise, same_shape, to_vec};
-use crate::{EvalError, Metrics, SimilarityFunction, csv};
+use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
 use search::quantization::quantized_as_f32;
 use search::{Embeddings, Precision};
 use tch::{Device, Kind, Tensor};
@@ -125,6 +125,40 @@ impl EmbeddingSimilarityEvaluator {
             }
         }
         Ok(to_vec(&function.pairwise(&columns[0], &columns[1])?)?)
+    }
+
+    /// The correlations as functions of the pairs, for intervals.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn rows(
+        &self,
+        embeddings1: &Tensor,
+        embeddings2: &Tensor,
+        scores: &[f64],
+    ) -> Result<RowFigures, EvalError> {
+        self.evaluate(embeddings1, embeddings2, scores)?;
+        let (mut keys, mut series) = (Vec::new(), Vec::new());
+        for function in &self.similarity_fn_names {
+            keys.extend([
+                format!("pearson_{function}"),
+                format!("spearman_{function}"),
+            ]);
+            series.push(self.similarities(*function, embeddings1, embeddings2)?);
+        }
+        let gold = scores.to_vec();
+        Ok(RowFigures::new(&self.name, gold.len(), keys, move |rows| {
+            let pick = |values: &[f64]| rows.iter().map(|row| values[*row]).collect::<Vec<_>>();
+            let gold = pick(&gold);
+            let of = |similarities: &Vec<f64>| {
+                let similarities = pick(similarities);
+                [
+                    pearson(&gold, &similarities),
+                    spearman(&gold, &similarities),
+                ]
+            };
+            series.iter().flat_map(of).collect()
+        }))
     }
 
     /// The name of the CSV file.

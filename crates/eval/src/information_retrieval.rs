@@ -1,6 +1,6 @@
 //! Information retrieval: how high a query's relevant documents rank in a corpus.
 
-use crate::{EvalError, Metrics, SimilarityFunction, csv, similarity};
+use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv, similarity};
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use tch::{Kind, Tensor};
@@ -135,24 +135,14 @@ impl InformationRetrievalEvaluator {
     /// # Errors
     /// Where the number of rows is not that of queries or documents, or the dimensions differ.
     pub fn evaluate(&self, queries: &Tensor, corpus: &Tensor) -> Result<Metrics, EvalError> {
-        for (what, tensor, rows) in [
-            ("embeddings of the queries", queries, self.queries.len()),
-            ("embeddings of the corpus", corpus, self.id_rank.len()),
-        ] {
-            let shape = tensor.size();
-            if shape.len() != 2 || shape[0] != rows as i64 {
-                let problem =
-                    format!("{what} have shape {shape:?}, but [{rows}, dimension] is needed");
-                return Err(EvalError::inputs(NAME, problem));
-            }
-        }
-        let (queries, corpus) = (queries.f_detach()?, corpus.f_detach()?);
+        let (queries, corpus) = self.checked(queries, corpus)?;
         let mut entries = Vec::new();
         let ndcg_at = self.ndcg_at_k.iter().copied().max().unwrap_or(10);
         let mut best: Option<(SimilarityFunction, f64)> = None;
         for function in &self.similarity_fn_names {
             let hits = self.rank(*function, &queries, &corpus)?;
-            for (metric, figure) in self.figures(&hits) {
+            for (metric, values) in self.per_query(&hits) {
+                let figure = values.iter().sum::<f64>() / values.len() as f64;
                 if metric == format!("ndcg@{ndcg_at}") && best.is_none_or(|(_, top)| figure > top) {
                     best = Some((*function, figure));
                 }
@@ -170,6 +160,42 @@ impl InformationRetrievalEvaluator {
         ))
     }
 
+    /// The figures as functions of the queries, for intervals; it ranks the corpus anew.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn rows(&self, queries: &Tensor, corpus: &Tensor) -> Result<RowFigures, EvalError> {
+        let (queries, corpus) = self.checked(queries, corpus)?;
+        let mut columns = Vec::new();
+        for function in &self.similarity_fn_names {
+            let hits = self.rank(*function, &queries, &corpus)?;
+            let of_function = self.per_query(&hits).into_iter();
+            columns.extend(of_function.map(|(key, values)| (format!("{function}_{key}"), values)));
+        }
+        Ok(RowFigures::means(&self.name, self.queries.len(), columns))
+    }
+
+    /// How many documents there are.
+    pub fn n_documents(&self) -> usize {
+        self.id_rank.len()
+    }
+
+    /// The embeddings without gradients, once their shapes are right.
+    fn checked(&self, queries: &Tensor, corpus: &Tensor) -> Result<(Tensor, Tensor), EvalError> {
+        for (what, tensor, rows) in [
+            ("embeddings of the queries", queries, self.queries.len()),
+            ("embeddings of the corpus", corpus, self.id_rank.len()),
+        ] {
+            let shape = tensor.size();
+            if shape.len() != 2 || shape[0] != rows as i64 {
+                let problem =
+                    format!("{what} have shape {shape:?}, but [{rows}, dimension] is needed");
+                return Err(EvalError::inputs(NAME, problem));
+            }
+        }
+        Ok((queries.f_detach()?, corpus.f_detach()?))
+    }
+
     /// The name of the CSV file.
     pub fn csv_file(&self) -> String {
         csv::file_name("Information-Retrieval_evaluation", &self.name)
@@ -178,41 +204,14 @@ impl InformationRetrievalEvaluator {
     /// The CSV's columns: `epoch`, `steps` and `{similarity}-{Metric}@k` for each.
     pub fn csv_header(&self) -> Vec<String> {
         csv::header(
-            self.csv_columns()
-                .map(|(function, title, _, k)| format!("{function}-{title}@{k}")),
+            csv_columns(self).map(|(function, title, _, k)| format!("{function}-{title}@{k}")),
         )
     }
 
     /// A row of the CSV.
     pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        let keys = self
-            .csv_columns()
-            .map(|(function, _, key, k)| format!("{function}_{key}@{k}"));
+        let keys = csv_columns(self).map(|(function, _, key, k)| format!("{function}_{key}@{k}"));
         csv::row(at, &self.name, metrics, keys)
-    }
-
-    fn csv_columns(
-        &self,
-    ) -> impl Iterator<Item = (SimilarityFunction, &'static str, &'static str, usize)> {
-        let mut functions = self.similarity_fn_names.clone();
-        functions.sort_by_key(|function| function.name());
-        let mut metrics = Vec::new();
-        let each = |title, key, ks: &[usize]| {
-            ks.iter()
-                .map(move |k| (title, key, *k))
-                .collect::<Vec<(&str, &str, usize)>>()
-        };
-        metrics.extend(each("Accuracy", "accuracy", &self.accuracy_at_k));
-        for k in &self.precision_recall_at_k {
-            metrics.extend([("Precision", "precision", *k), ("Recall", "recall", *k)]);
-        }
-        metrics.extend(each("MRR", "mrr", &self.mrr_at_k));
-        metrics.extend(each("NDCG", "ndcg", &self.ndcg_at_k));
-        metrics.extend(each("MAP", "map", &self.map_at_k));
-        functions.into_iter().flat_map(move |function| {
-            let columns = metrics.clone().into_iter();
-            columns.map(move |(title, key, k)| (function, title, key, k))
-        })
     }
 
     /// The documents nearest to each query, best first, as many as the greatest k asks for.
@@ -299,19 +298,18 @@ impl InformationRetrievalEvaluator {
         by_score.then(self.id_rank[a.1].cmp(&self.id_rank[b.1]))
     }
 
-    /// All figures of one similarity, by key, in the order of sentence-transformers.
-    fn figures(&self, hits: &[Vec<usize>]) -> Vec<(String, f64)> {
+    /// All figures of one similarity for each query, by key, in the order of sentence-transformers.
+    fn per_query(&self, hits: &[Vec<usize>]) -> Vec<(String, Vec<f64>)> {
         let relevance: Vec<Vec<bool>> = hits
             .iter()
             .zip(&self.relevant)
             .map(|(hits, relevant)| hits.iter().map(|place| relevant.contains(place)).collect())
             .collect();
-        let mean = |figure: &dyn Fn(&[bool], usize) -> f64| {
-            let figures = relevance.iter().zip(&self.relevant_count);
-            let sum: f64 = figures
+        let each = |figure: &dyn Fn(&[bool], usize) -> f64| -> Vec<f64> {
+            let queries = relevance.iter().zip(&self.relevant_count);
+            queries
                 .map(|(hits, relevant)| figure(hits, *relevant))
-                .sum();
-            sum / relevance.len() as f64
+                .collect()
         };
         let found =
             |hits: &[bool], k: usize| hits.iter().take(k).filter(|hit| **hit).count() as f64;
@@ -319,30 +317,30 @@ impl InformationRetrievalEvaluator {
         for k in &self.accuracy_at_k {
             figures.push((
                 format!("accuracy@{k}"),
-                mean(&|hits, _| found(hits, *k).min(1.0)),
+                each(&|hits, _| found(hits, *k).min(1.0)),
             ));
         }
         for k in &self.precision_recall_at_k {
             figures.push((
                 format!("precision@{k}"),
-                mean(&|hits, _| found(hits, *k) / *k as f64),
+                each(&|hits, _| found(hits, *k) / *k as f64),
             ));
         }
         for k in &self.precision_recall_at_k {
-            let recall = mean(&|hits, relevant| found(hits, *k) / relevant as f64);
+            let recall = each(&|hits, relevant| found(hits, *k) / relevant as f64);
             figures.push((format!("recall@{k}"), recall));
         }
         for k in &self.ndcg_at_k {
-            let ndcg = mean(&|hits, relevant| dcg(hits, *k) / dcg(&vec![true; relevant], *k));
+            let ndcg = each(&|hits, relevant| dcg(hits, *k) / dcg(&vec![true; relevant], *k));
             figures.push((format!("ndcg@{k}"), ndcg));
         }
         for k in &self.mrr_at_k {
             let first = |hits: &[bool]| hits.iter().take(*k).position(|hit| *hit);
-            let mrr = mean(&|hits, _| first(hits).map_or(0.0, |rank| 1.0 / (rank + 1) as f64));
+            let mrr = each(&|hits, _| first(hits).map_or(0.0, |rank| 1.0 / (rank + 1) as f64));
             figures.push((format!("mrr@{k}"), mrr));
         }
         for k in &self.map_at_k {
-            let map = mean(&|hits, relevant| {
+            let map = each(&|hits, relevant| {
                 let (mut correct, mut sum) = (0.0, 0.0);
                 for (rank, _) in hits.iter().take(*k).enumerate().filter(|(_, hit)| **hit) {
                     correct += 1.0;
@@ -354,6 +352,31 @@ impl InformationRetrievalEvaluator {
         }
         figures
     }
+}
+
+/// The columns of an evaluator's CSV: similarity, metric in the header, metric in the key, and k.
+pub(crate) fn csv_columns(
+    evaluator: &InformationRetrievalEvaluator,
+) -> impl Iterator<Item = (SimilarityFunction, &'static str, &'static str, usize)> + use<> {
+    let mut functions = evaluator.similarity_fn_names.clone();
+    functions.sort_by_key(|function| function.name());
+    let mut metrics = Vec::new();
+    let each = |title, key, ks: &[usize]| {
+        ks.iter()
+            .map(move |k| (title, key, *k))
+            .collect::<Vec<(&str, &str, usize)>>()
+    };
+    metrics.extend(each("Accuracy", "accuracy", &evaluator.accuracy_at_k));
+    for k in &evaluator.precision_recall_at_k {
+        metrics.extend([("Precision", "precision", *k), ("Recall", "recall", *k)]);
+    }
+    metrics.extend(each("MRR", "mrr", &evaluator.mrr_at_k));
+    metrics.extend(each("NDCG", "ndcg", &evaluator.ndcg_at_k));
+    metrics.extend(each("MAP", "map", &evaluator.map_at_k));
+    functions.into_iter().flat_map(move |function| {
+        let columns = metrics.clone().into_iter();
+        columns.map(move |(title, key, k)| (function, title, key, k))
+    })
 }
 
 /// Discounted cumulative gain of the first `k`.

@@ -1,7 +1,7 @@
 //! Label accuracy: how often a classifier's greatest logit is that of the label.
 
 use crate::similarity::to_vec;
-use crate::{EvalError, Metrics, csv};
+use crate::{EvalError, Metrics, RowFigures, csv};
 use tch::Tensor;
 
 /// Share of rows whose greatest logit is the label's, for the classifier of the softmax loss.
@@ -30,25 +30,28 @@ impl LabelAccuracyEvaluator {
     /// # Errors
     /// Where there are no rows, or not one label for each.
     pub fn evaluate(&self, logits: &Tensor, labels: &[i64]) -> Result<Metrics, EvalError> {
-        let shape = logits.size();
-        if shape.len() != 2 || shape[0] != labels.len() as i64 || labels.is_empty() {
-            let rows = labels.len();
-            let problem =
-                format!("logits have shape {shape:?}, but [{rows}, classes] with rows is needed");
-            return Err(EvalError::inputs(NAME, problem));
-        }
-        let predicted = to_vec(&logits.f_detach()?.f_argmax(1, false)?)?;
-        let hits = predicted
-            .iter()
-            .zip(labels)
-            .filter(|(a, b)| **a as i64 == **b)
-            .count();
-        let accuracy = hits as f64 / labels.len() as f64;
+        let hits = hits(logits, labels)?;
+        let n_hits = hits.iter().filter(|hit| **hit).count();
+        let accuracy = n_hits as f64 / labels.len() as f64;
         Ok(Metrics::new(
             &self.name,
             "accuracy",
             vec![("accuracy".to_owned(), accuracy)],
         ))
+    }
+
+    /// The accuracy as a function of the rows, for its interval.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn rows(&self, logits: &Tensor, labels: &[i64]) -> Result<RowFigures, EvalError> {
+        let hits = hits(logits, labels)?;
+        let hits: Vec<f64> = hits
+            .into_iter()
+            .map(|hit| f64::from(u8::from(hit)))
+            .collect();
+        let columns = vec![("accuracy".to_owned(), hits)];
+        Ok(RowFigures::means(&self.name, labels.len(), columns))
     }
 
     /// The name of the CSV file.
@@ -70,4 +73,18 @@ impl LabelAccuracyEvaluator {
             std::iter::once("accuracy".to_owned()),
         )
     }
+}
+
+/// Whether each row's greatest logit is its label's.
+fn hits(logits: &Tensor, labels: &[i64]) -> Result<Vec<bool>, EvalError> {
+    let shape = logits.size();
+    if shape.len() != 2 || shape[0] != labels.len() as i64 || labels.is_empty() {
+        let rows = labels.len();
+        let problem =
+            format!("logits have shape {shape:?}, but [{rows}, classes] with rows is needed");
+        return Err(EvalError::inputs(NAME, problem));
+    }
+    let predicted = to_vec(&logits.f_detach()?.f_argmax(1, false)?)?;
+    let pairs = predicted.iter().zip(labels);
+    Ok(pairs.map(|(a, b)| *a as i64 == *b).collect())
 }

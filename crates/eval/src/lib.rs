@@ -20,6 +20,7 @@
 
 pub mod bootstrap;
 pub mod csv;
+pub mod nano_beir;
 pub mod paraphrase_mining;
 
 mod binary_classification;
@@ -31,6 +32,7 @@ mod metrics;
 mod mse;
 mod rank;
 mod reranking;
+mod rows;
 mod similarity;
 mod translation;
 mod triplet;
@@ -42,8 +44,10 @@ pub use information_retrieval::InformationRetrievalEvaluator;
 pub use label_accuracy::LabelAccuracyEvaluator;
 pub use metrics::Metrics;
 pub use mse::MseEvaluator;
+pub use nano_beir::NanoBeirEvaluator;
 pub use paraphrase_mining::ParaphraseMiningEvaluator;
 pub use reranking::RerankingEvaluator;
+pub use rows::RowFigures;
 pub use search::Precision;
 pub use similarity::SimilarityFunction;
 pub use translation::TranslationEvaluator;

@@ -17,10 +17,7 @@ impl Metrics {
     /// Metrics under their keys, each prefixed with `name_` unless `name` is empty; `primary` is a
     /// key as it is without the prefix.
     pub fn new(name: &str, primary: &str, entries: Vec<(String, f64)>) -> Self {
-        let prefixed = |key: &str| match name {
-            "" => key.to_owned(),
-            name => format!("{name}_{key}"),
-        };
+        let prefixed = |key: &str| Self::key(name, key);
         let entries = entries
             .iter()
             .map(|(key, value)| (prefixed(key), *value))
@@ -28,6 +25,14 @@ impl Metrics {
         Self {
             entries,
             primary: prefixed(primary),
+        }
+    }
+
+    /// A key after `name_`, unless `name` is empty.
+    pub(crate) fn key(name: &str, key: &str) -> String {
+        match name {
+            "" => key.to_owned(),
+            name => format!("{name}_{key}"),
         }
     }
 
@@ -59,6 +64,19 @@ impl Metrics {
     /// The same figures with `prefix_` before every key, as the trainer reports them with `eval`.
     pub fn prefixed(&self, prefix: &str) -> Self {
         Self::new(prefix, &self.primary, self.entries.clone())
+    }
+
+    /// The figures of other evaluations, and then these; the primary one stays.
+    pub(crate) fn after(self, others: &[&Self]) -> Self {
+        let mut entries: Vec<(String, f64)> = Vec::new();
+        others
+            .iter()
+            .for_each(|other| entries.extend(other.entries.iter().cloned()));
+        entries.extend(self.entries);
+        Self {
+            entries,
+            primary: self.primary,
+        }
     }
 
     /// Several evaluations as one, in order: all figures, of equal keys the last, and then the

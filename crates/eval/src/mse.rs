@@ -1,7 +1,7 @@
 //! Mean squared error: how near a student's embeddings are to its teacher's.
 
 use crate::similarity::{raise, same_shape, to_vec};
-use crate::{EvalError, Metrics, csv};
+use crate::{EvalError, Metrics, RowFigures, csv};
 use tch::{Kind, Tensor};
 
 /// Mean squared difference of two sets of embeddings, times 100, negated so that greater is better.
@@ -30,18 +30,26 @@ impl MseEvaluator {
     /// # Errors
     /// Where the shapes differ or there are no rows.
     pub fn evaluate(&self, teacher: &Tensor, student: &Tensor) -> Result<Metrics, EvalError> {
-        let columns = same_shape(
-            NAME,
-            &[("teacher's embeddings", teacher), ("student's", student)],
-        )?;
-        let difference = raise(&columns[0])?.f_sub(&raise(&columns[1])?)?;
-        let mse = to_vec(&difference.f_square()?.f_mean(Kind::Double)?)?;
+        let mse = to_vec(&squares(teacher, student)?.f_mean(Kind::Double)?)?;
         let negative = -100.0 * mse.first().copied().unwrap_or(f64::NAN);
         Ok(Metrics::new(
             &self.name,
             "negative_mse",
             vec![("negative_mse".to_owned(), negative)],
         ))
+    }
+
+    /// The error as a function of the rows, for its interval.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn rows(&self, teacher: &Tensor, student: &Tensor) -> Result<RowFigures, EvalError> {
+        let squares = squares(teacher, student)?;
+        let means = squares.f_mean_dim([1i64].as_slice(), false, Kind::Double)?;
+        let negative: Vec<f64> = to_vec(&means)?.iter().map(|mse| -100.0 * mse).collect();
+        let n_rows = negative.len();
+        let columns = vec![("negative_mse".to_owned(), negative)];
+        Ok(RowFigures::means(&self.name, n_rows, columns))
     }
 
     /// The name of the CSV file; the underscore before the name is there without a name too.
@@ -59,4 +67,14 @@ impl MseEvaluator {
         let positive = Metrics::new("", "mse", vec![("mse".to_owned(), -metrics.primary())]);
         csv::row(at, "", &positive, std::iter::once("mse".to_owned()))
     }
+}
+
+/// The squared differences, `[n, dimension]`.
+fn squares(teacher: &Tensor, student: &Tensor) -> Result<Tensor, EvalError> {
+    let columns = same_shape(
+        NAME,
+        &[("teacher's embeddings", teacher), ("student's", student)],
+    )?;
+    let difference = raise(&columns[0])?.f_sub(&raise(&columns[1])?)?;
+    Ok(difference.f_square()?)
 }

@@ -2,7 +2,7 @@
 
 use crate::binary_classification::average_precision;
 use crate::similarity::to_vec;
-use crate::{EvalError, Metrics, SimilarityFunction, csv};
+use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
 use tch::Tensor;
 
 /// MAP, MRR and NDCG of ranking each query's own documents.
@@ -51,6 +51,25 @@ impl RerankingEvaluator {
         documents: &Tensor,
         sizes: &[(usize, usize)],
     ) -> Result<Metrics, EvalError> {
+        let rows = self.rows(queries, documents, sizes)?;
+        let entries = self.keys().into_iter().zip(rows.all()).collect();
+        Ok(Metrics::new(
+            &self.name,
+            &format!("ndcg@{}", self.at_k),
+            entries,
+        ))
+    }
+
+    /// The figures as functions of the queries that count, for intervals.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn rows(
+        &self,
+        queries: &Tensor,
+        documents: &Tensor,
+        sizes: &[(usize, usize)],
+    ) -> Result<RowFigures, EvalError> {
         let total: usize = sizes
             .iter()
             .map(|(positives, negatives)| positives + negatives)
@@ -68,7 +87,7 @@ impl RerankingEvaluator {
             }
         }
         let (queries, documents) = (queries.f_detach()?, documents.f_detach()?);
-        let (mut map, mut mrr, mut ndcg, mut count) = (0.0, 0.0, 0.0, 0);
+        let [mut map, mut mrr, mut ndcg] = [const { Vec::new() }; 3];
         let mut first = 0;
         for (query, (positives, negatives)) in sizes.iter().enumerate() {
             let start = first;
@@ -84,26 +103,26 @@ impl RerankingEvaluator {
                 .map(|(index, score)| (*score as f32, index < *positives))
                 .collect();
             rows.sort_by(|a, b| b.0.total_cmp(&a.0));
-            map += average_precision(&rows);
+            map.push(average_precision(&rows));
             let best = rows
                 .iter()
                 .take(self.at_k)
                 .position(|(_, relevant)| *relevant);
-            mrr += best.map_or(0.0, |rank| 1.0 / (rank + 1) as f64);
-            ndcg += tie_averaged_ndcg(&rows, self.at_k);
-            count += 1;
+            mrr.push(best.map_or(0.0, |rank| 1.0 / (rank + 1) as f64));
+            ndcg.push(tie_averaged_ndcg(&rows, self.at_k));
         }
-        if count == 0 {
+        if map.is_empty() {
             let problem = "no query has both a positive and a negative document";
             return Err(EvalError::inputs(NAME, problem));
         }
+        let n_queries = map.len();
+        let columns = self.keys().into_iter().zip([map, mrr, ndcg]).collect();
+        Ok(RowFigures::means(&self.name, n_queries, columns))
+    }
+
+    fn keys(&self) -> [String; 3] {
         let k = self.at_k;
-        let entries = vec![
-            ("map".to_owned(), map / f64::from(count)),
-            (format!("mrr@{k}"), mrr / f64::from(count)),
-            (format!("ndcg@{k}"), ndcg / f64::from(count)),
-        ];
-        Ok(Metrics::new(&self.name, &format!("ndcg@{k}"), entries))
+        ["map".to_owned(), format!("mrr@{k}"), format!("ndcg@{k}")]
     }
 
     /// The name of the CSV file.
@@ -124,9 +143,7 @@ impl RerankingEvaluator {
 
     /// A row of the CSV.
     pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        let k = self.at_k;
-        let keys = ["map".to_owned(), format!("mrr@{k}"), format!("ndcg@{k}")];
-        csv::row(at, &self.name, metrics, keys.into_iter())
+        csv::row(at, &self.name, metrics, self.keys().into_iter())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Triplet accuracy: how often the positive is more similar to the anchor than the negative.
 
 use crate::similarity::{same_shape, to_vec};
-use crate::{EvalError, Metrics, SimilarityFunction, csv};
+use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
 use std::collections::HashMap;
 use tch::Tensor;
 
@@ -114,6 +114,26 @@ impl TripletEvaluator {
         let threshold = negative.f_add_scalar(self.margin.of(function))?;
         let correct = to_vec(&positive.f_gt_tensor(&threshold)?)?;
         Ok(correct.into_iter().map(|correct| correct != 0.0).collect())
+    }
+
+    /// The accuracies as functions of the triplets, for intervals.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn rows(
+        &self,
+        anchors: &Tensor,
+        positives: &Tensor,
+        negatives: &Tensor,
+    ) -> Result<RowFigures, EvalError> {
+        let (mut n_rows, mut columns) = (0, Vec::new());
+        for function in &self.similarity_fn_names {
+            let correct = self.correct(*function, anchors, positives, negatives)?;
+            n_rows = correct.len();
+            let hits = correct.into_iter().map(|hit| f64::from(u8::from(hit)));
+            columns.push((format!("{function}_accuracy"), hits.collect()));
+        }
+        Ok(RowFigures::means(&self.name, n_rows, columns))
     }
 
     /// The name of the CSV file.

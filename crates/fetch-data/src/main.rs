@@ -91,10 +91,18 @@ fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Where a data set's files go below data/: `<name>/<subset>/<split>.parquet`, with the revision behind
-/// the name where it is not the default, and with the shard's number where a split has several.
+/// The organisation whose data sets go by their names alone; the article's is one of them.
+const SHORT: &str = "sentence-transformers";
+
+/// Where a data set's files go below data/: `<org>/<name>/<subset>/<split>.parquet`, without the organisation
+/// where it is [`SHORT`], with the revision behind the name where it is not the default, and with the shard's
+/// number where a split has several.
 fn dataset_places<'a>(dataset: &DatasetId, files: &'a DatasetFiles) -> Vec<(PathBuf, &'a Path)> {
-    let name = dataset.repo.id().rsplit('/').next().unwrap_or_default();
+    let id = dataset.repo.id();
+    let name = match id.split_once('/') {
+        Some((SHORT, name)) => name,
+        _ => id,
+    };
     let subset = dataset.subset.as_deref().unwrap_or("default");
     let folder = Path::new(&with_revision(name, &dataset.repo)).join(subset);
     let splits = [
@@ -242,11 +250,32 @@ mod tests {
         );
         assert_eq!(
             places("org/pairs", &files)?[2],
-            "pairs/default/test.parquet"
+            "org/pairs/default/test.parquet"
         );
         assert_eq!(
             places("org/pairs@refs/pr/3:a", &files)?[2],
-            "pairs@refs-pr-3/a/test.parquet"
+            "org/pairs@refs-pr-3/a/test.parquet"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn organisations_share_no_folder() -> Result<()> {
+        let files = DatasetFiles {
+            train: vec!["a".into()],
+            ..DatasetFiles::default()
+        };
+        let mut all = Vec::new();
+        for org in ["sentence-transformers", "embedding-data", "mteb"] {
+            all.extend(places(&format!("{org}/stsb:pair"), &files)?);
+        }
+        assert_eq!(
+            all,
+            [
+                "stsb/pair/train.parquet",
+                "embedding-data/stsb/pair/train.parquet",
+                "mteb/stsb/pair/train.parquet",
+            ]
         );
         Ok(())
     }

@@ -203,7 +203,7 @@ fn a_revision_that_moved_on_is_fetched_and_linked_anew() -> io::Result<()> {
         .large("b/train-00000-of-00001.parquet", b"b, corrected")
         .commit("2222222222222222222222222222222222222222");
     world.fetch(&["--dataset", "org/pairs:b"])?;
-    let train = fs::read_to_string(world.data("pairs/b/train.parquet"))?;
+    let train = fs::read_to_string(world.data("org/pairs/b/train.parquet"))?;
     assert_eq!(train, "b, corrected");
     Ok(())
 }
@@ -219,9 +219,9 @@ fn other_names_subsets_revisions_and_folders() -> io::Result<()> {
     ])?;
     let config = "{\"name\":\"org/base\"}";
     for (place, content) in [
-        ("pairs/a/train-00000-of-00002.parquet", "a 0"),
-        ("pairs/a/train-00001-of-00002.parquet", "a 1"),
-        ("pairs@refs-pr-1/b/train.parquet", "b"),
+        ("org/pairs/a/train-00000-of-00002.parquet", "a 0"),
+        ("org/pairs/a/train-00001-of-00002.parquet", "a 1"),
+        ("org/pairs@refs-pr-1/b/train.parquet", "b"),
         ("models/org/base@refs-pr-1/config.json", config),
         ("models/org/base/config.json", config),
     ] {
@@ -235,6 +235,28 @@ fn other_names_subsets_revisions_and_folders() -> io::Result<()> {
     world.fetch(&["--model=org/base", "--output-dir=elsewhere"])?;
     let elsewhere = world.checkout.path().join("elsewhere/models/org/base");
     assert_eq!(fs::read(elsewhere.join("model.safetensors"))?, weights());
+    Ok(())
+}
+
+#[test]
+fn data_sets_of_one_name_have_folders_of_their_own() -> io::Result<()> {
+    let world = World::new()?;
+    for (org, content) in [("sentence-transformers", "theirs"), ("other", "another's")] {
+        world
+            .standin
+            .dataset(&format!("{org}/pairs"))
+            .large("a/train-00000-of-00001.parquet", content);
+    }
+    world.fetch(&[
+        "--dataset=sentence-transformers/pairs:a",
+        "--dataset=other/pairs:a",
+    ])?;
+    for (place, content) in [
+        ("pairs/a/train.parquet", "theirs"),
+        ("other/pairs/a/train.parquet", "another's"),
+    ] {
+        assert_eq!(fs::read_to_string(world.data(place))?, content, "{place}");
+    }
     Ok(())
 }
 
@@ -340,7 +362,7 @@ fn offline_the_cache_alone_is_used() -> io::Result<()> {
     world.standin.clear_requests();
     fs::remove_dir_all(world.data(""))?;
     success(&offline(&["--dataset", "org/pairs:b"])?);
-    let train = fs::read_to_string(world.data("pairs/b/train.parquet"))?;
+    let train = fs::read_to_string(world.data("org/pairs/b/train.parquet"))?;
     assert_eq!(train, "b");
     // Of the same commit, but never fetched.
     let parts = ["a/train-00000-of-00002.parquet is not in the cache"];

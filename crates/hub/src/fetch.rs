@@ -92,6 +92,26 @@ pub fn fetch_dataset(
     })
 }
 
+/// Brings the parquet files of splits by their own names, each given as subset and split, and says where they
+/// are, in that order; each list is in the order of the shards. For data sets whose splits are not train, dev and
+/// test, such as NanoBEIR's. Network as [`fetch_model`], for all of them together.
+///
+/// # Errors
+///
+/// Every [`HubError`]; [`HubError::Subset`] lists the subsets where one is not there, and
+/// [`HubError::Incomplete`] the splits of the subset where that is.
+pub fn fetch_splits(
+    config: &HubConfig,
+    dataset: &RepoId,
+    splits: &[(&str, &str)],
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Vec<PathBuf>>, HubError> {
+    let repo = RepoFolder::new(config, RepoType::Dataset, dataset);
+    fetch(config, &repo, watcher, |snapshot, watcher| {
+        gather_splits(snapshot, splits, watcher)
+    })
+}
+
 // The way through cache and hub that models and data sets share. `gather` asks a snapshot for one
 // file after the other; a snapshot from the cache fails where one is missing, one from the hub
 // downloads it.
@@ -417,12 +437,7 @@ fn gather_dataset(
     watcher: &mut dyn Watcher,
 ) -> Result<DatasetFiles, HubError> {
     let repo = snapshot.repo.to_string();
-    let mut subsets: BTreeMap<&str, Vec<Shard<'_>>> = BTreeMap::new();
-    for entry in &snapshot.listing.files {
-        if let Some((subset, shard)) = Shard::parse(&entry.name) {
-            subsets.entry(subset).or_default().push(shard);
-        }
-    }
+    let subsets = subsets(snapshot);
     let all = || {
         subsets
             .keys()
@@ -495,6 +510,62 @@ fn gather_dataset(
         split.sort();
     }
     Ok(files)
+}
+
+/// The parquet files of a data set by subset.
+fn subsets<'a>(snapshot: &'a Snapshot<'_>) -> BTreeMap<&'a str, Vec<Shard<'a>>> {
+    let mut subsets: BTreeMap<&str, Vec<Shard<'_>>> = BTreeMap::new();
+    for entry in &snapshot.listing.files {
+        if let Some((subset, shard)) = Shard::parse(&entry.name) {
+            subsets.entry(subset).or_default().push(shard);
+        }
+    }
+    subsets
+}
+
+fn gather_splits(
+    snapshot: &Snapshot<'_>,
+    splits: &[(&str, &str)],
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Vec<PathBuf>>, HubError> {
+    let repo = snapshot.repo.to_string();
+    let subsets = subsets(snapshot);
+    let mut found = Vec::with_capacity(splits.len());
+    for &(subset, split) in splits {
+        let shards = subsets.get(subset).ok_or_else(|| HubError::Subset {
+            repo: repo.clone(),
+            problem: format!("no subset {subset}"),
+            subsets: subsets.keys().map(|&subset| subset.to_owned()).collect(),
+        })?;
+        let own: Vec<&Shard<'_>> = shards.iter().filter(|shard| shard.label == split).collect();
+        let incomplete = |missing: String, next: String| HubError::Incomplete {
+            repo: repo.clone(),
+            missing,
+            next,
+        };
+        let Some(first) = own.first() else {
+            let labels: BTreeSet<&str> = shards.iter().map(|shard| shard.label).collect();
+            let labels: Vec<&str> = labels.into_iter().collect();
+            return Err(incomplete(
+                format!("subset {subset} has no split {split}"),
+                format!("its splits are {}", labels.join(", ")),
+            ));
+        };
+        if let Some(count) = first.count.filter(|count| *count != own.len()) {
+            return Err(incomplete(
+                format!(
+                    "{} of the {count} files of {subset}, {split} are there",
+                    own.len()
+                ),
+                "fetch again, or check the revision".into(),
+            ));
+        }
+        let files = own.iter().map(|shard| snapshot.bring(shard.name, watcher));
+        let mut files = files.collect::<Result<Vec<_>, _>>()?;
+        files.sort();
+        found.push(files);
+    }
+    Ok(found)
 }
 
 #[derive(Clone, Copy)]

@@ -30,7 +30,7 @@ mod trainer;
 pub use arguments::{IntervalStrategy, TrainingArguments};
 pub use checkpoint::{Checkpoint, Newest};
 pub use error::{NonFinite, TrainError};
-pub use evaluation::{ColumnEmbeddings, Evaluation, Evaluator};
+pub use evaluation::{ColumnEmbeddings, Evaluation, Evaluator, EvaluatorKind};
 pub use optimizer::{Optimizer, OptimizerName, OptimizerOptions, clip_scale, gradient_norm};
 pub use owned::LOSS_WEIGHTS;
 pub use prompts::{NamedPrompts, Prompts};

@@ -17,11 +17,12 @@ const VERSIONS: [(&str, &str); 2] = [("sentence_transformers", "6.0.1"), ("torch
 
 /// The programs that run the peer, as they were when this one was built: where it was carried to there is no
 /// checkout.
-const SCRIPTS: [(&str, &str); 7] = [
+const SCRIPTS: [(&str, &str); 8] = [
     ("common.py", include_str!("../../peer/common.py")),
     ("encode.py", include_str!("../../peer/encode.py")),
     ("gemm.py", include_str!("../../peer/gemm.py")),
     ("gpu_inputs.py", include_str!("../../peer/gpu_inputs.py")),
+    ("parity.py", include_str!("../../peer/parity.py")),
     ("sentences.py", include_str!("../../peer/sentences.py")),
     (
         "tokenize_all.py",
@@ -32,7 +33,7 @@ const SCRIPTS: [(&str, &str); 7] = [
 
 /// A Python with the peer, and the programs that run it.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     python: PathBuf,
     /// A folder of packages that is not the Python's own.
     packages: Option<PathBuf>,
@@ -42,7 +43,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Takes the Python that is given, or `python3` with the packages that are given, or makes an environment in
     /// the cache folder, once.
-    pub(super) fn find(
+    pub(crate) fn find(
         checkout: &Checkout,
         python: Option<&Path>,
         packages: Option<&Path>,
@@ -76,7 +77,7 @@ impl Peer {
                 .with_context(|| format!("{} can't import {package}", peer.python.display()))?;
             ensure!(
                 found.split('+').next() == Some(version),
-                "{} has {package} {found}, and the benchmark is against {version}",
+                "{} has {package} {found}, and the comparison is with {version}",
                 peer.python.display()
             );
         }
@@ -84,7 +85,7 @@ impl Peer {
     }
 
     /// The folder of its torch.
-    pub(super) fn torch(&self) -> Result<PathBuf> {
+    pub(crate) fn torch(&self) -> Result<PathBuf> {
         let script =
             "import importlib.util as u; print(*u.find_spec('torch').submodule_search_locations)";
         Ok(self.ask(script)?.into())
@@ -110,7 +111,7 @@ impl Peer {
     }
 
     /// A program of the peer's on this model and data.
-    pub(super) fn command(
+    pub(crate) fn command(
         &self,
         script: &str,
         model: &Path,
@@ -137,7 +138,7 @@ fn environment(checkout: &Checkout) -> Result<PathBuf> {
         return Ok(python);
     }
     eprintln!(
-        "bench: installing the peer in {}: it takes minutes and some 5 GB, less where PIP_INDEX_URL leads to wheels for the CPU alone; --python takes one that is there",
+        "installing the peer in {}: it takes minutes and some 5 GB, less where PIP_INDEX_URL leads to wheels for the CPU alone; --python takes one that is there",
         folder.display()
     );
     // What an interrupted installation left.

@@ -119,11 +119,11 @@ fn evaluate(
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<(Evaluation, ColumnEmbeddings)> {
-    let dataset = load_eval_data(&flags.data, talk, interrupt)?;
+    let dataset = load_eval_data(&flags.data, &flags.options, talk, interrupt)?;
     let mut model = load_model(name, talk, interrupt)?;
-    let options = encode_options(&flags.data.encoding, &mut model)?;
+    let options = encode_options(&flags.options.encoding, &mut model)?;
     let data = tokenize(dataset, model.tokenizer(), talk, interrupt)?;
-    let evaluation = Evaluation::new(data, &flags.data.similarity, options)?;
+    let evaluation = Evaluation::new(data, &flags.options.similarities(), options)?;
     let embeddings = encode_evaluation(&evaluation, &model, talk, interrupt)?;
     Ok((evaluation, embeddings))
 }
@@ -142,9 +142,8 @@ fn interval_of(
         "accuracy" => key.ends_with(&format!("{function}_accuracy")),
         _ => key.ends_with(&format!("spearman_{function}")),
     };
-    let functions = &flags.data.similarity;
+    let functions = flags.options.similarities();
     Ok(match evaluation.evaluator() {
-        Evaluator::LossOnly => None,
         Evaluator::Triplet(evaluator) => {
             let Some(&function) = functions.iter().find(|f| is_of(f, "accuracy")) else {
                 return Ok(None);
@@ -172,5 +171,7 @@ fn interval_of(
                 how,
             )
         }
+        // Columns ask for none of these.
+        _ => None,
     })
 }

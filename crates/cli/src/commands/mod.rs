@@ -20,11 +20,11 @@ use train_crate::{Evaluation, TrainingData};
 
 use crate::{
     device,
-    flags::{EncodingFlags, EvalDataFlags, TwoSidedEncodingFlags, UsageError},
+    flags::{EncodingFlags, EvalDataOptions, TwoSidedEncodingFlags, UsageError},
     interrupt::Interrupt,
     progress::Talk,
     source::{self, DataOptions},
-    table::thousands,
+    table::{counted, thousands},
 };
 
 use ::train as train_crate;
@@ -116,18 +116,19 @@ fn token_ids(
 
 fn tokenized(dataset: Dataset, tokens: TokenizedDataset) -> TrainingData {
     tracing::info!(
-        "data {}: {} rows of {} texts, {} tokens",
+        "data {}: {} of {}, {}",
         dataset.name,
-        thousands(dataset.n_rows()),
-        dataset.columns.len(),
-        thousands(tokens.n_tokens().iter().sum()),
+        counted(dataset.n_rows(), "rows"),
+        counted(dataset.columns.len(), "texts"),
+        counted(tokens.n_tokens().iter().sum(), "tokens"),
     );
     TrainingData { dataset, tokens }
 }
 
 /// The data set that evaluation flags name.
 fn load_eval_data(
-    flags: &EvalDataFlags,
+    source: &str,
+    flags: &EvalDataOptions,
     talk: &Talk,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Dataset> {
@@ -137,7 +138,7 @@ fn load_eval_data(
         max_rows: flags.max_samples,
         on_bad_row: Some(flags.on_bad_row),
     };
-    source::dataset(&flags.data, flags.split, &options, talk, interrupt)
+    source::dataset(source, flags.split, &options, talk, interrupt)
 }
 
 /// Sets the longest input, where a flag asks for one that the model can take.

@@ -9,8 +9,8 @@ use losses::{BuildContext, LossConfig};
 use model::{Compute, EncodeOptions, SentenceTransformer};
 use serde_json::{Map, Value, json};
 use train::{
-    CONFIG, Checkpoint, Evaluation, METRICS, Objective, Outcome, RunFolder, Tasks, TrainError,
-    Trainer, TrainingData,
+    CONFIG, Checkpoint, Evaluation, EvaluatorKind, METRICS, Objective, Outcome, RunFolder, Tasks,
+    TrainError, Trainer, TrainingData,
     report::{Event, Memory, MetricsFile, Observer, TensorBoard},
     write_file,
 };
@@ -28,7 +28,7 @@ use crate::{
     output::{print, print_json},
     progress::{Talk, TrainingProgress},
     source::{self, DataOptions, Split},
-    table::{table, thousands},
+    table::{counted, table},
 };
 
 /// Trains as the flags and their configuration file say, and prints what came of it.
@@ -151,13 +151,17 @@ fn run_in(
     for (name, dataset) in inputs.eval {
         let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
         let data = ids(dataset, prompts)?;
-        let evaluation =
-            Evaluation::during_training(data, &own_similarity, EncodeOptions::default());
+        let options = EncodeOptions::default();
+        let evaluation = match flags.evaluator {
+            None => Evaluation::during_training(data, &own_similarity, options),
+            asked => Evaluation::with_kind(data, asked, &own_similarity, options)
+                .context("--eval-data")?,
+        };
         dev.push((evaluation, place_of(&objectives, name.as_deref())));
     }
     // The evaluation before and after is an evaluator's: with the model's own prompts.
     let no_prompts = |dataset| ids(dataset, Vec::new());
-    let test = evaluation(inputs.test, &SimilarityFunction::ALL, no_prompts)?;
+    let test = evaluation(inputs.test, flags.evaluator, no_prompts)?;
     laps.end("tokens");
 
     let is_interrupted = || interrupt.is_set();
@@ -424,17 +428,16 @@ fn place_of(losses: &[BuiltLoss], name: Option<&str>) -> usize {
 
 fn evaluation(
     dataset: Option<data::Dataset>,
-    similarities: &[SimilarityFunction],
+    kind: Option<EvaluatorKind>,
     tokenize: impl FnOnce(data::Dataset) -> anyhow::Result<TrainingData>,
 ) -> anyhow::Result<Option<Evaluation>> {
     let Some(dataset) = dataset else {
         return Ok(None);
     };
-    Ok(Some(Evaluation::new(
-        tokenize(dataset)?,
-        similarities,
-        EncodeOptions::default(),
-    )?))
+    let data = tokenize(dataset)?;
+    let options = EncodeOptions::default();
+    let evaluation = Evaluation::with_kind(data, kind, &SimilarityFunction::ALL, options);
+    Ok(Some(evaluation.context("--test-data")?))
 }
 
 /// The test data's metrics with the weights as they are now; also appended to the run's CSV file.
@@ -492,7 +495,7 @@ impl Results {
                 ])
             })
             .collect();
-        let what = format!("{} rows", thousands(test.data().dataset.n_rows()));
+        let what = counted(test.data().dataset.n_rows(), "rows");
         Some(table(&[&what, "before", "after", "change"], &rows))
     }
 }

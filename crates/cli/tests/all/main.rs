@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod device;
+mod evaluators;
 mod libtorch_engine;
 mod losses;
 mod prompts;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hub::{
-    fetch::{Watcher, fetch_model},
+    fetch::{Watcher, fetch_model, fetch_splits},
     standin::{FIRST_COMMIT, Fault, Server},
 };
 use serde_json::json;
@@ -502,4 +502,57 @@ fn a_revision_with_slashes_has_its_own_reference() {
         &mut (),
     ));
     assert!(error.contains("revision nowhere not found"), "{error}");
+}
+
+#[test]
+fn splits_of_other_names_are_fetched_by_them() {
+    let world = World::new();
+    world
+        .standin
+        .dataset("org/beir")
+        .large("corpus/NanoNQ-00000-of-00002.parquet", b"nq 0")
+        .large("corpus/NanoNQ-00001-of-00002.parquet", b"nq 1")
+        .large("corpus/NanoFEVER-00000-of-00001.parquet", b"fever")
+        .large("qrels/NanoNQ/0000.parquet", b"qrels")
+        .large("queries/NanoNQ-00000-of-00002.parquet", b"one of two");
+    let fetch = |splits: &[(&str, &str)]| {
+        let id = repo("org/beir");
+        let files = fetch_splits(&world.config, &id, splits, &mut ())?;
+        let read = |file: &PathBuf| fs::read_to_string(file).expect("there");
+        let read_all = |files: &Vec<PathBuf>| files.iter().map(read).collect::<Vec<_>>();
+        Ok::<_, hub::error::HubError>(files.iter().map(read_all).collect::<Vec<_>>())
+    };
+    let wanted = [("qrels", "NanoNQ"), ("corpus", "NanoNQ")];
+    assert_eq!(
+        fetch(&wanted).expect("fetched"),
+        [vec!["qrels"], vec!["nq 0", "nq 1"]]
+    );
+    // One listing for all, no file that was not asked for, and afterwards one HEAD.
+    assert!(world.requests_for("NanoFEVER").is_empty());
+    world.standin.clear_requests();
+    fetch(&wanted).expect("there");
+    assert_eq!(world.standin.requests().len(), 1);
+
+    for (subset, split, parts) in [
+        (
+            "corpus",
+            "NanoSCIDOCS",
+            ["no split NanoSCIDOCS", "its splits are NanoFEVER, NanoNQ"],
+        ),
+        (
+            "documents",
+            "NanoNQ",
+            ["no subset documents", "corpus, qrels, queries"],
+        ),
+        (
+            "queries",
+            "NanoNQ",
+            ["1 of the 2 files of queries, NanoNQ", "fetch again"],
+        ),
+    ] {
+        let message = message(fetch(&[(subset, split)]));
+        for part in parts {
+            assert!(message.contains(part), "no {part:?} in: {message}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod mutations;
 mod padded;
 mod parity;
 mod pooling;
+mod ported;
 
 use std::{
     collections::HashMap,
