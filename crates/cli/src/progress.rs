@@ -153,12 +153,13 @@ impl TrainingProgress {
         self.memory = step.device_memory;
         self.steps.set_position(step.step);
         self.steps.set_message(format!(
-            ", epoch {:.2}, loss {:.4}, lr {:.2e}, {:.1} {}/s{}",
+            ", epoch {:.2}, loss {:.4}, lr {:.2e}, {:.1} {}/s, {:.0} tokens/s{}",
             step.epoch,
             step.loss,
             step.learning_rate,
             self.per_second(self.n_rows),
             self.unit,
+            self.per_second(self.n_tokens),
             self.of_device(),
         ));
         if self.steps.is_hidden() && self.last_line.elapsed() > HEARTBEAT {

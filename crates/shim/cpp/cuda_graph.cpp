@@ -4,32 +4,18 @@
 // program carries it and opens it once libtorch_cuda.so is there, whose symbols it then finds. So the program itself
 // still starts where there is no CUDA.
 
+#include "guarded.h"
+
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <cstdint>
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <optional>
 
 namespace {
-
-template <typename Body>
-char* guarded(Body&& body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("libtorch threw something that is no exception");
-  }
-}
 
 // All graphs of a process take their memory from one pool: they run one after the other, and what one leaves in it
 // is read before the next runs.

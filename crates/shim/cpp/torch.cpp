@@ -4,6 +4,8 @@
 // tensor comes as torch-sys has it: a pointer to an at::Tensor. Nothing here needs CUDA's headers or libraries, so
 // one program is built for all devices.
 
+#include "guarded.h"
+
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_amp_update_scale.h>
@@ -13,24 +15,8 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 
 namespace {
-
-template <typename Body>
-char* guarded(Body&& body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("libtorch threw something that is no exception");
-  }
-}
 
 const at::Tensor& read(const void* handle) {
   return *static_cast<const at::Tensor*>(handle);

@@ -224,10 +224,7 @@ impl LossInputs {
 const MINI_BATCH_TOKENS: usize = 4096;
 
 /// What gradient caching embeds at a time, where the loss or the arguments ask for it.
-pub(super) fn chunk_limit(
-    mini_batch_size: Option<usize>,
-    mini_batch_tokens: Option<usize>,
-) -> ChunkLimit {
+fn chunk_limit(mini_batch_size: Option<usize>, mini_batch_tokens: Option<usize>) -> ChunkLimit {
     match (mini_batch_size, mini_batch_tokens) {
         (None, None) => ChunkLimit::NONE,
         (sentences, tokens) => ChunkLimit {

@@ -2,14 +2,10 @@
 
 use data::sampler::Batch;
 use losses::{StepInputs, cached::gradients};
-use model::{ChunkedBatch, Engine, Precision, SentenceTransformer, StaticBatch};
+use model::{Engine, Precision, SentenceTransformer, StaticBatch};
 use tch::{Device, Kind, Tensor};
 
-use super::{
-    Stepped, Trainer,
-    gradients::{chunk_limit, dropout_seed},
-    made_step,
-};
+use super::{Stepped, Trainer, gradients::dropout_seed, made_step};
 use crate::{
     TrainError, TrainingArguments,
     deferred::{Deferred, Numbers},
@@ -68,24 +64,22 @@ impl Trainer<'_> {
         &mut self,
         micro_batches: &[Batch],
     ) -> Result<Option<(Tensor, usize)>, TrainError> {
-        let (Some(graphs), Some(deferred), [batch]) =
-            (&mut self.graphs, &self.deferred, micro_batches)
-        else {
+        let [batch] = micro_batches else {
             return Ok(None);
         };
         let task = &self.training[batch.dataset];
         let Objective { loss, guide, .. } = &self.objectives[task.objective];
-        if !loss.is_recordable() || guide.is_some() || task.labels(&batch.rows)?.is_some() {
+        let is_plain = loss.is_recordable() && guide.is_none();
+        if self.graphs.is_none() || !is_plain || task.labels(&batch.rows)?.is_some() {
             return Ok(None);
         }
         if (self.is_interrupted)() {
             return Ok(None);
         }
-        let limit = chunk_limit(loss.mini_batch_size(), self.arguments.mini_batch_tokens);
-        let device = self.model.parameters().device();
-        let sentences = task.sentences(&batch.rows);
-        let chunked =
-            ChunkedBatch::with_prompts(&sentences.ids, &sentences.prompt_lengths, limit, device)?;
+        let chunked = self.chunks(task, &task.sentences(&batch.rows))?;
+        let (Some(graphs), Some(deferred)) = (&mut self.graphs, &self.deferred) else {
+            return Ok(None);
+        };
         let Some(shape) = self.model.static_shape(&chunked)? else {
             return Ok(None);
         };
