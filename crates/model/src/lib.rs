@@ -41,7 +41,7 @@ pub use crate::{
     error::ModelError,
     folder::ModelFiles,
     modules::{Activation, Dense, Pooling, PoolingMode},
-    packed::{ChunkLimit, ChunkedBatch, Group, PackedBatch},
+    packed::{ChunkLimit, ChunkedBatch, PackedBatch},
     parameters::{LeafId, Parameters, Span},
     sentence_transformer::{EncodeOptions, Mode, SentenceTransformer, Task},
     static_batch::{StaticBatch, StaticShape},

@@ -1,4 +1,4 @@
-//! Batches without padding: all tokens of a batch in one row, grouped by sentence length.
+//! Batches without padding: all tokens of a batch in one row, ordered by sentence length.
 
 use std::{fmt, sync::OnceLock};
 
@@ -13,7 +13,7 @@ use crate::{
 /// Sentences of different lengths as one row of tokens, without padding.
 ///
 /// The sentences are sorted by length, shortest first and otherwise in the caller's order, so that
-/// those of one length form a [`Group`]: contiguous tokens that view as `[sentences, length]`.
+/// those of one length lie side by side: contiguous tokens that view as `[sentences, length]`.
 #[derive(Debug)]
 pub struct PackedBatch {
     device: Device,
@@ -24,27 +24,10 @@ pub struct PackedBatch {
     host_restore: Vec<usize>,
     offsets: Vec<usize>,
     lengths: Vec<usize>,
-    groups: Vec<Group>,
     max_id: u32,
     /// In packed order; empty where there are no prompts.
     prompt_lengths: Vec<usize>,
     first_token: usize,
-}
-
-/// The sentences of one length in a [`PackedBatch`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Group {
-    /// Tokens per sentence.
-    pub length: usize,
-    /// The number of sentences.
-    pub sentences: usize,
-}
-
-impl Group {
-    /// The number of tokens.
-    pub fn tokens(&self) -> usize {
-        self.length * self.sentences
-    }
 }
 
 impl PackedBatch {
@@ -70,27 +53,17 @@ impl PackedBatch {
         let mut positions = Vec::with_capacity(n_tokens);
         let mut offsets = vec![0];
         let mut restore = vec![0; sentences.len()];
-        let mut groups: Vec<Group> = Vec::new();
         for (row, &i) in order.iter().enumerate() {
             restore[i] = row;
             ids.extend_from_slice(sentences[i]);
             positions.extend(mpnet::position_ids(sentences[i]));
             offsets.push(ids.len());
-            let length = sentences[i].len();
-            match groups.last_mut() {
-                Some(group) if group.length == length => group.sentences += 1,
-                _ => groups.push(Group {
-                    length,
-                    sentences: 1,
-                }),
-            }
         }
         Ok(Self {
             device,
             on_device: OnceLock::new(),
             host_restore: restore,
             lengths: sentences.iter().map(|sentence| sentence.len()).collect(),
-            groups,
             max_id: ids.iter().copied().max().unwrap_or(0),
             host_ids: ids,
             host_positions: positions,
@@ -179,11 +152,6 @@ impl PackedBatch {
         &self.lengths
     }
 
-    /// The groups of equal length, in packed order.
-    pub fn groups(&self) -> &[Group] {
-        &self.groups
-    }
-
     /// The number of sentences.
     pub fn sentences(&self) -> usize {
         self.lengths.len()
@@ -191,12 +159,12 @@ impl PackedBatch {
 
     /// The number of tokens.
     pub fn tokens(&self) -> usize {
-        self.groups.iter().map(Group::tokens).sum()
+        self.host_ids.len()
     }
 
     /// The length of the longest sentence.
     pub fn max_length(&self) -> usize {
-        self.groups.last().map_or(0, |group| group.length)
+        self.lengths.iter().copied().max().unwrap_or(0)
     }
 
     /// The largest token id.
