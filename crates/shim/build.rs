@@ -1,4 +1,4 @@
-//! Compiles our C++ against libtorch's headers, and lets this crate's tests find libtorch when they run.
+//! Compiles our C++ against libtorch's headers, and makes this crate's tests find libtorch at run time.
 
 use std::{
     env,
@@ -8,13 +8,13 @@ use std::{
 fn main() {
     libtorch::link_run_path();
     println!("cargo::rerun-if-changed=cpp");
-    // Without libtorch the line above has said what to do.
+    // Without libtorch, the call above has reported what to do.
     let Some(lib) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
         return;
     };
     println!("cargo::rerun-if-env-changed=LIBTORCH_INCLUDE");
     println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
-    // As torch-sys has it: in LIBTORCH_INCLUDE, else beside the libraries.
+    // The same places as torch-sys: LIBTORCH_INCLUDE, else beside the libraries.
     let include = env::var_os("LIBTORCH_INCLUDE")
         .map_or_else(|| lib.with_file_name(""), PathBuf::from)
         .join("include");
@@ -33,10 +33,10 @@ fn main() {
     }
 }
 
-/// Makes a library of the C++ that needs CUDA's headers. Its symbols of libtorch's are looked for when it is opened.
+/// Compiles the C++ that needs CUDA's headers to a library. Its references to libtorch are resolved when it is opened.
 fn compile_cuda_graphs(include: &Path, abi: &str, lib: &Path) {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
-    // Where CUDA_HOME says, else where `cargo xtask setup --cuda` puts them.
+    // CUDA_HOME, else the folder of `cargo xtask setup --cuda`.
     let cuda = env::var_os("CUDA_HOME")
         .map_or_else(|| lib.with_file_name("cuda"), PathBuf::from)
         .join("include");

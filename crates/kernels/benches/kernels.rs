@@ -87,8 +87,8 @@ fn values(n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The time of `f` alone, on a set of buffers whose part `spent` is restored before each call: what
-/// a kernel overwrites with its own result would otherwise fade into denormals.
+/// Measures `f` alone, on a set of buffers whose part `spent` is restored before each call: buffers
+/// that a kernel overwrites with its own result would otherwise decay into denormals.
 fn restored<const N: usize>(
     c: &mut BenchmarkGroup<'_, WallTime>,
     label: &str,
@@ -429,7 +429,7 @@ fn products(c: &mut Criterion) {
     }
 }
 
-/// The products that this processor has instructions for.
+/// The GEMM backends that this processor has instructions for.
 fn gemms() -> Vec<(&'static str, Box<dyn Gemm>)> {
     let mut gemms: Vec<(&'static str, Box<dyn Gemm>)> = vec![("fp32", Box::new(RustGemm))];
     if let Some(gemm) = Bf16Gemm::new() {

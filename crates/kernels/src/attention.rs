@@ -5,9 +5,9 @@
 //! S = q k^T / sqrt(d) + relative bias, P = softmax(S), context = dropout(P) v
 //!
 //! (Vaswani et al., 2017; the bias is that of MPNet and T5, which depends on j - i alone). The
-//! forward pass keeps only the logarithm of each row's sum of exponentials; the backward pass makes
-//! P again from it (Dao et al., "FlashAttention", 2022), so what is kept is linear in the number of
-//! tokens, and neither pass needs more than two [length, length] matrices of one head at a time.
+//! forward pass stores only the logarithm of each row's sum of exponentials; the backward pass
+//! recomputes P from it (Dao et al., "FlashAttention", 2022). So stored memory is linear in the number
+//! of tokens, and neither pass needs more than two [length, length] matrices of one head at a time.
 
 use crate::{
     Scratch,
@@ -20,21 +20,21 @@ use crate::{
 use rayon::prelude::*;
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
-/// The sizes of an attention layer and the sentences of a batch.
+/// Sizes of an attention layer, and the sentences of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape<'a> {
     /// Heads, 1 to 256.
     pub heads: usize,
     /// Columns of a head, d: 1 to 128. A multiple of 16 is fastest.
     pub head_dim: usize,
-    /// Where each sentence begins, from 0, and the number of tokens, [sentences + 1].
+    /// Start of each sentence, from 0, and last the number of tokens, [sentences + 1].
     pub offsets: &'a [usize],
 }
 
-/// What the projections gave and what is added to the scores.
+/// Parameters and dropout of an attention layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// Bias of the projections, [3 heads d], added while reading.
+    /// Bias of the projections, [3 heads d], added while `qkv` is read.
     pub bias: Option<&'a [f32]>,
     /// Relative bias [heads, 2 n - 1] for sentences of up to n tokens: column j - i + n - 1 of a
     /// head's row is added to the score of query i and key j.
@@ -43,7 +43,8 @@ pub struct Inputs<'a> {
     pub dropout: Dropout,
 }
 
-/// Where the gradients of the parameters are added; `None` for what is not wanted.
+/// Destinations to which the gradients of the parameters are added; `None` for a gradient that is not
+/// needed.
 #[derive(Debug)]
 pub struct Grads<'a> {
     /// Gradient of the projections' bias, [3 heads d].
@@ -64,7 +65,7 @@ macro_rules! by_width {
     };
 }
 
-/// context = attention(qkv), for `qkv` [tokens, 3 heads d] whose rows hold all heads' q, then k,
+/// Computes context = attention(qkv), for `qkv` [tokens, 3 heads d] whose rows hold all heads' q, then k,
 /// then v, and `context` [tokens, heads d]. `lse` [heads, tokens] receives log sum_j exp(S_ij), which
 /// [`attend_backward`] needs.
 ///
@@ -92,8 +93,8 @@ pub fn attend(
     });
 }
 
-/// The backward pass of [`attend`]: replaces `qkv` by its gradient, given that of the context and
-/// what the forward pass left in `lse`. `qkv` must be as the forward pass read it.
+/// Backward pass of [`attend`]: replaces `qkv` by its gradient, given the gradient of the context and
+/// the `lse` of the forward pass. `qkv` must be as the forward pass read it.
 ///
 /// With dP = mask (d_context v^T) / (1 - p) and D_i = sum_j P_ij dP_ij:
 /// dS = P (dP - D), dq = dS k / sqrt(d), dk = dS^T q / sqrt(d), dv = dropout(P)^T d_context;
@@ -160,17 +161,17 @@ pub fn attend_backward(
     }
 }
 
-/// Tokens of a group of sentences: the least work that a thread takes.
+/// Minimum tokens of a group of sentences, which is the unit of work of a thread.
 const GROUP: usize = 64;
 
-/// Query rows, or rows of any product here, that are worked on together.
+/// Rows of a block: query rows, or rows of any product here, that are computed together.
 const ROWS: usize = 4;
 
-/// How a batch is cut. It depends on the offsets alone.
+/// Division of a batch into groups. It depends on the offsets alone.
 struct Plan<'a> {
     heads: usize,
     head_dim: usize,
-    /// heads d.
+    /// Columns of all heads together, heads d.
     width: usize,
     tokens: usize,
     offsets: &'a [usize],
@@ -179,12 +180,12 @@ struct Plan<'a> {
     groups: Vec<Group>,
 }
 
-/// Sentences that follow each other.
+/// Consecutive sentences.
 struct Group {
     sentences: Range<usize>,
-    /// Tokens of the longest.
+    /// Tokens of the longest sentence.
     longest: usize,
-    /// Where the partial sums of the relative bias begin, one row of 2 longest - 1 for each head.
+    /// Start of the partial sums of the relative bias, one row of 2 longest - 1 for each head.
     relative: usize,
 }
 
@@ -268,7 +269,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A slice that units write to side by side: rows are cut by group and columns by head, which safe
+/// Slice to which units write concurrently: rows are divided by group and columns by head, which safe
 /// splitting cannot express.
 struct Shared<'a> {
     start: *mut f32,
@@ -302,16 +303,16 @@ impl<'a> Shared<'a> {
             "{len} values from {from} of {}",
             self.len
         );
-        // SAFETY: in bounds by the assertion, alone by the caller's word.
+        // SAFETY: in bounds by the assertion; the caller promises that no other part overlaps.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
     }
 }
 
-/// Sixteen values that lie together.
+/// Sixteen adjacent values.
 type Lanes = [f32; LANES];
 
 thread_local! {
-    /// Working memory of one head of one sentence, kept from call to call.
+    /// Working memory for one head of one sentence, reused from call to call.
     static WORK: RefCell<Vec<Lanes>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -333,14 +334,14 @@ fn cut<'a>(rest: &mut &'a mut [Lanes], len: usize) -> &'a mut [Lanes] {
     head
 }
 
-/// The working memory of a sentence of `l` tokens with heads of N vectors. Queries are filled up to
-/// a multiple of ROWS and keys to a multiple of LANES, with zeros.
+/// Sizes of the working memory for a sentence of `l` tokens with heads of N vectors. Queries are padded
+/// with zeros to a multiple of ROWS, and keys to a multiple of LANES.
 #[derive(Clone, Copy)]
 struct Sizes {
     l: usize,
-    /// Queries.
+    /// Queries, with padding.
     lq: usize,
-    /// Keys.
+    /// Keys, with padding.
     lk: usize,
     /// Vectors of a row of keys, lk / LANES.
     vk: usize,
@@ -601,10 +602,10 @@ fn backward_body<S: Simd, const N: usize>(
     }
 }
 
-/// What a head reads besides the tokens.
+/// Place and parameters of one head.
 struct Head<'a> {
     index: usize,
-    /// Its first column among the heads'.
+    /// First column of this head.
     column: usize,
     head_dim: usize,
     width: usize,
@@ -630,14 +631,14 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// This head's q, k or v (`which` = 0, 1, 2) of a token.
+    /// Returns this head's q, k or v (`which` = 0, 1, 2) of a token.
     ///
     /// # Safety
     /// No other part of `qkv` in use may overlap it.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "as for `Shared::part`")]
     unsafe fn part<'q>(&self, qkv: &'q Shared<'_>, token: usize, which: usize) -> &'q mut [f32] {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller promises that no other part in use overlaps.
         unsafe {
             qkv.part(
                 (token * 3 + which) * self.width + self.column,
@@ -646,7 +647,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// The relative bias of query `i` for the keys from 0 on.
+    /// Relative bias of query `i` for the keys from 0 on.
     #[inline(always)]
     fn relative_row(&self, i: usize) -> Option<&'a [f32]> {
         self.relative
@@ -705,7 +706,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// to = N vectors of `from`, zeros beyond its end.
+/// Copies `from` into N vectors, with zeros beyond its end.
 #[inline(always)]
 fn copy_row<S: Simd, const N: usize>(s: S, from: &[f32], to: &mut [Lanes]) {
     for n in 0..N {
@@ -728,7 +729,7 @@ fn write_row<S: Simd, const N: usize>(s: S, row: &[S::F; N], to: &mut [f32]) {
     }
 }
 
-/// to += from, as far as `to` goes.
+/// Computes to += from over the length of `to`.
 #[inline(always)]
 fn add_to<S: Simd>(s: S, from: &[Lanes], to: &mut [f32]) {
     for (j, from) in from.iter().enumerate() {
@@ -737,7 +738,7 @@ fn add_to<S: Simd>(s: S, from: &[Lanes], to: &mut [f32]) {
     }
 }
 
-/// to [d, lk] = the transpose of `rows` [lk, d].
+/// Transposes `rows` [lk, d] into `to` [d, lk].
 #[inline(always)]
 fn transpose<S: Simd, const N: usize>(s: S, z: Sizes, rows: &[Lanes], to: &mut [Lanes]) {
     for j in 0..z.vk {
@@ -754,7 +755,7 @@ fn transpose<S: Simd, const N: usize>(s: S, z: Sizes, rows: &[Lanes], to: &mut [
     }
 }
 
-/// out [ROWS, lk] = a bt, for `a` [ROWS, d] and `bt` [d, lk].
+/// Computes out [ROWS, lk] = a bt, for `a` [ROWS, d] and `bt` [d, lk].
 #[inline(always)]
 fn outer<S: Simd, const N: usize>(s: S, z: Sizes, a: &[Lanes], bt: &[Lanes], out: &mut [Lanes]) {
     let d = N * LANES;
@@ -808,7 +809,8 @@ fn outer<S: Simd, const N: usize>(s: S, z: Sizes, a: &[Lanes], bt: &[Lanes], out
     }
 }
 
-/// Row r of the result is the sum over t < n of c[r row + t term] x\[t\], for rows x\[t\] of N vectors.
+/// Returns weighted sums of rows: row r of the result is the sum over t < n of c[r row + t term] x\[t\], for rows
+/// x\[t\] of N vectors.
 #[inline(always)]
 fn weighted_rows<S: Simd, const N: usize>(
     s: S,
@@ -835,7 +837,8 @@ fn weighted_rows<S: Simd, const N: usize>(
     sums
 }
 
-/// row = softmax(row + relative) over its first `l` values, zeros beyond; returns log sum exp.
+/// Computes row = softmax(row + relative) over the first `l` values, with zeros beyond; returns log sum
+/// exp.
 #[inline(always)]
 fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [Lanes]) -> f32 {
     let lowest = s.splat(f32::NEG_INFINITY);
@@ -866,8 +869,8 @@ fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [Lanes])
     largest + sum.ln()
 }
 
-/// From scores in `p` and gradients of the probabilities in `d`: p = exp(p + relative - lse), and
-/// d = p (d - sum p d).
+/// Backward pass of `softmax`, from scores in `p` and gradients of the probabilities in `d`:
+/// p = exp(p + relative - lse), then d = p (d - sum p d).
 #[inline(always)]
 fn softmax_backward<S: Simd>(
     s: S,

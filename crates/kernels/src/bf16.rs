@@ -1,4 +1,4 @@
-//! Slices between f32 and bf16, as bits.
+//! Conversion of slices between f32 and bf16, the latter as bits.
 
 use crate::simd::{Simd, simd_fn};
 use rayon::prelude::*;
@@ -14,7 +14,7 @@ pub fn from_f32(x: &[f32], out: &mut [u16]) {
         .for_each(|(out, x)| narrow(x, out));
 }
 
-/// Widens, exactly.
+/// Widens bf16 to f32, exactly.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -34,7 +34,7 @@ simd_fn!(fn narrow(x: &[f32], out: &mut [u16]) = narrow_body);
 fn narrow_body<S: Simd>(_: S, x: &[f32], out: &mut [u16]) {
     for (out, &x) in out.iter_mut().zip(x) {
         let bits = x.to_bits();
-        // Half of the last place that stays, less one where that place is even.
+        // Half of a unit in the last kept place, minus one if that place is even.
         let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
         // A NaN keeps its upper bits and becomes quiet; rounding could carry it into infinity.
         let nan = bits & 0x7FFF_FFFF > 0x7F80_0000;

@@ -6,14 +6,14 @@ use rayon::prelude::*;
 /// Inverted dropout: an element is zeroed with probability p, else scaled by 1 / (1 - p).
 ///
 /// The random numbers are Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1,
-/// 2, 3", SC 2011; it passes BigCrush), because it has no state: number i costs the same wherever
-/// one starts, so threads and the backward pass make the mask again instead of storing it. Its
+/// 2, 3", SC 2011; it passes BigCrush), because it has no state: any number can be computed directly,
+/// so threads and the backward pass recompute the mask instead of storing it. Its
 /// only operations are 32 x 32 -> 64 bit products and xors, which vectorise: half a nanosecond a
 /// number on one core with AVX-512.
 ///
 /// The key is the seed and the counter (column, row, step, site), so a mask depends on nothing
-/// else: not on the number of threads, and not on how a batch is cut when `first_row` says where
-/// the part begins. An element is kept when its 32-bit number is at least p 2^32, rounded: p is
+/// else: not on the number of threads, and not on how a batch is divided, provided that `first_row` is
+/// the first row of the part. An element is kept when its 32-bit number is at least p 2^32, rounded: p is
 /// exact to 1.2e-10.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
@@ -26,7 +26,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// The identity; kernels given it make no random numbers.
+    /// The identity: kernels then draw no random numbers.
     pub const NONE: Self = Self {
         threshold: 0,
         scale: 1.0,
@@ -36,8 +36,8 @@ impl Dropout {
         first_row: 0,
     };
 
-    /// Dropout with probability `p`, for the run's `seed`, the optimizer's `step`, and `site`: a
-    /// number of the caller's for each place of the network that drops.
+    /// Dropout with probability `p`, for the run's `seed`, the optimizer's `step`, and `site`, a number
+    /// that the caller chooses for each place of the network with dropout.
     ///
     /// # Panics
     /// If `p` is not in [0, 1).
@@ -76,8 +76,8 @@ impl Dropout {
     }
 }
 
-/// x = dropout(x) in place, for `x` [rows, width]. Its own gradient: the backward pass applies the
-/// same to the gradient.
+/// Computes x = dropout(x) in place, for `x` [rows, width]. The backward pass applies the same function
+/// to the gradient.
 ///
 /// # Panics
 /// If `x` is not whole rows.
@@ -170,7 +170,7 @@ impl<S: Simd> Row<S> {
         }
     }
 
-    /// The four words of the counters `column..column + 16`.
+    /// Returns the four words of the counters `column..column + 16`.
     #[inline(always)]
     pub(crate) fn numbers(&self, s: S, column: u32) -> [S::U; 4] {
         let [row, step, site] = self.counter;
@@ -186,9 +186,9 @@ impl<S: Simd> Row<S> {
 
 /// Philox 4x32-10 of sixteen counters that differ in their first word: lane i has `counter[0] + i`.
 ///
-/// Counters live in the even lanes of two vectors, where the widening product works: the even
-/// counters in one, the odd ones in the other. What is left in the odd lanes is ignored by the
-/// next product, and dropped when the two are zipped at the end.
+/// Counters are in the even lanes of two vectors, because the widening product reads even lanes: even
+/// counters in one vector, odd counters in the other. The next product ignores the odd lanes, and zipping
+/// the two vectors at the end discards them.
 #[inline(always)]
 fn philox<S: Simd>(s: S, counter: [u32; 4], key: [u32; 2]) -> [S::U; 4] {
     const IOTA: [u32; LANES] = [0, 0, 2, 0, 4, 0, 6, 0, 8, 0, 10, 0, 12, 0, 14, 0];

@@ -10,18 +10,18 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// The tables of a model's first layer, rows of `norm`'s width.
+/// Tables of a model's first layer, with rows of the norm's width.
 #[derive(Clone, Copy, Debug)]
 pub struct Embeddings<'a> {
     /// One row for each token of the vocabulary, [vocabulary, width].
     pub word: &'a [f32],
     /// One row for each position, [positions, width].
     pub position: &'a [f32],
-    /// The norm over their sum.
+    /// Layer norm over the sum of both rows.
     pub norm: LayerNorm<'a>,
 }
 
-/// `out = dropout(LN(word[id] + position[position]))` for each token: `ids` and `positions` \[tokens\],
+/// Computes `out = dropout(LN(word[id] + position[position]))` for each token: `ids` and `positions` \[tokens\],
 /// `normalised` and `out` [tokens, width], `rstd` \[tokens\].
 ///
 /// `normalised` (rows before gamma and beta) and `rstd` are what [`embed_backward`] needs.
@@ -66,8 +66,8 @@ pub fn embed(
         });
 }
 
-/// The backward pass of [`embed`] up to the tables: `d` comes in as the gradient of `out` and leaves
-/// as that of the sum of the two rows, which [`scatter`] adds to each table's gradient.
+/// Backward pass of [`embed`] up to the tables: replaces `d`, the gradient of `out`, by the gradient of
+/// the sum of the two rows, which [`scatter`] then adds to each table's gradient.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -109,11 +109,11 @@ pub fn embed_backward(
     rows::add_partials(partials, 2 * width, &mut [grad.gamma, grad.beta]);
 }
 
-/// The tokens of a batch grouped by the table row they read, in token order within each group.
+/// Tokens of a batch, grouped by the table row that they read, in token order within each group.
 #[derive(Clone, Debug, Default)]
 pub struct Order {
     tokens: Vec<u32>,
-    /// (row, where its tokens end in `tokens`), by ascending row.
+    /// (row, end of its tokens in `tokens`), by ascending row.
     groups: Vec<(u32, usize)>,
 }
 
@@ -139,7 +139,7 @@ impl Order {
     }
 }
 
-/// table_grad\[index of t\] += d\[t\] over all tokens t, in token order, for `d` [tokens, width] and
+/// Computes table_grad\[index of t\] += d\[t\] over all tokens t, in token order, for `d` [tokens, width] and
 /// `table_grad` [entries, width]. The row `padding` keeps its gradient, as with `padding_idx` of
 /// `torch.nn.Embedding`.
 ///
@@ -157,7 +157,7 @@ pub fn scatter(
     if let Some(&(last, _)) = order.groups.last() {
         check_indices("index", &[last], table_grad.len(), width);
     }
-    // Each group owns one row: walking the table from front to back hands the rows out.
+    // Each group owns one row, so the table can be split from front to back.
     let mut jobs = Vec::with_capacity(order.groups.len());
     let (mut rest, mut passed, mut start) = (table_grad, 0, 0);
     for &(row, end) in &order.groups {

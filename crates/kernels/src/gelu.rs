@@ -9,12 +9,12 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// act = GELU(x + bias), with GELU(z) = z Phi(z) (Hendrycks and Gimpel, 2016; exact, not the tanh
+/// Computes act = GELU(x + bias), with GELU(z) = z Phi(z) (Hendrycks and Gimpel, 2016; exact, not the tanh
 /// form). `x` and `act` are \[rows, width\], `bias` \[width\].
 ///
-/// `x` leaves as the derivative GELU'(x + bias) = Phi(z) + z phi(z): the forward pass has both of
-/// its terms at hand, the pre-activation has no other use, and the backward pass is then one
-/// product.
+/// Replaces `x` by the derivative GELU'(x + bias) = Phi(z) + z phi(z): the forward pass computes both
+/// terms anyway, nothing else reads the pre-activation, and the backward pass is then one
+/// multiplication.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -28,7 +28,7 @@ pub fn gelu(x: &mut [f32], bias: &[f32], act: &mut [f32]) {
         .for_each(|(x, act)| forward_block(bias, x, act));
 }
 
-/// x = GELU(x + bias) in place, when no gradient is wanted.
+/// Computes x = GELU(x + bias) in place, for passes without gradients.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -39,8 +39,8 @@ pub fn gelu_in_place(x: &mut [f32], bias: &[f32]) {
     x.par_chunks_mut(len).for_each(|x| in_place_block(bias, x));
 }
 
-/// The backward pass of [`gelu`]: `d` comes in as the gradient of `act` and leaves as that of `x`,
-/// d derivative; its sum over rows is added to `d_bias` \[width\].
+/// Backward pass of [`gelu`]: replaces `d`, the gradient of `act`, by the gradient of `x`, which is d
+/// times the derivative, and adds its sum over rows to `d_bias` \[width\].
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -58,8 +58,8 @@ pub fn gelu_backward(derivative: &[f32], d: &mut [f32], d_bias: &mut [f32], scra
     rows::add_partials(partials, width, &mut [d_bias]);
 }
 
-/// `sums[c] += sum over rows of d[row][c]`, for `d` [rows, width]: the gradient of a bias that nothing
-/// else reads.
+/// Computes `sums[c] += sum over rows of d[row][c]`, for `d` [rows, width]: the gradient of a bias that no
+/// other kernel adds up.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -81,7 +81,7 @@ fn check(len: usize, width: usize) {
     );
 }
 
-/// Values of a block of rows.
+/// Number of values in a block of rows.
 fn block_len(len: usize, width: usize) -> usize {
     rows::block(len / width) * width
 }

@@ -1,4 +1,4 @@
-//! Matrix products of f32 matrices.
+//! GEMM backends for f32 matrices.
 
 pub mod half;
 
@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use rayon::prelude::*;
 
-/// The product wanted; all matrices row-major, with C [m, n].
+/// Kind of product. All matrices are row-major, and C is [m, n].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A B^T with A [m, k] and B [n, k]: a linear layer, forward.
@@ -17,20 +17,20 @@ pub enum Kind {
     TN,
 }
 
-/// The sizes of a product.
+/// Sizes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Rows of C.
     pub m: usize,
     /// Columns of C.
     pub n: usize,
-    /// Length of the sums.
+    /// Length of the inner dimension, over which products are added.
     pub k: usize,
 }
 
-/// Something that multiplies matrices, so that the fastest for a machine can be chosen at run time.
+/// A GEMM backend, so that the fastest one for a machine can be chosen at run time.
 pub trait Gemm: Send + Sync {
-    /// C = alpha op(A) op(B) + beta C. With `beta` 0, C is written and never read.
+    /// Computes C = alpha op(A) op(B) + beta C. With `beta` 0, C is written and never read.
     ///
     /// # Panics
     /// If the lengths do not fit the shape.
@@ -50,8 +50,8 @@ pub trait Gemm: Send + Sync {
     );
 }
 
-/// The `gemm` crate, on the threads of rayon's current pool: AVX-512 where the processor has it,
-/// whoever made it.
+/// The `gemm` crate, on the threads of rayon's current pool. It uses AVX-512 on any vendor's processor
+/// that has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RustGemm;
 
@@ -79,21 +79,21 @@ impl Gemm for RustGemm {
     }
 }
 
-/// When the rows of B are longer than this, packing its columns jumps by whole pages, which fall on the same few
-/// lines of the first-level cache: AMD's Zen 5 multiplies at 281 Gflop/s then, and at 470 otherwise.
+/// Longest rows of B that are multiplied without a copy. Packing the columns of longer rows jumps by whole pages,
+/// which map to the same few lines of the first-level cache: AMD's Zen 5 then multiplies at 281 Gflop/s instead of 470.
 const FAR: usize = 1024;
 
-/// So much of long rows is multiplied at a time, from a copy whose rows lie close to each other.
+/// Columns of a slice of long rows, which is multiplied from a copy with adjacent rows.
 const SLICE: usize = 768;
 
-/// A B^T with long rows, slice by slice of the sums.
+/// Computes A B^T with long rows, slice by slice of the inner dimension.
 fn in_slices(shape: Shape, alpha: f32, a: &[f32], b: &[f32], beta: f32, c: &mut [f32]) {
     thread_local! {
-        /// Kept, since memory that is new costs more than the copy.
+        /// Copy of a slice, reused because fresh memory costs more than the copy.
         static COPY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     }
     let Shape { m, n, k } = shape;
-    // Taken out: while this thread waits for others, it may be given another product to make.
+    // Taken out of the cell: while this thread waits for others, rayon may run another product on it.
     let mut copy = COPY.take();
     let mut beta = beta;
     for begin in (0..k).step_by(SLICE) {
@@ -112,13 +112,13 @@ fn in_slices(shape: Shape, alpha: f32, a: &[f32], b: &[f32], beta: f32, c: &mut 
             beta,
             c,
         );
-        // The slices after the first add to it.
+        // Slices after the first add to C.
         beta = 1.0;
     }
     COPY.set(copy);
 }
 
-/// C = alpha A B + beta C of matrices with a distance between rows and one between columns.
+/// Computes C = alpha A B + beta C for matrices given by their row and column strides.
 fn product(
     Shape { m, n, k }: Shape,
     alpha: f32,

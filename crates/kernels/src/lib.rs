@@ -1,15 +1,15 @@
-//! Fused CPU kernels on plain slices: everything of a packed transformer step that is not a matrix
-//! product, forward and backward, and the optimizer.
+//! Fused CPU kernels on plain slices: the operations of a training step on a packed batch, forward and
+//! backward, the matrix products, and the optimizer.
 //!
 //! Matrices are row-major f32. A batch is packed: the tokens of all sentences follow each other as
-//! one [tokens, width] matrix without padding, and `offsets` [sentences + 1] says where each
-//! sentence begins.
+//! one [tokens, width] matrix without padding, and `offsets` [sentences + 1] holds the start of each
+//! sentence.
 //!
 //! Every kernel reads and writes memory once, on the threads of rayon's current pool, and gives the
 //! same bits for any number of threads: sums over rows are taken over blocks whose size depends on
-//! the shape alone and added up in order. Gradients of parameters are added to what is there.
+//! the shape alone and added up in order. Gradients of parameters are added to their destination.
 //!
-//! Lengths that do not fit together are a mistake of the caller's code and panic.
+//! Lengths that do not fit together are a bug of the caller and cause a panic.
 
 pub mod attention;
 pub mod bf16;

@@ -2,7 +2,8 @@
 
 use crate::simd::Simd;
 
-/// e^x, within 2 ulp for x in [-87.3, 88]; below that the smallest normal number, so never zero.
+/// Computes e^x, within 2 ulp for x in [-87.3, 88]. Below that, the result is the smallest normal number,
+/// never zero.
 ///
 /// Cody and Waite's reduction x = n ln 2 + r with |r| <= ln 2 / 2, then the polynomial of Cephes'
 /// `expf`, degree 7 in all.
@@ -23,12 +24,12 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(y, s.float(s.shl23(s.uadd(n, s.usplat(127)))))
 }
 
-/// (Phi(x), exp(-x^2 / 2)) for the standard normal's distribution function Phi.
+/// Computes (Phi(x), exp(-x^2 / 2)), with Phi the distribution function of the standard normal.
 ///
 /// erfc(|x| / sqrt 2) = exp(-x^2 / 2) Q(|x|), where Q = 1 + s P(s), s = c |x| / (1 + c |x|), and P
 /// of degree 5 is the minimax fit weighted with exp(-x^2 / 2), for which `c = 0.35` is the best:
 /// 1.1e-8 in exact arithmetic, 1.1e-7 rounded. The form is that of Abramowitz and Stegun 7.1.26,
-/// in a variable that vanishes at 0, where rounding would cost most.
+/// in a variable that vanishes at 0, where rounding errors matter most.
 #[inline(always)]
 pub(crate) fn normal_cdf<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
     let one = s.splat(1.0);
@@ -52,7 +53,7 @@ pub(crate) fn normal_cdf<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
     (s.by_sign(x, tail, s.sub(one, tail)), gauss)
 }
 
-/// The float of a small signed integer given by its bits.
+/// Converts a small signed integer, given by its bits, to a float.
 #[inline(always)]
 fn int_to_float<S: Simd>(s: S, n: S::U) -> S::F {
     // |n| < 2^22: the bits of 1.5 * 2^23 plus n are the float 1.5 * 2^23 + n.
@@ -80,7 +81,7 @@ mod tests {
     simd_fn!(fn exp16(x: &mut [f32; LANES]) = map_exp);
     simd_fn!(fn cdf16(x: &mut [f32; LANES]) = map_cdf);
 
-    /// erf by its Taylor series for small x, by the continued fraction of erfc for large x
+    /// Computes erf by its Taylor series for small x, by the continued fraction of erfc for large x
     /// (Abramowitz and Stegun 7.1.6 and 7.1.14).
     fn erf(x: f64) -> f64 {
         if x < 0.0 {
@@ -174,7 +175,7 @@ mod tests {
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         fn wide(x: &mut [f32; LANES]) -> f32 {
-            // SAFETY: the test calls this only where `level` has seen the features.
+            // SAFETY: the test calls this only if `level` has found the features.
             let s = unsafe { Avx512::new() };
             map_cdf(s, x);
             s.sum(s.load(x))
@@ -195,7 +196,7 @@ mod tests {
                 *x = (block * LANES + i) as f32 * 1e-3 - 8.0;
             }
             let mut y = x;
-            // SAFETY: `level` has seen AVX-512, and AVX2 with it.
+            // SAFETY: `level` has found AVX-512, which includes AVX2.
             let sums = unsafe { (wide(&mut x), narrow(&mut y)) };
             assert_eq!(sums.0.to_bits(), sums.1.to_bits());
             assert_eq!(x.map(f32::to_bits), y.map(f32::to_bits));

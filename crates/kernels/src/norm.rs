@@ -9,7 +9,7 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// Layer normalisation over the last dimension (Ba et al., 2016), as `torch.nn.LayerNorm`:
+/// Layer normalisation over the last dimension (Ba et al., 2016), like `torch.nn.LayerNorm`:
 /// (x - mean) / sqrt(variance + eps) * gamma + beta, with the biased variance.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm<'a> {
@@ -21,7 +21,7 @@ pub struct LayerNorm<'a> {
     pub eps: f32,
 }
 
-/// Where the gradients of a layer norm's parameters are added.
+/// Destinations to which the gradients of a layer norm's parameters are added.
 #[derive(Debug)]
 pub struct LayerNormGrad<'a> {
     /// Gradient of the scale, \[width\].
@@ -30,11 +30,11 @@ pub struct LayerNormGrad<'a> {
     pub beta: &'a mut [f32],
 }
 
-/// out = LN(residual + dropout(y + bias)), all \[rows, width\].
+/// Computes out = LN(residual + dropout(y + bias)), all \[rows, width\].
 ///
-/// `y` comes in as a product's result and leaves as the normalised rows before gamma and beta,
-/// which with `rstd` \[rows\] (1 / standard deviation) is all that [`add_layer_norm_backward`]
-/// needs. Variances are taken in a second pass over the row, as sums of squared differences.
+/// Replaces `y`, the result of a matrix product, by the normalised rows before gamma and beta. These and
+/// `rstd` \[rows\] (1 / standard deviation) are all that [`add_layer_norm_backward`] needs. Variances
+/// are computed in a second pass over the row, as sums of squared differences.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -65,10 +65,10 @@ pub fn add_layer_norm(
         });
 }
 
-/// The backward pass of [`add_layer_norm`].
+/// Backward pass of [`add_layer_norm`].
 ///
-/// `d` comes in as the gradient of `out` and leaves as that of `residual`; what reached the output
-/// on a second path, `d_more`, is added while reading. With n = `normalised` and
+/// Replaces `d`, the gradient of `out`, by the gradient of `residual`. `d_more`, the gradient that reaches
+/// `out` by a second path, is added while `d` is read. With n = `normalised` and
 /// g = (d + d_more) gamma:
 ///
 /// d_residual = rstd (g - mean(g) - n mean(g n)), d_y = dropout(d_residual),
@@ -134,7 +134,7 @@ pub fn add_layer_norm_backward(
     }
 }
 
-/// The width, after the lengths that every use has in common were checked.
+/// Returns the width, after checking the lengths that all functions here have in common.
 pub(crate) fn check(norm: &LayerNorm<'_>, rows: usize, len: usize) -> usize {
     let width = norm.gamma.len();
     assert!(width > 0, "a layer norm has no width");
@@ -184,7 +184,7 @@ fn forward_body<S: Simd>(
 }
 
 /// Normalises `x` in place and writes dropout(x gamma + beta); returns 1 / standard deviation.
-/// `sum` holds the row's sum in its lanes.
+/// `sum` holds partial sums of the row in its lanes.
 #[inline(always)]
 pub(crate) fn normalise_row<S: Simd>(
     s: S,
@@ -274,7 +274,7 @@ fn backward_body<S: Simd>(
     }
 }
 
-/// The means of d gamma and d gamma n over a row; adds d n and d to `d_norm`, both \[width\].
+/// Returns the means of d gamma and d gamma n over a row, and adds d n and d to `d_norm`, both \[width\].
 #[inline(always)]
 pub(crate) fn backward_sums<S: Simd>(
     s: S,
@@ -304,7 +304,7 @@ pub(crate) fn backward_sums<S: Simd>(
     )
 }
 
-/// rstd (d gamma - mean - n mean_n) for lanes `i..i + 16`.
+/// Computes rstd (d gamma - mean - n mean_n) for lanes `i..i + 16`.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
 pub(crate) fn backward_value<S: Simd>(

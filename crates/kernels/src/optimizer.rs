@@ -22,19 +22,19 @@ pub struct AdamW {
     pub beta2: f64,
     /// Added to the denominator.
     pub eps: f64,
-    /// Decay of the weights, taken times the learning rate.
+    /// Weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
     /// The number of this step, from 1.
     pub step: u64,
-    /// Factor on the gradient: what clipping asks for, see [`clip_scale`], or 1.
+    /// Factor on the gradient: that of clipping ([`clip_scale`]), or 1.
     pub grad_scale: f64,
 }
 
 impl AdamW {
     /// Updates `params` and both moments in place, and leaves `grad` zeroed if `zero_grad`.
     ///
-    /// Without decay, a weight whose gradient and moments are zero stays as it is to the last bit, such as those
-    /// of words that no text so far has; stretches of such weights are read but not written.
+    /// Without decay, a weight with zero gradient and moments keeps its bits, such as the embedding of a word that
+    /// no text has contained so far; runs of such weights are read but not written.
     ///
     /// # Panics
     /// If the lengths differ, or `step` is 0.
@@ -84,25 +84,25 @@ impl AdamW {
     }
 }
 
-/// Sum of squares in f64, over fixed blocks added in order. It is finite exactly if every element
-/// is: no sum of squares of finite f32 overflows an f64.
+/// Sum of squares in f64, over fixed blocks added in order. It is finite exactly if every element is
+/// finite: no sum of squares of finite f32 overflows an f64.
 pub fn squared_norm(x: &[f32]) -> f64 {
     let _timer = time(Part::Optimizer);
     let partials: Vec<f64> = x.par_chunks(BLOCK).map(squares).collect();
     partials.iter().sum()
 }
 
-/// The factor that brings a gradient of norm `norm` to at most `max_norm`, as
+/// Factor that brings a gradient of norm `norm` to at most `max_norm`, as in
 /// `torch.nn.utils.clip_grad_norm_`: min(1, max_norm / (norm + 1e-6)).
 pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
     (max_norm / (norm + 1e-6)).min(1.0)
 }
 
-/// Values of a block: a quarter of a megabyte over the four buffers.
+/// Number of values in a block: a quarter of a megabyte over the four buffers.
 const BLOCK: usize = 16 * 1024;
 
-/// Values that are looked at together for whether they change: the row of a small model's word, or a part of a
-/// large one's.
+/// Number of values that are checked together for whether they change: a row of a small model's word embeddings, or
+/// part of a large model's row.
 const STRETCH: usize = 256;
 
 struct Factors {
@@ -117,13 +117,13 @@ struct Factors {
 }
 
 impl Factors {
-    /// Whether a weight without gradient and moments keeps its bits: p 1 - rate 0 / (0 + eps).
+    /// Whether a weight with zero gradient and moments keeps its bits: p 1 - rate 0 / (0 + eps).
     fn keeps_untouched(&self) -> bool {
         self.decay == 1.0 && self.eps > 0.0 && self.grad.is_finite() && self.rate.is_finite()
     }
 }
 
-/// Whether all bits are zero; a negative zero would become a positive one.
+/// Whether all bits are zero. A negative zero does not count, since the update would make it positive.
 fn is_positive_zero(x: &[f32]) -> bool {
     x.iter().fold(0, |bits, x| bits | x.to_bits()) == 0
 }

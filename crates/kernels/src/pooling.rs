@@ -19,14 +19,14 @@ pub enum Pooling {
     Mean,
     /// Sum / sqrt(n).
     MeanSqrtLen,
-    /// Token t, from 1, weighs t / (1 + 2 + .. + n). Where tokens are left out, the others keep their t.
+    /// Weighted mean: token t, from 1, has weight t / (1 + 2 + .. + n). Skipped tokens do not change the t of others.
     WeightedMean,
 }
 
-/// out\[sentence\] = pooled rows `offsets[sentence]..offsets[sentence + 1]` of `x` [tokens, width],
-/// for `out` [sentences, width]. A sentence without tokens gives zeros.
+/// Pools each sentence's rows: out\[sentence\] = pooled rows `offsets[sentence]..offsets[sentence + 1]` of `x`
+/// [tokens, width], for `out` [sentences, width]. A sentence without tokens gives zeros.
 ///
-/// `skipped` says how many tokens at the start of each sentence are left out; empty for none.
+/// `skipped` is the number of tokens to skip at the start of each sentence; empty for none.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -54,9 +54,8 @@ pub fn pool(
         });
 }
 
-/// The backward pass of [`pool`]: writes `d_x` [tokens, width] from `d_out` [sentences, width], zeros for tokens
-/// that were left out. With [`Pooling::Max`] the gradient goes to the first of equal tokens; other modes do not
-/// read `x`.
+/// Backward pass of [`pool`]: writes `d_x` [tokens, width] from `d_out` [sentences, width], with zeros for skipped
+/// tokens. With [`Pooling::Max`] the gradient goes to the first of equal tokens; other modes do not read `x`.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -112,13 +111,12 @@ pub fn pool_backward(
         });
 }
 
-/// How many tokens of sentence `i` are left out.
+/// Number of tokens to skip at the start of sentence `i`.
 fn n_skipped(skipped: &[usize], i: usize, length: usize) -> usize {
     skipped.get(i).map_or(0, |&n| n.min(length))
 }
 
-/// What token `t` of `n`, which come after `before` others, contributes; [`Pooling::Max`] is not linear and has no
-/// weights.
+/// Weight of token `t` of `n`, after `before` skipped ones. [`Pooling::Max`] is not linear and has no weights.
 fn weight(mode: Pooling, before: usize, t: usize, n: usize) -> f32 {
     match mode {
         Pooling::Cls => f32::from(u8::from(t == 0)),

@@ -1,8 +1,8 @@
-//! Where the time of a step goes, by part: a stopwatch that runs when it is asked to.
+//! Profiler: the time of a step, by part.
 //!
-//! Every kernel counts its own time under its [`Part`]; whoever calls other work, such as a matrix product of
-//! another library, counts it by [`time`]. While the stopwatch is off a call costs one look at a flag. There is one
-//! stopwatch for the whole program, so it means something where one step runs at a time.
+//! Every kernel records its own time under its [`Part`]; work of another library, such as its matrix products, is
+//! recorded by a call of [`time`]. While the profiler is off, such a call only reads a flag. There is one profiler for
+//! the whole process, so its figures are meaningful only if one step runs at a time.
 
 use std::{
     cell::Cell,
@@ -44,7 +44,7 @@ impl Part {
         Self::Optimizer,
     ];
 
-    /// What tables call it.
+    /// Name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::MatrixProducts => "matrix products",
@@ -63,11 +63,11 @@ static IS_ON: AtomicBool = AtomicBool::new(false);
 static NANOSECONDS: [AtomicU64; Part::ALL.len()] = [const { AtomicU64::new(0) }; Part::ALL.len()];
 
 thread_local! {
-    /// Whether this thread is within a part: what is called from there belongs to it.
+    /// Whether this thread is within a part; nested calls count for the outer one.
     static IS_WITHIN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Starts the stopwatch from nothing.
+/// Starts the profiler from zero.
 pub fn start() {
     NANOSECONDS
         .iter()
@@ -75,7 +75,7 @@ pub fn start() {
     IS_ON.store(true, Ordering::Relaxed);
 }
 
-/// Stops the stopwatch; the time of each part since it was started.
+/// Stops the profiler and returns the time of each part since it was started.
 pub fn stop() -> Vec<(Part, Duration)> {
     IS_ON.store(false, Ordering::Relaxed);
     Part::ALL
@@ -87,8 +87,8 @@ pub fn stop() -> Vec<(Part, Duration)> {
         .collect()
 }
 
-/// Counts the time from here to the drop of what is returned; `None` while the stopwatch is off, and within
-/// another part of the same thread.
+/// Returns a timer that records the time until it is dropped; `None` while the profiler is off, and within another
+/// part of the same thread.
 #[must_use = "the time is counted until this is dropped"]
 pub fn time(part: Part) -> Option<Timer> {
     if !IS_ON.load(Ordering::Relaxed) || IS_WITHIN.replace(true) {
@@ -100,7 +100,7 @@ pub fn time(part: Part) -> Option<Timer> {
     })
 }
 
-/// Counts until it is dropped; made by [`time`].
+/// Timer that records until it is dropped; made by [`time`].
 #[derive(Debug)]
 pub struct Timer {
     part: Part,
@@ -120,8 +120,8 @@ mod tests {
     use super::*;
     use std::thread::sleep;
 
-    /// The stopwatch is one for the program, so this is one test; other tests' kernels may count too, under
-    /// other parts.
+    /// A single test, because the process has one profiler; kernels of other tests may record too, under other
+    /// parts.
     #[test]
     fn each_moment_counts_once_and_only_while_the_stopwatch_runs() {
         let wait = Duration::from_millis(20);

@@ -1,14 +1,14 @@
-//! Cutting rows into blocks that do not depend on the number of threads, and adding up what the
-//! blocks found in their order.
+//! Division of rows into blocks that do not depend on the number of threads, and addition of the
+//! blocks' partial sums in order.
 
 use rayon::prelude::*;
 
-/// Working memory that kernels keep from call to call.
+/// Working memory that kernels reuse from call to call.
 #[derive(Debug, Default)]
 pub struct Scratch(Vec<f32>);
 
 impl Scratch {
-    /// `len` values, their content left over from before.
+    /// Returns `len` values with arbitrary content from earlier calls.
     pub(crate) fn take(&mut self, len: usize) -> &mut [f32] {
         if self.0.len() < len {
             self.0.resize(len, 0.0);
@@ -17,14 +17,14 @@ impl Scratch {
     }
 }
 
-/// Rows of a block: at least 16, so that a block is worth a thread's while, and at most 64 blocks,
-/// so that adding up their sums stays cheap. A function of the shape alone.
+/// Rows of a block: at least 16, so that a block is worth a task, and enough that there are at most 64
+/// blocks, so that adding up their sums stays cheap. A function of the shape alone.
 pub(crate) fn block(rows: usize) -> usize {
     rows.div_ceil(64).max(16)
 }
 
-/// out[c] += sum over blocks b, in order, of partial[b][c], for `partials` [blocks, stride] whose rows
-/// begin with the values of the outputs side by side.
+/// Computes out[c] += sum over blocks b, in order, of partial[b][c], for `partials` [blocks, stride] whose
+/// rows begin with the values of all outputs, one output after the other.
 pub(crate) fn add_partials(partials: &[f32], stride: usize, outs: &mut [&mut [f32]]) {
     const COLUMNS: usize = 256;
     let mut start = 0;

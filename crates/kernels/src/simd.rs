@@ -1,4 +1,4 @@
-//! Sixteen lanes of f32 or u32, on whatever the processor has.
+//! Vectors of sixteen f32 or u32, on any processor.
 //!
 //! Every kernel is written once, as an `#[inline(always)]` function over a [`Simd`], and compiled
 //! three times by [`simd_fn!`]: with AVX-512 (one register per vector), with AVX2 and FMA (two),
@@ -13,7 +13,7 @@ pub(crate) mod x86;
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
-/// What the processor offers, found out once.
+/// Instruction set of the processor, detected once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     Portable,
@@ -23,8 +23,8 @@ pub(crate) enum Level {
     Avx512,
 }
 
-/// The level in use: the best this processor has, or the lower one that the environment variable
-/// `KERNELS_LEVEL` (`avx2` or `portable`) asks for, which is how the tests reach them all.
+/// The level in use: the best one of this processor, or a lower one set by the environment variable
+/// `KERNELS_LEVEL` (`avx2` or `portable`), by which tests reach all levels.
 pub(crate) fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(|| {
@@ -48,7 +48,7 @@ pub(crate) fn level() -> Level {
     })
 }
 
-/// Compiles `$body::<S>(s, args..)` for each level under the name `$name`, which picks at run time.
+/// Compiles `$body::<S>(s, args..)` for each level. `$name` dispatches to the level in use.
 /// `[N]` after the name makes it generic over `const N: usize`.
 macro_rules! simd_fn {
     ($vis:vis fn $name:ident $([$n:ident])? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
@@ -70,10 +70,10 @@ macro_rules! simd_fn {
             }
             match $crate::simd::level() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: `level` has seen every feature that `avx512` enables.
+                // SAFETY: `level` has found every feature that `avx512` enables.
                 $crate::simd::Level::Avx512 => unsafe { avx512 $(::<$n>)? ($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: `level` has seen every feature that `avx2` enables.
+                // SAFETY: `level` has found every feature that `avx2` enables.
                 $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$n>)? ($($arg),*) },
                 $crate::simd::Level::Portable => $body::<_ $(, $n)?>($crate::simd::Portable, $($arg),*),
             }
@@ -82,8 +82,8 @@ macro_rules! simd_fn {
 }
 pub(crate) use simd_fn;
 
-/// Sixteen lanes. `F` holds f32, `U` holds u32. The methods are the processor's instructions, and
-/// the type is the proof that it has them.
+/// Instruction set for vectors of sixteen lanes: `F` holds f32, `U` holds u32. A value of the type is the
+/// proof that the processor has the instructions.
 pub(crate) trait Simd: Copy {
     type F: Copy;
     type U: Copy;
@@ -176,7 +176,7 @@ pub(crate) trait Simd: Copy {
         out
     }
 
-    /// Lanes `i..i + 16` of `x`; what lies beyond its end is zero.
+    /// Loads lanes `i..i + 16` of `x`, with zeros beyond its end.
     #[inline(always)]
     fn ld(self, x: &[f32], i: usize) -> Self::F {
         let x = &x[i..];
@@ -186,7 +186,7 @@ pub(crate) trait Simd: Copy {
         }
     }
 
-    /// Writes lanes `i..i + 16` of `x`; what lies beyond its end is dropped.
+    /// Stores lanes `i..i + 16` of `x`, without those beyond its end.
     #[inline(always)]
     fn st(self, x: &mut [f32], i: usize, v: Self::F) {
         let x = &mut x[i..];
@@ -214,11 +214,11 @@ pub(crate) trait Simd: Copy {
     }
 }
 
-/// Arrays, which any processor has.
+/// Portable implementation by arrays.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
-/// Lane by lane over arrays.
+/// Applies an operation lane by lane over arrays.
 macro_rules! lanes {
     ($i:ident => $e:expr) => {{
         let mut out = [Default::default(); LANES];

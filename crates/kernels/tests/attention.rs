@@ -9,8 +9,8 @@ use kernels::{
     dropout::Dropout,
 };
 
-/// The factors of the dropout for each token, head and key, read off a run where value row j is the
-/// unit vector j: the context then holds the dropped probabilities.
+/// Factors of the dropout for each token, head and key, from a run where value row j is the unit vector
+/// j: the context then holds the dropped probabilities.
 fn factors(shape: &Shape<'_>, dropout: Dropout) -> Vec<Vec<Vec<f64>>> {
     let Shape {
         heads,
@@ -54,7 +54,7 @@ fn factors(shape: &Shape<'_>, dropout: Dropout) -> Vec<Vec<Vec<f64>>> {
     out
 }
 
-/// The formula, in f64. `factors` is empty without dropout.
+/// Attention by its formula, in f64. `factors` is empty without dropout.
 fn forward(
     shape: &Shape<'_>,
     qkv: &[f64],
@@ -104,7 +104,7 @@ fn forward(
     out
 }
 
-/// context, d_qkv, d_bias, d_relative of the kernels.
+/// Runs the kernels: context, d_qkv, d_bias, d_relative.
 fn run(shape: &Shape<'_>, inputs: &Inputs<'_>, qkv: &[f32], d: &[f32]) -> Vec<Vec<f32>> {
     let width = shape.heads * shape.head_dim;
     let (mut context, mut lse) = (vec![9.0; d.len()], vec![9.0; d.len() / shape.head_dim]);

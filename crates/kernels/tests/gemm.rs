@@ -1,5 +1,5 @@
-//! Products of matrices, against sums in f64. A processor without a format's instructions has no product in
-//! it to test, which the tests say.
+//! GEMM backends against sums in f64. Formats for which the processor has no instructions are not tested; the
+//! tests print which.
 
 #![expect(clippy::print_stderr, reason = "a test says what it left out")]
 
@@ -13,8 +13,8 @@ use kernels::gemm::{
 
 const KINDS: [Kind; 3] = [Kind::NT, Kind::NN, Kind::TN];
 
-/// All that this processor has, with the error that is allowed to sums in the root mean square, as a share
-/// of the root of the sum of their squared products.
+/// GEMM backends of this processor, with the permitted error of sums: the root mean square, as a share of the
+/// root of the sum of squared products.
 fn all() -> Vec<(&'static str, f64, Box<dyn Gemm>)> {
     let mut all: Vec<(&'static str, f64, Box<dyn Gemm>)> = vec![("fp32", 1e-6, Box::new(RustGemm))];
     match Bf16Gemm::new() {
@@ -79,7 +79,7 @@ fn sums_of_integers_are_exact() {
                 for (alpha, beta) in [(1.0, 0.0), (0.5, 1.0), (2.0, -3.0)] {
                     let mut out = c.clone();
                     if beta == 0.0 {
-                        // C must not be read then.
+                        // With beta 0, C must not be read.
                         out.fill(f32::NAN);
                     }
                     gemm.product(kind, shape, alpha, &a, &b, beta, &mut out);
@@ -192,7 +192,7 @@ fn what_is_not_finite_stays_where_it_belongs() {
                         after.iter().all(|c| c.is_finite()),
                         "{name} {bad}, row {row}"
                     );
-                    // Its own panel may be scaled otherwise, but not by the value that is not finite.
+                    // The panel may have another scale, but not one from the value that is not finite.
                     for (before, after) in before.iter().zip(after) {
                         assert!((before - after).abs() < 0.05, "{name} {bad}, row {row}");
                     }

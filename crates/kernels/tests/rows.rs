@@ -30,7 +30,7 @@ fn layer_norm(x: &[f64], gamma: &[f64], beta: &[f64], eps: f64) -> Vec<f64> {
     out
 }
 
-/// The factors of a dropout: 0 or 1 / (1 - p).
+/// Factors of a dropout: 0 or 1 / (1 - p).
 fn factors(dropout: &Dropout, rows: usize, width: usize) -> Vec<f64> {
     let mut x = vec![1.0; rows * width];
     dropout::apply(dropout, width, &mut x);
@@ -477,7 +477,7 @@ fn products_match_their_formula() {
         for kind in [Kind::NT, Kind::NN, Kind::TN] {
             for beta in [0.0, 1.0] {
                 let results = same_on_any_threads(|| {
-                    // With beta 0 what is there must not matter.
+                    // Earlier content of the output must not matter.
                     let mut c = if beta == 0.0 {
                         vec![f32::NAN; m * n]
                     } else {
@@ -518,8 +518,8 @@ fn every_instruction_set_passes() {
     common::on_lower_levels();
 }
 
-/// Weights without gradient and moments are passed over where 256 of them are side by side. With a second moment in
-/// one of each 256 they are computed, which has to give all others the same bits.
+/// 256 adjacent weights with zero gradient and moments are skipped. With a second moment in one of each 256 they are
+/// computed, which must give all others the same bits.
 #[test]
 fn adamw_passes_over_untouched_weights_without_a_trace() {
     let n = 5000;
@@ -532,7 +532,7 @@ fn adamw_passes_over_untouched_weights_without_a_trace() {
         let mut random = Random(10);
         for step in 1..5 {
             let mut grad = random.vec(n);
-            // Over whole stretches and parts of them.
+            // Whole runs of 256, and parts of one.
             grad[200..1800].fill(0.0);
             grad[2500..4000].fill(-0.0);
             let adamw = AdamW {

@@ -1,5 +1,5 @@
-//! libtorch's product beside ours, at the shapes of MPNet-base for a step of 16 NLI triplets: what
-//! `--gemm auto` goes by.
+//! libtorch's GEMM beside ours, at the shapes of MPNet-base for a step of 16 NLI triplets: the basis of
+//! the choice of `--gemm auto`.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kernels::gemm::{Gemm, Kind, RustGemm, Shape};

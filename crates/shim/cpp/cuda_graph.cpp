@@ -1,8 +1,8 @@
-// CUDA graphs: a step's kernels, recorded once and launched at one go.
+// CUDA graphs: a step's kernels, recorded once and launched as a whole.
 //
-// The one file that needs CUDA's headers. It is compiled to a library of its own, which nothing is linked to: the
-// program carries it and opens it once libtorch_cuda.so is there, whose symbols it then finds. So the program itself
-// still starts where there is no CUDA.
+// The only file that needs CUDA's headers. It is compiled to a separate library that nothing links to: the program
+// embeds it and opens it after libtorch_cuda.so, whose symbols it needs. So the program still starts on machines
+// without CUDA.
 
 #include "guarded.h"
 
@@ -17,8 +17,8 @@
 
 namespace {
 
-// All graphs of a process take their memory from one pool: they run one after the other, and what one leaves in it
-// is read before the next runs.
+// All graphs of a process share one memory pool: they run one after the other, and the results of one are read before
+// the next runs.
 at::cuda::MempoolId_t pool() {
   static const auto id = at::cuda::graph_pool_handle();
   return id;
@@ -26,7 +26,7 @@ at::cuda::MempoolId_t pool() {
 
 struct Recording {
   at::cuda::CUDAGraph graph;
-  // While it is recorded: graphs are recorded on a stream that is not the default one.
+  // Stream during recording, which is not possible on the default stream.
   std::optional<c10::cuda::CUDAStreamGuard> on_stream;
 };
 

@@ -1,4 +1,4 @@
-// No exception leaves C++: what libtorch throws becomes a text.
+// Conversion of C++ exceptions to texts, so that no exception leaves C++.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 #include <cstring>
 #include <exception>
 
-// Runs the body. Returns nullptr, or what it threw, to be freed with `sentune_free`.
+// Runs the body. Returns nullptr, or the exception's message, to be freed with `sentune_free`.
 template <typename Body>
 char* guarded(Body&& body) noexcept {
   try {

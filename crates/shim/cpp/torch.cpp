@@ -1,8 +1,8 @@
-// What tch 0.24 leaves out of libtorch's C++ interface and a training step on a device needs.
+// Functions of libtorch's C++ interface that a training step on a device needs and tch 0.24 lacks.
 //
-// Every function returns nullptr, or a text that says what libtorch refused, to be freed with `sentune_free`. A
-// tensor comes as torch-sys has it: a pointer to an at::Tensor. Nothing here needs CUDA's headers or libraries, so
-// one program is built for all devices.
+// Every function returns nullptr, or libtorch's error message, to be freed with `sentune_free`. A tensor is passed as in
+// torch-sys: a pointer to an at::Tensor. Nothing here needs CUDA's headers or libraries, so one program serves all
+// devices.
 
 #include "guarded.h"
 
@@ -66,7 +66,7 @@ char* sentune_fused_adamw(
         /*maximize=*/false,
         read(grad_scale),
         read(found_inf));
-    // Operators on lists leave the version alone, by which a copy of the weights is known to be old.
+    // Operators on lists do not raise the version, which tells whether a copy of the weights is outdated.
     read(parameters).unsafeGetTensorImpl()->bump_version();
   });
 }
@@ -95,7 +95,7 @@ char* sentune_allow_tf32(bool allowed) {
 
 char* sentune_deterministic(bool deterministic) {
   return guarded([&] {
-    // cuBLAS reads it when its first handle is made, and refuses to be deterministic without it.
+    // cuBLAS reads this variable when its first handle is made, and cannot be deterministic without it.
     if (deterministic) {
       setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
     }

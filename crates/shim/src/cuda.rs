@@ -1,8 +1,8 @@
-//! CUDA in a program that is linked to libtorch for the CPU.
+//! CUDA for a program that is linked to libtorch's CPU libraries only.
 //!
-//! libtorch registers its CUDA back end when `libtorch_cuda.so` is loaded, so a program that does not need the
-//! library can open it where it is there. libtorch asks once whether there is CUDA and keeps the answer, and many
-//! functions ask (seeding the generator, for one): [`open`] must come before any of them, at start-up.
+//! libtorch registers its CUDA backend when `libtorch_cuda.so` is loaded, so a program can open that library at run time
+//! if it is present. libtorch checks once whether CUDA is available and stores the answer, and many functions trigger the
+//! check, such as seeding the generator: [`open`] must be called before any of them, at start-up.
 
 use std::{
     fs,
@@ -11,23 +11,23 @@ use std::{
 
 use tch::Cuda;
 
-/// The library without which libtorch has no CUDA.
+/// File name of libtorch's CUDA library.
 pub const LIBRARY: &str = "libtorch_cuda.so";
 
-/// The library that every libtorch has.
+/// File name of the library that every libtorch has.
 const CPU_LIBRARY: &str = "libtorch_cpu.so";
 
-/// Why CUDA can't be used.
+/// Reason why CUDA cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CudaError {
-    /// The libtorch of this process comes without.
+    /// The libtorch of this process has no CUDA library.
     #[error(
         "the libtorch in {} has no {LIBRARY}",
         .folder.as_deref().map_or("this process".into(), Path::to_string_lossy)
     )]
     NoLibrary {
-        /// Where that libtorch is, if it is known.
+        /// Folder of that libtorch, if it is known.
         folder: Option<PathBuf>,
     },
     /// The library, or one that it needs, could not be loaded.
@@ -35,7 +35,7 @@ pub enum CudaError {
     Load {
         /// The library.
         path: PathBuf,
-        /// What the loader said.
+        /// Error of the dynamic loader.
         source: libloading::Error,
     },
     /// The machine has no NVIDIA driver.
@@ -48,15 +48,15 @@ pub enum CudaError {
     NoDevice,
 }
 
-/// The driver's part that programs load.
+/// File name of the driver's library.
 const DRIVER: &str = "libcuda.so.1";
 
-/// The folder of the libtorch that this process has loaded; `None` where that can't be told.
+/// Returns the folder of the libtorch that this process has loaded, or `None` if it cannot be determined.
 pub fn libtorch_folder() -> Option<PathBuf> {
     folder_in(&fs::read_to_string("/proc/self/maps").ok()?)
 }
 
-/// The folder of libtorch in a list of mapped files.
+/// Returns the folder of libtorch in a list of mapped files.
 fn folder_in(maps: &str) -> Option<PathBuf> {
     // The path is what follows five columns, and may hold spaces.
     let path = |line: &str| Some(line[line.find('/')?..].to_owned());
@@ -65,13 +65,13 @@ fn folder_in(maps: &str) -> Option<PathBuf> {
     Some(library.parent()?.to_owned())
 }
 
-/// Opens libtorch's CUDA library, which lies beside the libtorch that this process has loaded, and says how many
-/// devices there are, at least one. From then on they can be computed on.
+/// Opens libtorch's CUDA library, which lies beside the libtorch that this process has loaded, and returns the number of
+/// devices, at least one. They can be used from then on.
 ///
-/// What can be told without loading gigabytes is looked at first: whether the library and a driver are there.
+/// Library and driver are checked first, since loading takes gigabytes.
 ///
 /// # Errors
-/// Where one of library, driver and device is missing.
+/// If the library, the driver or a device is missing.
 pub fn open() -> Result<usize, CudaError> {
     let folder = libtorch_folder();
     let library = folder.as_ref().map(|folder| folder.join(LIBRARY));
@@ -93,10 +93,10 @@ pub fn has_driver() -> bool {
     open_library(Path::new(DRIVER)).is_ok()
 }
 
-/// Loads the CUDA library at `path` for good, its symbols for all to see.
+/// Loads the CUDA library at `path` with global symbols, and never unloads it.
 ///
 /// # Errors
-/// Where the loader can't, with its words.
+/// Those of the dynamic loader.
 pub fn load(path: &Path) -> Result<(), CudaError> {
     open_library(path).map_err(|source| CudaError::Load {
         path: path.to_owned(),
@@ -108,8 +108,8 @@ pub fn load(path: &Path) -> Result<(), CudaError> {
 fn open_library(path: &Path) -> Result<(), libloading::Error> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-    // SAFETY: loading runs the library's initialisers. Those of libtorch and of NVIDIA's driver are made for being
-    // loaded so at any time: Python's torch does the same when it is imported.
+    // SAFETY: loading runs the library's initialisers. Those of libtorch and of NVIDIA's driver support being loaded at
+    // any time: Python's torch does the same when it is imported.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }?;
     // libtorch keeps pointers into it until the process ends.
     std::mem::forget(library);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn this_process_has_loaded_libtorch() {
-        // Else the linker may leave the library out.
+        // Without a call, the linker may leave the library out.
         assert!(tch::get_num_threads() > 0);
         let folder = libtorch_folder().unwrap();
         assert!(folder.join(CPU_LIBRARY).exists(), "{}", folder.display());

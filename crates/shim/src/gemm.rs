@@ -1,4 +1,4 @@
-//! libtorch's matrix product as one of ours.
+//! libtorch's matrix product as a GEMM backend.
 
 use kernels::gemm::{Gemm, Kind, Shape};
 use rayon::prelude::*;
@@ -6,14 +6,13 @@ use tch::{Device, TchError, Tensor};
 
 /// libtorch's fp32 product, which is MKL's, on the threads of rayon's current pool.
 ///
-/// libtorch's own threads stay out of it: they spin for a while after each product, on cores that other
-/// kernels need. Each block of rows of C is one product by one of rayon's threads, which
-/// `tch::set_num_threads(1)`, called before, keeps to itself. The blocks depend on the shape alone, so the bits
-/// don't depend on the number of threads.
+/// libtorch's own threads are not used: they spin for a while after each product, on cores that other kernels
+/// need. Each block of rows of C is one product on one of rayon's threads; `tch::set_num_threads(1)` must have
+/// been called before. The blocks depend on the shape alone, so the bits do not depend on the number of threads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LibtorchGemm;
 
-/// Rows of a block: enough that what MKL does once per product and block, arranging B, is little beside the
+/// Rows of a block: enough that packing B, which MKL does once per block, takes little time compared with the
 /// product.
 const ROWS: usize = 384;
 
@@ -38,7 +37,7 @@ impl Gemm for LibtorchGemm {
             return;
         }
         if k == 0 {
-            // libtorch is not asked for matrices without elements; beta 0 doesn't read C.
+            // Matrices without elements do not go to libtorch; with beta 0, C is not read.
             let scaled = |old: f32| if beta == 0.0 { 0.0 } else { beta * old };
             return c.iter_mut().for_each(|c| *c = scaled(*c));
         }
@@ -57,7 +56,7 @@ impl Gemm for LibtorchGemm {
     }
 }
 
-/// Some rows of C.
+/// Block of rows of C.
 struct Block {
     first: usize,
     rows: usize,
@@ -106,7 +105,7 @@ impl Block {
     }
 }
 
-/// A matrix that libtorch reads; the caller drops it before the slice.
+/// Wraps a matrix that libtorch reads; the caller drops it before the slice.
 fn matrix(values: &[f32], shape: [usize; 2], strides: [usize; 2]) -> Result<Tensor, TchError> {
     let last = (shape[0].max(1) - 1) * strides[0] + (shape[1].max(1) - 1) * strides[1];
     assert!(
@@ -127,7 +126,7 @@ fn matrix(values: &[f32], shape: [usize; 2], strides: [usize; 2]) -> Result<Tens
     }
 }
 
-/// A row-major matrix that libtorch writes; the caller drops it before the slice.
+/// Wraps a row-major matrix that libtorch writes; the caller drops it before the slice.
 fn matrix_mut(values: &mut [f32], shape: [usize; 2]) -> Result<Tensor, TchError> {
     assert_eq!(values.len(), shape[0] * shape[1], "values of {shape:?}");
     // SAFETY: the matrix is exactly the slice, which is borrowed mutably for as long as `Block::product`, its
@@ -156,7 +155,7 @@ mod tests {
         (0..n).map(|_| next()).collect()
     }
 
-    /// C by the definition, in f64.
+    /// Computes C by the definition, in f64.
     fn expected(
         kind: Kind,
         Shape { m, n, k }: Shape,

@@ -1,7 +1,7 @@
-//! CUDA graphs: the kernels of a step, recorded once and launched at one go.
+//! CUDA graphs: the kernels of a step, recorded once and launched as a whole.
 //!
-//! The C++ is `cpp/cuda_graph.cpp`, which needs CUDA's headers and so the feature `cuda-graphs`. It is a library that
-//! the program carries in itself and opens when it is first asked for, after libtorch_cuda.so.
+//! The C++ is `cpp/cuda_graph.cpp`, which needs CUDA's headers and so the feature `cuda-graphs`. It is a library that is
+//! embedded in the program and opened at first use, after libtorch_cuda.so.
 
 use std::{
     ffi::{c_char, c_void},
@@ -12,10 +12,10 @@ use tch::TchError;
 
 use crate::torch::check;
 
-/// Whether this build carries the library.
+/// Whether the library is embedded in this build.
 pub const AVAILABLE: bool = cfg!(feature = "cuda-graphs");
 
-/// The functions of the library.
+/// Functions of the library.
 #[derive(Clone, Copy)]
 struct Functions {
     begin: unsafe extern "C" fn(*mut *mut c_void) -> *mut c_char,
@@ -24,21 +24,20 @@ struct Functions {
     free: unsafe extern "C" fn(*mut c_void),
 }
 
-/// A recorded piece of work. Its tensors have to stay where they are: it reads and writes their memory again at each
-/// replay.
+/// A recorded graph. Its tensors must stay at their addresses: each replay reads and writes their memory again.
 pub struct Graph {
     functions: Functions,
     recording: *mut c_void,
-    /// It belongs to the thread that has made it, as CUDA's streams do.
+    /// Marker: a graph belongs to the thread that made it, as CUDA's streams do.
     not_send: PhantomData<*mut c_void>,
 }
 
 impl Graph {
-    /// Records what `work` hands to the GPU, and does none of it.
+    /// Records the GPU work that `work` queues, without running it.
     ///
     /// # Errors
-    /// Where the build or the process has no CUDA graphs, what `work` fails with, and when it does something that
-    /// can't be recorded, such as reading a number.
+    /// If the build or the process has no CUDA graphs, if `work` fails, or if it does something that cannot be recorded,
+    /// such as reading a number.
     pub fn record<E: From<TchError>>(work: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
         let functions = functions()?;
         let mut recording = std::ptr::null_mut();
@@ -50,18 +49,18 @@ impl Graph {
             not_send: PhantomData,
         };
         let worked = work();
-        // SAFETY: the recording is what `begin` made. It is ended whatever came of the work, so that the stream is
-        // free again.
+        // SAFETY: the recording was made by `begin`. It is ended even if the work failed, so that the stream is free
+        // again.
         let ended = check(unsafe { (functions.end)(recording) });
         worked?;
         ended?;
         Ok(graph)
     }
 
-    /// Does the work again, on what its tensors hold now. Numbers drawn at random come from the seed as it is now.
+    /// Runs the recorded work on the current content of its tensors. Random numbers follow from the current seed.
     ///
     /// # Errors
-    /// CUDA's.
+    /// Those of CUDA.
     pub fn replay(&mut self) -> Result<(), TchError> {
         // SAFETY: the recording is whole.
         check(unsafe { (self.functions.replay)(self.recording) })
@@ -70,7 +69,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: nobody else has the recording.
+        // SAFETY: this is the only handle of the recording.
         unsafe { (self.functions.free)(self.recording) };
     }
 }
@@ -81,10 +80,10 @@ impl std::fmt::Debug for Graph {
     }
 }
 
-/// Whether graphs can be recorded in this process; the error says why not.
+/// Checks that graphs can be recorded in this process.
 ///
 /// # Errors
-/// Where the build has no graphs, or the library does not find libtorch_cuda.so's symbols.
+/// If the build has no graphs, or the library does not find the symbols of libtorch_cuda.so.
 pub fn is_available() -> Result<(), TchError> {
     functions().map(drop)
 }
@@ -125,9 +124,9 @@ fn open() -> Result<Functions, Box<dyn std::error::Error>> {
     let mut file = unsafe { std::fs::File::from_raw_fd(file) };
     file.write_all(LIBRARY)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    // SAFETY: the library is ours, and runs nothing when it is opened.
+    // SAFETY: the library is ours, and has no initialisers.
     let library = unsafe { libloading::Library::new(path) }?;
-    // It stays open, and so do the functions.
+    // The library is never closed, so its functions stay valid.
     let library = Box::leak(Box::new(library));
     // SAFETY: the types are those of `cpp/cuda_graph.cpp`.
     unsafe {
@@ -158,7 +157,7 @@ mod tests {
         .to_string();
         assert!(!has_run);
         let words = if AVAILABLE {
-            // libtorch_cuda.so's symbols are not there.
+            // The symbols of libtorch_cuda.so are missing.
             "CUDA graphs: "
         } else {
             "--features cuda-graphs"

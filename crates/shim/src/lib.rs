@@ -1,11 +1,11 @@
-//! What tch lacks, behind a safe face: the memory of a tensor as a slice, which kernels written in Rust read
-//! and write in place, the other way round, libtorch's matrix product on slices ([`gemm`]), the calls that a step on
-//! a GPU needs ([`torch`], [`graph`]), and libtorch's CUDA library, which is opened here ([`cuda`]).
+//! Safe functions that tch lacks: tensors as slices, which kernels written in Rust read and write in place; libtorch's
+//! matrix product on slices ([`gemm`]); operations that a step on a GPU needs ([`torch`], [`graph`]); and loading of
+//! libtorch's CUDA library ([`cuda`]).
 //!
 //! A [`Tensor`] is a counted reference, so the borrow checker sees the handle and not the memory. The rule for
-//! callers is the one that libtorch itself has: while a slice of a tensor is alive, nobody runs an operation
-//! that writes that memory through another handle. Both functions take the handle for as long as the slice
-//! lives, and our callers hold one slice of a buffer at a time.
+//! callers is libtorch's own: while a slice of a tensor is alive, no operation may write that memory through another
+//! handle. Both functions borrow the handle for the lifetime of the slice, and our callers hold one slice of a buffer
+//! at a time.
 
 pub mod cuda;
 pub mod gemm;
@@ -14,31 +14,31 @@ pub mod torch;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Why a tensor can't be had as a slice.
+/// Reason why a tensor has no slice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SliceError {
-    /// It does not lie in the CPU's memory, as f32, row by row without gaps.
+    /// The tensor is not contiguous f32 on the CPU.
     #[error(
         "a tensor of {kind:?} on {device:?}, contiguous: {contiguous}, has no slice: only contiguous f32 on the CPU has"
     )]
     Layout {
         /// Its type.
         kind: Kind,
-        /// Where it lies.
+        /// Its device.
         device: Device,
-        /// Whether there are no gaps.
+        /// Whether it is contiguous.
         contiguous: bool,
     },
-    /// libtorch refused to say what it is.
+    /// Error of libtorch when asked for the tensor's properties.
     #[error("libtorch")]
     Torch(#[from] TchError),
 }
 
-/// The values of a contiguous f32 tensor on the CPU, all dimensions flattened.
+/// Returns the values of a contiguous f32 tensor on the CPU, all dimensions flattened.
 ///
 /// # Errors
-/// When the tensor has another layout.
+/// If the tensor has another layout.
 pub fn slice(tensor: &Tensor) -> Result<&[f32], SliceError> {
     let (pointer, len) = memory(tensor)?;
     if len == 0 {
@@ -49,16 +49,16 @@ pub fn slice(tensor: &Tensor) -> Result<&[f32], SliceError> {
     Ok(unsafe { std::slice::from_raw_parts(pointer, len) })
 }
 
-/// As [`slice()`], to be written.
+/// Returns the values of a contiguous f32 tensor on the CPU for writing, all dimensions flattened.
 ///
 /// # Errors
-/// When the tensor has another layout.
+/// If the tensor has another layout.
 pub fn slice_mut(tensor: &mut Tensor) -> Result<&mut [f32], SliceError> {
     let (pointer, len) = memory(tensor)?;
     if len == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: as in `slice`; the mutable borrow of the handle keeps other slices from being made of it.
+    // SAFETY: as in `slice`; the mutable borrow of the handle excludes other slices of it.
     Ok(unsafe { std::slice::from_raw_parts_mut(pointer, len) })
 }
 

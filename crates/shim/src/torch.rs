@@ -1,4 +1,4 @@
-//! Calls of libtorch's that tch 0.24 leaves out and a training step on a device needs. The C++ is `cpp/torch.cpp`.
+//! Functions of libtorch that a training step on a device needs and tch 0.24 lacks. The C++ is `cpp/torch.cpp`.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -39,7 +39,7 @@ unsafe extern "C" {
     fn sentune_empty_cache() -> *mut c_char;
 }
 
-/// The constants of AdamW.
+/// Constants of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWOptions {
     /// Decay of the first moment.
@@ -52,8 +52,8 @@ pub struct AdamWOptions {
     pub eps: f64,
 }
 
-/// The tensors of an update by AdamW, all on one device, in f32. The first four have the same shape, the others
-/// hold one number each.
+/// Tensors of an update by AdamW, all on one device, in f32. The first four have the same shape, the others hold one
+/// number each.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWTensors<'a> {
     /// Weights, changed in place.
@@ -68,16 +68,17 @@ pub struct AdamWTensors<'a> {
     pub step: &'a Tensor,
     /// Learning rate.
     pub learning_rate: &'a Tensor,
-    /// What the gradient is divided by.
+    /// Divisor of the gradient.
     pub grad_scale: &'a Tensor,
-    /// One where nothing is to be changed, else zero.
+    /// One if the update is to change nothing, else zero.
     pub found_inf: &'a Tensor,
 }
 
-/// `torch._fused_adamw_`: one pass over memory that no host waits for.
+/// Calls `torch._fused_adamw_`: one pass over memory, without synchronisation with the host.
 ///
 /// # Errors
-/// libtorch's, and where a tensor is not f32, contiguous or of the size it should have: libtorch itself does not look.
+/// Those of libtorch, and if a tensor is not f32, not contiguous or of the wrong size, which libtorch itself does not
+/// check.
 pub fn fused_adamw(tensors: AdamWTensors<'_>, options: AdamWOptions) -> Result<(), TchError> {
     let (n, device) = (tensors.parameters.numel(), tensors.parameters.device());
     for (name, tensor, numel) in [
@@ -100,7 +101,7 @@ pub fn fused_adamw(tensors: AdamWTensors<'_>, options: AdamWOptions) -> Result<(
         }
     }
     let pointer = |tensor: &Tensor| tensor.as_ptr().cast::<c_void>();
-    // SAFETY: the pointers are those of tensors that live until the call returns, and are at::Tensor's behind
+    // SAFETY: the pointers are those of tensors that live until the call returns, and point to the at::Tensor behind
     // tch's handles. The function changes tensors in place, as tch's own `f_*_` methods do.
     check(unsafe {
         sentune_fused_adamw(
@@ -120,12 +121,12 @@ pub fn fused_adamw(tensors: AdamWTensors<'_>, options: AdamWOptions) -> Result<(
     })
 }
 
-/// `torch._amp_update_scale_` with the constants of `torch.amp.GradScaler`: halves `scale` after a step that found
-/// a number that is not finite, and doubles it after 2,000 in a row that did not. `growth_tracker` counts those, in
+/// Calls `torch._amp_update_scale_` with the constants of `torch.amp.GradScaler`: halves `scale` after a step with a
+/// gradient that is not finite, and doubles it after 2,000 finite steps in a row. `growth_tracker` counts the latter, in
 /// i32.
 ///
 /// # Errors
-/// libtorch's.
+/// Those of libtorch.
 pub fn amp_update_scale(
     scale: &Tensor,
     growth_tracker: &Tensor,
@@ -147,48 +148,48 @@ pub fn amp_update_scale(
     })
 }
 
-/// Lets products of f32 matrices on a GPU round their operands to 10 bits (TF32), or forbids it, which is the
-/// default.
+/// Allows or forbids (the default) that products of f32 matrices on a GPU round their operands to 10 bits of mantissa
+/// (TF32).
 ///
 /// # Errors
-/// libtorch's.
+/// Those of libtorch.
 pub fn allow_tf32(allowed: bool) -> Result<(), TchError> {
     // SAFETY: it takes no pointer.
     check(unsafe { sentune_allow_tf32(allowed) })
 }
 
-/// Has libtorch choose algorithms that give the same bits for the same input, and refuse what has none.
+/// Makes libtorch choose deterministic algorithms, and refuse operations that have none.
 ///
-/// Call it before anything runs on a GPU: cuBLAS reads its configuration, which this puts into the environment
-/// where none is there, when it is first used.
+/// Call it before anything runs on a GPU: this sets cuBLAS's configuration in the environment unless it is set already,
+/// and cuBLAS reads it at first use.
 ///
 /// # Errors
-/// libtorch's.
+/// Those of libtorch.
 pub fn set_deterministic(deterministic: bool) -> Result<(), TchError> {
     // SAFETY: it takes no pointer.
     check(unsafe { sentune_deterministic(deterministic) })
 }
 
-/// Bytes of a GPU's memory.
+/// Memory of a GPU that libtorch uses, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// In tensors now.
     pub allocated: u64,
-    /// The most that was in tensors.
+    /// Peak in tensors.
     pub peak: u64,
-    /// Taken from the driver: in tensors, or kept for the next.
+    /// Reserved from the driver: in tensors, or cached for later ones.
     pub reserved: u64,
 }
 
-/// What libtorch's allocator holds of a GPU's memory.
+/// Returns the memory of a GPU that libtorch's allocator holds.
 ///
 /// # Errors
-/// Where libtorch has no CUDA.
+/// If libtorch has no CUDA.
 pub fn memory(device: usize) -> Result<Memory, TchError> {
     let (mut allocated, mut peak, mut reserved) = (0, 0, 0);
     let index = i8::try_from(device)
         .map_err(|_| TchError::Torch(format!("there is no device {device}")))?;
-    // SAFETY: the three places live until the call returns.
+    // SAFETY: the three pointers are valid until the call returns.
     check(unsafe { sentune_memory(index, &mut allocated, &mut peak, &mut reserved) })?;
     let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
     Ok(Memory {
@@ -198,16 +199,16 @@ pub fn memory(device: usize) -> Result<Memory, TchError> {
     })
 }
 
-/// Gives back to the driver what libtorch's allocator keeps for later.
+/// Returns memory that libtorch's allocator caches to the driver.
 ///
 /// # Errors
-/// Where libtorch has no CUDA.
+/// If libtorch has no CUDA.
 pub fn empty_cache() -> Result<(), TchError> {
     // SAFETY: it takes no pointer.
     check(unsafe { sentune_empty_cache() })
 }
 
-/// What a function of ours returned, as a result.
+/// Converts the return value of one of our C++ functions to a result.
 pub(crate) fn check(text: *mut c_char) -> Result<(), TchError> {
     if text.is_null() {
         return Ok(());
@@ -216,7 +217,7 @@ pub(crate) fn check(text: *mut c_char) -> Result<(), TchError> {
     let message = unsafe { CStr::from_ptr(text) }
         .to_string_lossy()
         .into_owned();
-    // SAFETY: it was made by `strdup`, and nobody looks at it any more.
+    // SAFETY: the text was made by `strdup`, and is not used any more.
     unsafe { sentune_free(text) };
     Err(TchError::Torch(message))
 }
@@ -231,7 +232,7 @@ mod tests {
         Tensor::from_slice(&[value as f32]).view([])
     }
 
-    /// One update of AdamW as its paper has it (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2).
+    /// One update of AdamW by its paper (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2).
     fn expected(
         w: f64,
         g: f64,
@@ -295,7 +296,7 @@ mod tests {
                 );
             }
         }
-        // Who keeps a rounded copy of the weights sees by this that it is old.
+        // The version tells owners of a rounded copy of the weights that it is outdated.
         assert!(parameters.internal_version() > version);
     }
 
@@ -353,7 +354,7 @@ mod tests {
             let error = fused_adamw(wrong, options).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-        // What libtorch itself refuses comes with its words.
+        // Errors of libtorch itself keep their message.
         let error = amp_update_scale(&ok, &ok, &ok).unwrap_err().to_string();
         assert!(error.contains("growth_tracker"), "{error}");
         if !tch::Cuda::is_available() {

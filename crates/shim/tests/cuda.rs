@@ -1,4 +1,4 @@
-//! The real CUDA library, where the tests run with a libtorch that has it; one process, since it is opened for good.
+//! Test of the real CUDA library, with a libtorch that has it. One process, since the library is never closed.
 
 use shim::cuda;
 use tch::{Cuda, Device, Kind, Tensor};
@@ -23,7 +23,7 @@ fn the_library_brings_cuda_to_a_program_linked_without() {
         "{error}"
     );
     assert!(cuda::open().is_err());
-    // What is on the CPU goes on as before.
+    // Tensors on the CPU keep working.
     let sum = Tensor::f_ones([2, 2], (Kind::Float, Device::Cpu)).unwrap();
     assert_eq!(sum.sum(Kind::Float).double_value(&[]), 4.0);
 }

@@ -1,4 +1,4 @@
-//! Sixteen lanes with AVX-512, in one register, and with AVX2, in two.
+//! Vectors of sixteen lanes: one register with AVX-512, two with AVX2.
 
 use super::{LANES, Simd};
 use std::arch::x86_64::*;
@@ -29,8 +29,8 @@ impl Avx2 {
     }
 }
 
-/// One instruction: `self` proves that the processor has it, and the pointers it takes come from
-/// references to whole arrays.
+/// Calls one instruction: `self` proves that the processor has it, and its pointers come from references
+/// to whole arrays.
 macro_rules! op {
     ($e:expr) => {
         // SAFETY: the token in scope proves the feature; loads and stores go through references
@@ -201,13 +201,13 @@ impl Simd for Avx512 {
     }
 }
 
-/// The `n` lowest of 16 bits.
+/// Mask of the `n` lowest of 16 bits.
 #[inline(always)]
 fn low_mask(n: usize) -> u16 {
     if n >= LANES { u16::MAX } else { (1 << n) - 1 }
 }
 
-/// Two registers of eight lanes.
+/// Vector of two registers of eight lanes.
 macro_rules! two {
     ($f:ident, $a:ident) => {
         op!([$f($a[0]), $f($a[1])])

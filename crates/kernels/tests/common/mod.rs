@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "not every test file uses every helper")]
 
-/// SplitMix64.
+/// Random numbers by SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -63,7 +63,7 @@ pub(crate) fn close(what: &str, actual: &[f32], expected: &[f64], tolerance: f64
     }
 }
 
-/// The results of `f` on pools of 1, 2, 3 and 7 threads are the same bits; returns them.
+/// Asserts that `f` gives the same bits on pools of 1, 2, 3 and 7 threads, and returns them.
 #[track_caller]
 pub(crate) fn same_on_any_threads(f: impl Fn() -> Vec<Vec<f32>> + Sync) -> Vec<Vec<f32>> {
     let run = |threads| {
@@ -97,7 +97,7 @@ pub(crate) fn offsets(lengths: &[usize]) -> Vec<usize> {
     offsets
 }
 
-/// Runs this whole test file again on the instruction sets below the best one.
+/// Runs this test binary again on the instruction sets below the best one.
 #[track_caller]
 pub(crate) fn on_lower_levels() {
     const NAME: &str = "KERNELS_LEVEL";

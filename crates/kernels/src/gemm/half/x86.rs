@@ -1,8 +1,8 @@
 //! Panels, tiles and the inner loop.
 //!
 //! Both matrices are cut along k into blocks, and a block into panels: [`ROWS`] rows of op(A), or
-//! [`Format::COLUMNS`] columns of op(B). A panel holds, step after step of the inner loop, what that step
-//! reads: 12 dwords of A, each to be broadcast, and 128 bytes of B. A step is one k in fp16 (the dword
+//! [`Format::COLUMNS`] columns of op(B). A panel holds the operands of the inner loop, step after step: 12
+//! dwords of A, each to be broadcast, and 128 bytes of B. A step is one k in fp16 (the dword
 //! holds the value twice, since broadcasting 16 bits would take the port that multiplies) and two in bf16
 //! (the dword and each column hold the pair).
 
@@ -12,7 +12,7 @@ use std::{arch::x86_64::*, sync::Mutex};
 
 /// Rows of a tile: 12 rows of two registers leave eight of the 32 for B and broadcasts.
 const ROWS: usize = 12;
-/// Dwords that a step reads of B: two registers.
+/// Dwords of B that a step reads: two registers.
 const WIDTH: usize = 32;
 /// Length of a block along k: its panel of B, 128 KiB in fp16, stays in the second-level cache with a
 /// group of panels of A.
@@ -22,7 +22,7 @@ const CACHED: usize = 256;
 /// Panels of A that a task keeps in its cache: 768 KiB.
 const GROUP: usize = 16;
 
-/// Packed matrices, kept from call to call.
+/// Packed matrices, reused from call to call.
 #[derive(Debug, Default)]
 pub(super) struct Packed(Mutex<Buffers>);
 
@@ -49,7 +49,7 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
-/// C = alpha op(A) op(B) + beta C in bf16.
+/// Computes C = alpha op(A) op(B) + beta C in bf16.
 ///
 /// # Safety
 /// The processor must have what [`has_bf16`] asks for.
@@ -67,7 +67,7 @@ pub(super) unsafe fn bf16(
     product::<Bf16>(packed, kind, shape, alpha, a, b, beta, c);
 }
 
-/// C = alpha op(A) op(B) + beta C in fp16.
+/// Computes C = alpha op(A) op(B) + beta C in fp16.
 ///
 /// # Safety
 /// The processor must have what [`has_fp16`] asks for.
@@ -85,35 +85,35 @@ pub(super) unsafe fn fp16(
     product::<Fp16>(packed, kind, shape, alpha, a, b, beta, c);
 }
 
-/// A number format: how panels are packed and a tile is computed. All methods need the processor to have
-/// the format's instructions, which whoever calls [`bf16`] or [`fp16`] has promised.
+/// A number format: it packs panels and computes tiles. All methods require that the processor has the
+/// format's instructions, which callers of [`bf16`] and [`fp16`] promise.
 trait Format {
     /// Columns of a tile.
     const COLUMNS: usize;
 
     fn steps(k: usize) -> usize;
 
-    /// The power of two that a panel is multiplied by.
+    /// Returns the power of two by which a panel is multiplied.
     fn scale(source: &Source<'_>, panel: Panel) -> f32;
 
     fn pack_a(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]);
 
     fn pack_b(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]);
 
-    /// C = scale op(A) op(B) + beta C for a tile and its panels.
+    /// Computes C = scale op(A) op(B) + beta C for a tile and its panels.
     fn tile(a: &[u32], b: &[u32], scale: f32, tile: Tile);
 }
 
 struct Bf16;
 struct Fp16;
 
-/// A matrix as the panels see it: `lines` (rows of op(A), columns of op(B)) by k.
+/// An operand, `lines` by k, where lines are rows of op(A) or columns of op(B).
 #[derive(Clone, Copy)]
 struct Source<'a> {
     values: &'a [f32],
     lines: usize,
     k: usize,
-    /// Whether a line's values lie side by side, and not those of one k.
+    /// Whether the values of a line are adjacent, rather than the values of one k.
     is_along_k: bool,
 }
 
@@ -137,7 +137,7 @@ impl Source<'_> {
         }
     }
 
-    /// From `line` and `k` on.
+    /// Returns the values from `line` and `k` on.
     fn from(&self, line: usize, k: usize) -> &[f32] {
         if self.is_along_k {
             &self.values[line * self.k + k..]
@@ -146,7 +146,7 @@ impl Source<'_> {
         }
     }
 
-    /// The runs of neighbours in memory that make up a panel.
+    /// Returns the contiguous runs of memory that make up a panel.
     fn runs(&self, panel: Panel) -> impl Iterator<Item = &[f32]> {
         let (n_runs, len) = if self.is_along_k {
             (panel.n_lines, panel.n_k)
@@ -160,7 +160,7 @@ impl Source<'_> {
     }
 }
 
-/// Where tiles of C are written by several threads.
+/// Matrix C, whose tiles several threads write.
 #[derive(Clone, Copy)]
 struct Target {
     c: *mut f32,
@@ -175,7 +175,7 @@ unsafe impl Send for Target {}
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// The tile whose first row and column these are.
+    /// Returns the tile that begins at this row and column.
     fn tile(&self, row: usize, column: usize) -> Tile {
         assert!(row < self.m && column < self.n, "a tile within C");
         Tile {
@@ -199,7 +199,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// C = values + beta C for 16 columns of a row of the tile, as far as they are columns of C.
+    /// Computes C = values + beta C for up to 16 columns of a row of the tile, those that C has.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn update(&mut self, row: usize, column: usize, values: __m512) {
@@ -207,8 +207,8 @@ impl Tile {
             return;
         }
         let mask = first(self.n_columns - column);
-        // SAFETY: row and column are within C, the mask leaves out what is not, and nobody else has
-        // this tile.
+        // SAFETY: row and column are within C, the mask excludes columns beyond it, and no other task
+        // has this tile.
         unsafe {
             let c = self.c.add(row * self.stride + column);
             let values = if self.beta == 0.0 {
@@ -252,7 +252,7 @@ fn product<F: Format>(
         k,
         is_along_k: kind == Kind::NT,
     };
-    // Two products at a time are rare: the second has buffers of its own.
+    // Two products at a time are rare, so the second one allocates its own buffers.
     let mut own = Buffers::default();
     let mut kept = packed.0.try_lock();
     let buffers = kept.as_deref_mut().unwrap_or(&mut own);
@@ -262,7 +262,7 @@ fn product<F: Format>(
         n,
         beta,
     };
-    // Without any k there is still C to scale.
+    // With k = 0, C must still be scaled by beta.
     for first_k in (0..k.max(1)).step_by(BLOCK) {
         let n_k = BLOCK.min(k - first_k);
         block::<F>(buffers, &a, &b, first_k, n_k, alpha, target);
@@ -270,7 +270,7 @@ fn product<F: Format>(
     }
 }
 
-/// Adds the part of the product that lies in a block of k.
+/// Adds the part of the product that belongs to a block of k.
 fn block<F: Format>(
     buffers: &mut Buffers,
     a: &Source<'_>,
@@ -353,17 +353,17 @@ impl Format for Bf16 {
     }
 
     fn pack_a(source: &Source<'_>, panel: Panel, _: f32, out: &mut [u32]) {
-        // SAFETY: whoever called `bf16` has promised the features.
+        // SAFETY: the caller of `bf16` has promised the features.
         unsafe { pack_bf16::<ROWS>(source, panel, out) }
     }
 
     fn pack_b(source: &Source<'_>, panel: Panel, _: f32, out: &mut [u32]) {
-        // SAFETY: whoever called `bf16` has promised the features.
+        // SAFETY: the caller of `bf16` has promised the features.
         unsafe { pack_bf16::<WIDTH>(source, panel, out) }
     }
 
     fn tile(a: &[u32], b: &[u32], scale: f32, tile: Tile) {
-        // SAFETY: whoever called `bf16` has promised the features.
+        // SAFETY: the caller of `bf16` has promised the features.
         unsafe { tile_bf16(a, b, scale, tile) }
     }
 }
@@ -376,32 +376,32 @@ impl Format for Fp16 {
     }
 
     fn scale(source: &Source<'_>, panel: Panel) -> f32 {
-        // SAFETY: whoever called `fp16` has promised the features.
+        // SAFETY: the caller of `fp16` has promised the features.
         let largest = unsafe { largest_abs(source, panel) };
-        // The exponent of what brings `largest` to [8, 16), kept to where it and its inverse are
-        // normal numbers.
+        // The exponent of the power of two that brings `largest` to [8, 16), clamped so that it and its
+        // inverse are normal numbers.
         let exponent = (largest.to_bits() >> 23) as i32 - 127;
         let exponent = (3 - exponent).clamp(-124, 100);
         f32::from_bits(((exponent + 127) as u32) << 23)
     }
 
     fn pack_a(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]) {
-        // SAFETY: whoever called `fp16` has promised the features.
+        // SAFETY: the caller of `fp16` has promised the features.
         unsafe { pack_a_fp16(source, panel, scale, out) }
     }
 
     fn pack_b(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]) {
-        // SAFETY: whoever called `fp16` has promised the features.
+        // SAFETY: the caller of `fp16` has promised the features.
         unsafe { pack_b_fp16(source, panel, scale, out) }
     }
 
     fn tile(a: &[u32], b: &[u32], scale: f32, tile: Tile) {
-        // SAFETY: whoever called `fp16` has promised the features.
+        // SAFETY: the caller of `fp16` has promised the features.
         unsafe { tile_fp16(a, b, scale, tile) }
     }
 }
 
-/// C = scale A B + beta C, for panels of bf16.
+/// Computes C = scale A B + beta C for panels of bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn tile_bf16(a: &[u32], b: &[u32], scale: f32, mut tile: Tile) {
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
@@ -423,7 +423,7 @@ fn tile_bf16(a: &[u32], b: &[u32], scale: f32, mut tile: Tile) {
     }
 }
 
-/// C = scale A B + beta C, for panels of fp16.
+/// Computes C = scale A B + beta C for panels of fp16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16")]
 fn tile_fp16(a: &[u32], b: &[u32], scale: f32, mut tile: Tile) {
     let scale = _mm512_set1_ps(scale);
@@ -454,7 +454,7 @@ fn tile_fp16(a: &[u32], b: &[u32], scale: f32, mut tile: Tile) {
     }
 }
 
-/// The two registers of B that a step reads.
+/// Returns the two registers of B that a step reads.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn pair(b: &[u32]) -> [__m512i; 2] {
@@ -468,8 +468,8 @@ fn pair(b: &[u32]) -> [__m512i; 2] {
     }
 }
 
-/// The largest finite magnitude in a panel. What is not finite stays so whatever the scale, and must not
-/// move its neighbours.
+/// Returns the largest finite magnitude in a panel. Values that are not finite stay so at any scale, and must
+/// not influence the scale of others.
 #[target_feature(enable = "avx512f,avx512dq")]
 fn largest_abs(source: &Source<'_>, panel: Panel) -> f32 {
     let infinity = _mm512_set1_ps(f32::INFINITY);
@@ -487,7 +487,7 @@ fn largest_abs(source: &Source<'_>, panel: Panel) -> f32 {
     _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d)))
 }
 
-/// Up to 16 values, and zeros.
+/// Loads up to 16 values, and zeros beyond them.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(values: &[f32]) -> __m512 {
@@ -495,25 +495,25 @@ fn load(values: &[f32]) -> __m512 {
         // SAFETY: 16 values are read from an array of 16.
         return unsafe { _mm512_loadu_ps(values.as_ptr()) };
     }
-    // SAFETY: the mask lets through as many as there are.
+    // SAFETY: the mask admits only as many values as there are.
     unsafe { _mm512_maskz_loadu_ps(first(values.len()), values.as_ptr()) }
 }
 
-/// A mask of the first `n` of 16.
+/// Returns a mask of the first `n` of 16 lanes.
 #[inline]
 fn first(n: usize) -> u16 {
     if n >= 16 { !0 } else { (1 << n) - 1 }
 }
 
-/// Stores the first of 16 dwords, as many as `out` has room for.
+/// Stores as many of the 16 dwords, from the first, as `out` has room for.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store(out: &mut [u32], dwords: __m512i) {
-    // SAFETY: the mask lets through as many as there is room for.
+    // SAFETY: the mask admits only as many values as there is room for.
     unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), first(out.len()), dwords) }
 }
 
-/// Two runs of 16 values as 16 dwords of bf16: `low` in the lower halves.
+/// Packs two runs of 16 values into 16 dwords of bf16, `low` in the lower halves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn zip_bf16(low: __m512, high: __m512) -> __m512i {
@@ -523,7 +523,7 @@ fn zip_bf16(low: __m512, high: __m512) -> __m512i {
     zip(low, high)
 }
 
-/// Two runs of 16 values as 16 dwords of fp16: `low` in the lower halves.
+/// Packs two runs of 16 values into 16 dwords of fp16, `low` in the lower halves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512fp16")]
 fn zip_fp16(low: __m512, high: __m512) -> __m512i {
@@ -542,7 +542,7 @@ fn zip(low: __m256i, high: __m256i) -> __m512i {
     )
 }
 
-/// A panel of `N` lines in bf16: per pair of k, a dword for each line.
+/// Packs a panel of `N` lines in bf16: for each pair of k, one dword per line.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn pack_bf16<const N: usize>(source: &Source<'_>, panel: Panel, out: &mut [u32]) {
     let zero = _mm512_setzero_ps();
@@ -586,12 +586,12 @@ fn pack_bf16<const N: usize>(source: &Source<'_>, panel: Panel, out: &mut [u32])
     }
 }
 
-/// The groups of at most 16 lines of a panel of `n`: their length, and where they begin.
+/// Returns the groups of at most 16 lines of a panel of `n` lines: their length and start.
 fn groups<const N: usize>() -> impl Iterator<Item = (usize, usize)> {
     (0..N).step_by(16).map(|at| (16.min(N - at), at))
 }
 
-/// A panel of A in fp16: per k, a dword for each line that holds its value twice.
+/// Packs a panel of A in fp16: for each k, one dword per line, which holds the value twice.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16")]
 fn pack_a_fp16(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]) {
     let scale = _mm512_set1_ps(scale);
@@ -615,7 +615,7 @@ fn pack_a_fp16(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]) {
     }
 }
 
-/// A panel of B in fp16: per k, the values of all columns.
+/// Packs a panel of B in fp16: for each k, the values of all columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16")]
 fn pack_b_fp16(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]) {
     let scale = _mm512_set1_ps(scale);
@@ -653,8 +653,8 @@ fn pack_b_fp16(source: &Source<'_>, panel: Panel, scale: f32, out: &mut [u32]) {
     }
 }
 
-/// Stores the columns of 16 x 16 dwords, as many as `out` has steps of `N` for: `lines` dwords of each, from
-/// `at` on.
+/// Stores the columns of 16 x 16 dwords, as many as `out` has steps of `N` for: `lines` dwords of each column, at
+/// `at` of the step.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn store_columns<const N: usize>(rows: [__m512i; 16], lines: usize, at: usize, out: &mut [u32]) {
@@ -663,7 +663,7 @@ fn store_columns<const N: usize>(rows: [__m512i; 16], lines: usize, at: usize, o
     }
 }
 
-/// 16 x 16 dwords with rows and columns exchanged.
+/// Transposes 16 x 16 dwords.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
