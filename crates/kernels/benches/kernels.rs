@@ -2,9 +2,15 @@
 //! triplets. Buffers rotate, so that a kernel finds its inputs where a step of many layers leaves
 //! them, not in the cache of the run before.
 
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
+
 use kernels::{
     Scratch,
     attention::{self, Grads, Inputs},
@@ -19,10 +25,6 @@ use kernels::{
     norm::{self, LayerNorm, LayerNormGrad},
     optimizer::{self, AdamW},
     pooling::{self, Pooling},
-};
-use std::{
-    hint::black_box,
-    time::{Duration, Instant},
 };
 
 /// Sets of buffers that take turns.

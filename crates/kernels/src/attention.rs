@@ -9,16 +9,17 @@
 //! recomputes P from it (Dao et al., "FlashAttention", 2022). So stored memory is linear in the number
 //! of tokens, and neither pass needs more than two [length, length] matrices of one head at a time.
 
+use std::{cell::RefCell, marker::PhantomData, ops::Range};
+
+use rayon::prelude::*;
+
 use crate::{
-    Scratch,
     dropout::{Dropout, Row},
     math::exp,
     profile::{Part, time},
-    rows,
+    rows::{self, Scratch},
     simd::{LANES, Simd, simd_fn},
 };
-use rayon::prelude::*;
-use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 /// Sizes of an attention layer, and the sentences of a batch.
 #[derive(Clone, Copy, Debug)]

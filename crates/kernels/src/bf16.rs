@@ -1,7 +1,8 @@
 //! Conversion of slices between f32 and bf16, the latter as bits.
 
-use crate::simd::{Simd, simd_fn};
 use rayon::prelude::*;
+
+use crate::simd::{Simd, simd_fn};
 
 /// Rounds to the nearest bf16, ties to even; NaN stays NaN (quiet), overflow goes to infinity.
 ///

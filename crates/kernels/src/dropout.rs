@@ -1,7 +1,8 @@
 //! Dropout whose masks are a function of seed, step, site and position.
 
-use crate::simd::{LANES, Simd, simd_fn};
 use rayon::prelude::*;
+
+use crate::simd::{LANES, Simd, simd_fn};
 
 /// Inverted dropout: an element is zeroed with probability p, else scaled by 1 / (1 - p).
 ///

@@ -1,14 +1,14 @@
 //! Word and position embeddings with layer norm and dropout.
 
+use rayon::prelude::*;
+
 use crate::{
-    Scratch,
     dropout::{Dropout, Mask},
     norm::{self, LayerNorm, LayerNormGrad},
     profile::{Part, time},
-    rows,
+    rows::{self, Scratch},
     simd::{LANES, Simd, simd_fn},
 };
-use rayon::prelude::*;
 
 /// Tables of a model's first layer, with rows of the norm's width.
 #[derive(Clone, Copy, Debug)]

@@ -1,13 +1,13 @@
 //! Bias and the exact GELU.
 
+use rayon::prelude::*;
+
 use crate::{
-    Scratch,
     math::normal_cdf,
     profile::{Part, time},
-    rows,
+    rows::{self, Scratch},
     simd::{LANES, Simd, simd_fn},
 };
-use rayon::prelude::*;
 
 /// Computes act = GELU(x + bias), with GELU(z) = z Phi(z) (Hendrycks and Gimpel, 2016; exact, not the tanh
 /// form). `x` and `act` are \[rows, width\], `bias` \[width\].

@@ -1,13 +1,13 @@
 //! Bias, dropout, residual and layer norm in one pass.
 
+use rayon::prelude::*;
+
 use crate::{
-    Scratch,
     dropout::{Dropout, Mask},
     profile::{Part, time},
-    rows,
+    rows::{self, Scratch},
     simd::{LANES, Simd, simd_fn},
 };
-use rayon::prelude::*;
 
 /// Layer normalisation over the last dimension (Ba et al., 2016), like `torch.nn.LayerNorm`:
 /// (x - mean) / sqrt(variance + eps) * gamma + beta, with the biased variance.

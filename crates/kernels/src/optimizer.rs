@@ -1,10 +1,11 @@
 //! Clipping and AdamW in one pass over flat buffers.
 
+use rayon::prelude::*;
+
 use crate::{
     profile::{Part, time},
     simd::{LANES, Simd, simd_fn},
 };
-use rayon::prelude::*;
 
 /// One step of AdamW (Loshchilov and Hutter, 2019) with decoupled decay, in the order of
 /// `torch.optim.AdamW`:

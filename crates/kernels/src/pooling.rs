@@ -1,10 +1,11 @@
 //! One vector for each sentence from the vectors of its tokens.
 
+use rayon::prelude::*;
+
 use crate::{
     profile::{Part, time},
     simd::{LANES, Simd, simd_fn},
 };
-use rayon::prelude::*;
 
 /// The pooling modes of sentence-transformers, for a sentence of n tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

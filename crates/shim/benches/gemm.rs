@@ -2,6 +2,7 @@
 //! the choice of `--gemm auto`.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
 use kernels::gemm::{Gemm, Kind, RustGemm, Shape};
 use shim::gemm::LibtorchGemm;
 

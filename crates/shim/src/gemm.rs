@@ -1,8 +1,9 @@
 //! libtorch's matrix product as a GEMM backend.
 
-use kernels::gemm::{Gemm, Kind, Shape};
 use rayon::prelude::*;
 use tch::{Device, TchError, Tensor};
+
+use kernels::gemm::{Gemm, Kind, Shape};
 
 /// libtorch's fp32 product, which is MKL's, on the threads of rayon's current pool.
 ///

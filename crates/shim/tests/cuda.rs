@@ -1,7 +1,8 @@
 //! Test of the real CUDA library, with a libtorch that has it. One process, since the library is never closed.
 
-use shim::cuda;
 use tch::{Cuda, Device, Kind, Tensor};
+
+use shim::cuda;
 
 /// `LD_LIBRARY_PATH=FOLDER/lib cargo test -p shim --test cuda -- --ignored`, where FOLDER is a libtorch with CUDA:
 /// that of `cargo xtask setup --cuda`, or Python's package torch.

@@ -1,7 +1,8 @@
 //! Vectors of sixteen lanes: one register with AVX-512, two with AVX2.
 
-use super::{LANES, Simd};
 use std::arch::x86_64::*;
+
+use super::{LANES, Simd};
 
 /// Proof of AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]

@@ -6,9 +6,11 @@
 //! holds the value twice, since broadcasting 16 bits would take the port that multiplies) and two in bf16
 //! (the dword and each column hold the pair).
 
-use super::{Kind, RUN, Shape};
-use rayon::prelude::*;
 use std::{arch::x86_64::*, sync::Mutex};
+
+use rayon::prelude::*;
+
+use super::{Kind, RUN, Shape};
 
 /// Rows of a tile: 12 rows of two registers leave eight of the 32 for B and broadcasts.
 const ROWS: usize = 12;
