@@ -7,8 +7,9 @@ use serde::Deserialize;
 use train::TrainingArguments;
 
 use crate::{
-    flags::{OnBadRow, TrainFlags, UsageError, prompts},
+    flags::{OnBadRow, TrainFlags, prompts},
     named::{self, Named},
+    usage::UsageError,
 };
 
 /// The article's base model.

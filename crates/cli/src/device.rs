@@ -9,7 +9,7 @@ use anyhow::Context;
 use shim::cuda::{self, CudaError};
 use tch::Device;
 
-use crate::flags::UsageError;
+use crate::usage::UsageError;
 
 static CHOSEN: OnceLock<Device> = OnceLock::new();
 

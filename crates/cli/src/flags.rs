@@ -482,11 +482,6 @@ pub(crate) struct InitFlags {
     pub(crate) seed: u64,
 }
 
-/// A use of the program that can't be meant: flags or a configuration file that no run could follow.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct UsageError(pub(crate) String);
-
 /// The command line with `--flag_name` read as `--flag-name`: transformers' users know both.
 pub(crate) fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     arguments

@@ -16,6 +16,7 @@ mod progress;
 mod source;
 mod table;
 mod texts;
+mod usage;
 
 use std::{io, process::ExitCode};
 
@@ -29,9 +30,10 @@ use crate::{
         train as train_command,
     },
     device::DeviceName,
-    flags::{Command, Flags, UsageError, with_dashes},
+    flags::{Command, Flags, with_dashes},
     interrupt::{Interrupt, Interrupted},
     progress::Talk,
+    usage::UsageError,
 };
 
 fn main() -> ExitCode {

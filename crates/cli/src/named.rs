@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error};
 use serde_json::Value;
 
-use crate::flags::UsageError;
+use crate::usage::UsageError;
 
 /// A value, and the name that it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]

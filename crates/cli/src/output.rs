@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use crate::flags::UsageError;
+use crate::usage::UsageError;
 
 /// Writes text to stdout as it is.
 pub(crate) fn print(text: &str) -> io::Result<()> {

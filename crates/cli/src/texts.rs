@@ -5,7 +5,7 @@ use std::{io::BufRead, path::Path};
 use anyhow::{Context, bail};
 use data::LoadOptions;
 
-use crate::flags::UsageError;
+use crate::usage::UsageError;
 
 /// The texts of `input` in order: a file with one a line, a table of which `column` is taken, or `-` for
 /// lines from stdin. `flag` is what messages call it; the column's flag is `column_flag`.

@@ -13,15 +13,13 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     commands::{load_model, set_max_seq_length, table_format},
-    flags::{
-        ConvertFlags, DataCommand, DataFlags, OnBadRow, SplitFlags, StatFlags, TripletsFlags,
-        UsageError,
-    },
+    flags::{ConvertFlags, DataCommand, DataFlags, OnBadRow, SplitFlags, StatFlags, TripletsFlags},
     interrupt::Interrupt,
     output::{check_free, print, print_json, replace},
     progress::Talk,
     source::{self, DataOptions},
     table::{table, thousands},
+    usage::UsageError,
 };
 
 /// Classes that the table of labels shows.

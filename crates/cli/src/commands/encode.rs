@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 
 use crate::{
     commands::{encode_options, encode_texts, load_model},
-    flags::{EncodeFlags, EncodeTask, UsageError},
+    flags::{EncodeFlags, EncodeTask},
     interrupt::Interrupt,
     npy::{self, Matrix},
     output::replace,
     progress::Talk,
     table::thousands,
     texts::read_texts,
+    usage::UsageError,
 };
 
 /// How embeddings are written.

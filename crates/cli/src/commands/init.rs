@@ -7,11 +7,7 @@ use model::{Pooling, PoolingMode, SentenceTransformer, mpnet::Config};
 use tch::Device;
 use train::write_folder;
 
-use crate::{
-    flags::{InitFlags, UsageError},
-    progress::Talk,
-    table::thousands,
-};
+use crate::{flags::InitFlags, progress::Talk, table::thousands, usage::UsageError};
 
 /// Makes the model in a folder that does not exist yet.
 pub(crate) fn run(flags: &InitFlags, _talk: &Talk) -> anyhow::Result<()> {

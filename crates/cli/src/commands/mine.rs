@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
-    flags::{MineFlags, MinedFormat, Sampling, UsageError},
+    flags::{MineFlags, MinedFormat, Sampling},
     interrupt::Interrupt,
     npy,
     output::{check_free, print, replace},
@@ -19,6 +19,7 @@ use crate::{
     source::{self, DataOptions},
     table::thousands,
     texts::read_texts,
+    usage::UsageError,
 };
 
 /// Mines, writes the table, and prints what was found.

@@ -20,11 +20,12 @@ use train_crate::{Evaluation, TrainingData};
 
 use crate::{
     device,
-    flags::{EncodingFlags, EvalDataOptions, TwoSidedEncodingFlags, UsageError},
+    flags::{EncodingFlags, EvalDataOptions, TwoSidedEncodingFlags},
     interrupt::Interrupt,
     progress::Talk,
     source::{self, DataOptions},
     table::{counted, thousands},
+    usage::UsageError,
 };
 
 use ::train as train_crate;

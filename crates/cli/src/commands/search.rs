@@ -6,12 +6,13 @@ use serde_json::json;
 
 use crate::{
     commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
-    flags::{SearchFlags, UsageError},
+    flags::SearchFlags,
     interrupt::Interrupt,
     npy::Matrix,
     output::{print, print_json},
     progress::Talk,
     texts::read_texts,
+    usage::UsageError,
 };
 
 /// How much of a text the table shows.

@@ -27,11 +27,12 @@ use crate::{
         train::{RESULTS, run_resolved},
     },
     config,
-    flags::{SweepFlags, UsageError},
+    flags::SweepFlags,
     interrupt::{Interrupt, Interrupted},
     output::{print, print_json},
     progress::Talk,
     table::table,
+    usage::UsageError,
 };
 
 /// Name of the copy of the sweep's own file.

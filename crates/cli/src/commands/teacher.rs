@@ -12,7 +12,7 @@ use model::{EncodeOptions, SentenceTransformer};
 use tch::{Kind, Tensor};
 use train::TrainingData;
 
-use crate::{flags::UsageError, interrupt::Interrupt, progress::Talk};
+use crate::{interrupt::Interrupt, progress::Talk, usage::UsageError};
 
 /// Gives the data the labels that the loss learns from: for a loss of single columns the teacher's embeddings,
 /// `[columns, dimension]` a row, for one of queries and documents the dot products of its embeddings of the

@@ -22,13 +22,14 @@ use crate::{
     },
     config::{resolve, to_toml, training_arguments},
     device,
-    flags::{TrainFlags, UsageError},
+    flags::TrainFlags,
     interrupt::Interrupt,
     named::Named,
     output::{print, print_json},
     progress::{Talk, TrainingProgress},
     source::{self, DataOptions, Split},
     table::{counted, table},
+    usage::UsageError,
 };
 
 /// Trains as the flags and their configuration file say, and prints what came of it.

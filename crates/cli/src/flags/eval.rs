@@ -7,9 +7,10 @@ use eval::{SimilarityFunction, nano_beir::NanoDataset};
 use train::EvaluatorKind;
 
 use crate::{
-    flags::{EncodingFlags, OnBadRow, UsageError},
+    flags::{EncodingFlags, OnBadRow},
     named::Named,
     source::Split,
+    usage::UsageError,
 };
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use train::{NamedPrompts, Prompts};
 
-use crate::flags::UsageError;
+use crate::usage::UsageError;
 
 /// Reads one value of the flag: a text, `COLUMN=TEXT`, `SET=TEXT`, `SET.COLUMN=TEXT`, or JSON with all of them.
 ///

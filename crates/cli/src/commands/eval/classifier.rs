@@ -15,11 +15,8 @@ use train::LOSS_WEIGHTS;
 
 use super::{Bench, CsvRow, Evaluated, columns::load_dataset, plan::Part};
 use crate::{
-    flags::{EvalFlags, UsageError},
-    interrupt::Interrupt,
-    progress::Talk,
-    source,
-    table::counted,
+    flags::EvalFlags, interrupt::Interrupt, progress::Talk, source, table::counted,
+    usage::UsageError,
 };
 
 /// Pairs with a class.

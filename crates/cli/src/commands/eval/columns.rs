@@ -9,11 +9,12 @@ use train::{Evaluation, Evaluator, EvaluatorKind};
 use super::{Bench, CsvRow, Evaluated, plan::Part};
 use crate::{
     commands::{encode_evaluation, load_model, set_compute, tokenize},
-    flags::{EvalFlags, UsageError},
+    flags::EvalFlags,
     interrupt::Interrupt,
     progress::Talk,
     source::{self, DataOptions},
     table::counted,
+    usage::UsageError,
 };
 
 /// Reads the data set of a part.

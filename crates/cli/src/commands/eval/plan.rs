@@ -2,10 +2,11 @@
 
 use super::{Bench, Evaluated, classifier, columns, nano_beir, retrieval};
 use crate::{
-    flags::{EvalFlags, EvaluatorName, UsageError},
+    flags::{EvalFlags, EvaluatorName},
     interrupt::Interrupt,
     named::{self, Named},
     progress::Talk,
+    usage::UsageError,
 };
 
 /// The evaluations, in order.

@@ -12,9 +12,10 @@ use model::SentenceTransformer;
 
 use super::{Bench, CsvRow, Evaluated, plan::Part};
 use crate::{
-    flags::{self, EvalFlags, UsageError},
+    flags::{self, EvalFlags},
     source::local_name,
     table::counted,
+    usage::UsageError,
 };
 
 /// Queries, documents, and what belongs together.

@@ -11,7 +11,8 @@ use toml::{Table, Value};
 
 use crate::{
     config::{resolve_table, training_arguments},
-    flags::{TrainFlags, UsageError},
+    flags::TrainFlags,
+    usage::UsageError,
 };
 
 /// The keys that come first, in this order, each with the name that tables and folders have for it. The others

@@ -11,8 +11,8 @@ use crate::{
         grid::{Grid, label},
         plot::{self, Dot, Panel, Plot},
     },
-    flags::UsageError,
     table::table,
+    usage::UsageError,
 };
 
 const CSV: &str = "sweep.csv";
