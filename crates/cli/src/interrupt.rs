@@ -6,7 +6,6 @@
 
 use std::{
     fmt,
-    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use indicatif::ProgressBar;
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGUSR1},
     flag,
@@ -126,26 +124,5 @@ impl Interrupt {
             signal: self.signal.load(Ordering::Relaxed) as u8,
         }
         .into()
-    }
-
-    /// Moves a bar as work goes on, and breaks the work off when a signal has come.
-    pub(crate) fn following(&self, bar: &ProgressBar) -> impl FnMut(usize) -> ControlFlow<()> {
-        move |n_done| {
-            bar.set_position(n_done as u64);
-            if self.is_set() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        }
-    }
-
-    /// Ends the work when a signal has come.
-    pub(crate) fn check(&self) -> anyhow::Result<()> {
-        if self.is_set() {
-            Err(self.error())
-        } else {
-            Ok(())
-        }
     }
 }

@@ -13,8 +13,10 @@ mod named;
 mod npy;
 mod output;
 mod progress;
+mod session;
 mod source;
 mod table;
+mod talk;
 mod texts;
 mod usage;
 
@@ -32,7 +34,8 @@ use crate::{
     device::DeviceName,
     flags::{Command, Flags, with_dashes},
     interrupt::{Interrupt, Interrupted},
-    progress::Talk,
+    session::Session,
+    talk::Talk,
     usage::UsageError,
 };
 
@@ -59,17 +62,20 @@ fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
     choose_device(&flags)?;
     set_threads(flags.num_threads)?;
     arm_failpoint()?;
-    let interrupt = Interrupt::listen()?;
+    let session = Session {
+        talk: talk.clone(),
+        interrupt: Interrupt::listen()?,
+    };
     match flags.command {
-        Command::Train(flags) => train_command::run(*flags, talk, &interrupt),
-        Command::Sweep(flags) => sweep::run(&flags, talk, &interrupt),
-        Command::Eval(flags) => eval::run(&flags, talk, &interrupt),
-        Command::Encode(flags) => encode::run(&flags, talk, &interrupt),
-        Command::Mine(flags) => mine::run(&flags, talk, &interrupt),
-        Command::Search(flags) => search_command::run(&flags, talk, &interrupt),
-        Command::Data(command) => data_command::run(&command, talk, &interrupt),
-        Command::Compare(flags) => compare::run(&flags, talk, &interrupt),
-        Command::Init(flags) => init::run(&flags, talk),
+        Command::Train(flags) => train_command::run(*flags, &session),
+        Command::Sweep(flags) => sweep::run(&flags, &session),
+        Command::Eval(flags) => eval::run(&flags, &session),
+        Command::Encode(flags) => encode::run(&flags, &session),
+        Command::Mine(flags) => mine::run(&flags, &session),
+        Command::Search(flags) => search_command::run(&flags, &session),
+        Command::Data(command) => data_command::run(&command, &session),
+        Command::Compare(flags) => compare::run(&flags, &session),
+        Command::Init(flags) => init::run(&flags),
     }
 }
 

@@ -1,99 +1,21 @@
-//! Talk on stderr: log lines, and progress bars where stderr is a terminal.
+//! The progress of a training run: a bar where stderr is a terminal, else a log line now and then.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::Value;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use train::{
     TrainError,
     report::{Event, LogEntry, Memory, Observer, Plan, Step},
 };
 
-use crate::table::{counted, thousands};
-
-/// tqdm's layout: done, of total, time gone and left.
-const BAR: &str =
-    "{prefix}: {percent:>3}%|{bar:24}| {pos}/{len} [{elapsed_precise}<{eta_precise}{msg}]";
+use crate::{
+    table::{counted, thousands},
+    talk::Talk,
+};
 
 /// How often training says where it is when there is no bar to show it.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-
-/// Everything said to the user.
-#[derive(Debug, Clone)]
-pub(crate) struct Talk {
-    bars: MultiProgress,
-    has_bars: bool,
-}
-
-impl Talk {
-    /// Sets up log lines and bars. RUST_LOG wins over `verbose` and `quiet`.
-    pub(crate) fn start(verbose: u8, quiet: bool) -> Self {
-        let has_bars = io::stderr().is_terminal() && !quiet;
-        let talk = Self {
-            bars: MultiProgress::new(),
-            has_bars,
-        };
-        let level = match (quiet, verbose) {
-            (true, _) => "warn",
-            (false, 0) => "info",
-            (false, 1) => "debug",
-            (false, _) => "trace",
-        };
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(talk.clone())
-            .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-            .without_time()
-            .with_target(false)
-            .init();
-        talk
-    }
-
-    /// The last words of a run that failed: the whole chain on one line.
-    pub(crate) fn error(&self, error: &anyhow::Error) {
-        let text = format!("error: {error:#}\n");
-        // Nobody is left to tell when stderr itself can't be written.
-        let _ = self.clone().write_all(text.as_bytes());
-    }
-
-    /// A bar over `n` things; hidden where there is no terminal.
-    pub(crate) fn bar(&self, what: &str, n: usize) -> ProgressBar {
-        if !self.has_bars {
-            return ProgressBar::hidden();
-        }
-        let bar = self.bars.add(ProgressBar::new(n as u64));
-        let style =
-            ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style);
-        bar.set_prefix(what.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(250));
-        bar
-    }
-}
-
-impl Write for Talk {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-impl MakeWriter<'_> for Talk {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
 
 /// Shows a training run: a bar, or a line now and then.
 #[derive(Debug)]
@@ -298,10 +220,7 @@ mod tests {
 
     #[test]
     fn a_gpus_share_and_memory_are_shown_and_nothing_on_the_cpu() {
-        let talk = Talk {
-            bars: MultiProgress::new(),
-            has_bars: false,
-        };
+        let talk = Talk::without_bars();
         let mut progress = TrainingProgress::new(&talk, "triplets");
         assert_eq!(progress.of_device(), "");
         progress.plan = Some(Plan {
@@ -325,10 +244,5 @@ mod tests {
         progress.n_tokens = 10_000;
         progress.started = Instant::now() - Duration::from_secs(10);
         assert_eq!(progress.of_device(), ", 50 % of the GPU's rate, 3.2 GB");
-    }
-
-    #[test]
-    fn the_bar_is_well_formed() {
-        ProgressStyle::with_template(BAR).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use hub::{
 };
 use indicatif::ProgressBar;
 
-use crate::{flags::OnBadRow, interrupt::Interrupt, progress::Talk};
+use crate::{flags::OnBadRow, session::Session};
 
 /// A part of a data set, by the names that the hub's data sets use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(crate) struct DataOptions {
 }
 
 /// The folder of a model: `model` itself where that is a folder, else the hub's files in the cache.
-pub(crate) fn model(model: &str, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<PathBuf> {
+pub(crate) fn model(model: &str, session: &Session) -> anyhow::Result<PathBuf> {
     let path = Path::new(model);
     if path.is_dir() {
         return Ok(path.to_owned());
@@ -65,7 +65,7 @@ pub(crate) fn model(model: &str, talk: &Talk, interrupt: &Interrupt) -> anyhow::
         format!("model `{model}` is neither a folder here nor a name on the hub")
     })?;
     let config = HubConfig::from_env()?;
-    fetched(fetch_model(&config, &id, &mut Download::new(talk, interrupt)), interrupt).with_context(|| {
+    fetched(fetch_model(&config, &id, &mut Download::new(session)), session).with_context(|| {
         format!(
             "model `{model}` is neither a folder here nor could it be had from the hub: give --model a folder with config.json, tokenizer.json and model.safetensors, or run `cargo xtask fetch-data --model {model}` where the hub can be reached"
         )
@@ -77,8 +77,7 @@ pub(crate) fn dataset(
     source: &str,
     split: Split,
     options: &DataOptions,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Dataset> {
     let mut load_options = LoadOptions {
         columns: options.columns.clone(),
@@ -104,7 +103,7 @@ pub(crate) fn dataset(
         .name
         .get_or_insert_with(|| hub_name(&id, split));
     let config = HubConfig::from_env()?;
-    let files = fetched(fetch_dataset(&config, &id, &mut Download::new(talk, interrupt)), interrupt)
+    let files = fetched(fetch_dataset(&config, &id, &mut Download::new(session)), session)
         .with_context(|| {
             format!(
                 "data set `{source}` is neither a file here nor could it be had from the hub: give a parquet, CSV or JSON Lines file, or run `cargo xtask fetch-data --dataset {source}` where the hub can be reached"
@@ -128,13 +127,12 @@ pub(crate) fn dataset(
 pub(crate) fn splits(
     source: &str,
     splits: &[(&str, &str)],
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Vec<Vec<PathBuf>>> {
     let id = RepoId::parse(source)?;
     let config = HubConfig::from_env()?;
-    let files = fetch_splits(&config, &id, splits, &mut Download::new(talk, interrupt));
-    fetched(files, interrupt)
+    let files = fetch_splits(&config, &id, splits, &mut Download::new(session));
+    fetched(files, session)
 }
 
 /// Whether a text looks like a name on the hub rather than a path: one slash, and nothing that only a path
@@ -174,32 +172,30 @@ pub(crate) fn local_name(path: &Path) -> String {
 }
 
 /// A download's result, or the signal that ended it.
-fn fetched<T>(result: Result<T, hub::error::HubError>, interrupt: &Interrupt) -> anyhow::Result<T> {
-    interrupt.check()?;
+fn fetched<T>(result: Result<T, hub::error::HubError>, session: &Session) -> anyhow::Result<T> {
+    session.check()?;
     Ok(result?)
 }
 
 /// A bar for the file that is coming.
 struct Download<'a> {
-    talk: &'a Talk,
-    interrupt: &'a Interrupt,
+    session: &'a Session,
     bar: Option<(String, ProgressBar)>,
 }
 
 impl<'a> Download<'a> {
-    fn new(talk: &'a Talk, interrupt: &'a Interrupt) -> Self {
-        Self {
-            talk,
-            interrupt,
-            bar: None,
-        }
+    fn new(session: &'a Session) -> Self {
+        Self { session, bar: None }
     }
 }
 
 impl Watcher for Download<'_> {
     fn progress(&mut self, file: &str, done_bytes: u64, total_bytes: u64) {
         if self.bar.as_ref().is_none_or(|(name, _)| name != file) {
-            self.bar = Some((file.to_owned(), self.talk.bar(file, total_bytes as usize)));
+            self.bar = Some((
+                file.to_owned(),
+                self.session.bar(file, total_bytes as usize),
+            ));
         }
         if let Some((_, bar)) = &self.bar {
             bar.set_position(done_bytes);
@@ -210,7 +206,7 @@ impl Watcher for Download<'_> {
     }
 
     fn interrupted(&mut self) -> bool {
-        self.interrupt.is_set()
+        self.session.interrupt.is_set()
     }
 }
 

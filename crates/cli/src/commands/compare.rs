@@ -13,9 +13,8 @@ use crate::{
         encode_evaluation, encode_options, load_eval_data, load_model, short_name, tokenize,
     },
     flags::CompareFlags,
-    interrupt::Interrupt,
     output::{print, print_json},
-    progress::Talk,
+    session::Session,
     table::table,
 };
 
@@ -29,12 +28,12 @@ struct Difference {
 }
 
 /// Prints each metric of both models and their difference with a 95 % interval.
-pub(crate) fn run(flags: &CompareFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(flags: &CompareFlags, session: &Session) -> anyhow::Result<()> {
     let [first, second] = flags.models.as_slice() else {
         anyhow::bail!("compare needs two models, got {}", flags.models.len());
     };
-    let (before, first_embeddings) = evaluate(first, flags, talk, interrupt)?;
-    let (after, second_embeddings) = evaluate(second, flags, talk, interrupt)?;
+    let (before, first_embeddings) = evaluate(first, flags, session)?;
+    let (after, second_embeddings) = evaluate(second, flags, session)?;
     let first_metrics = before.metrics(&first_embeddings)?;
     let second_metrics = after.metrics(&second_embeddings)?;
     let how = Bootstrap {
@@ -116,15 +115,14 @@ pub(crate) fn run(flags: &CompareFlags, talk: &Talk, interrupt: &Interrupt) -> a
 fn evaluate(
     name: &str,
     flags: &CompareFlags,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<(Evaluation, ColumnEmbeddings)> {
-    let dataset = load_eval_data(&flags.data, &flags.options, talk, interrupt)?;
-    let mut model = load_model(name, talk, interrupt)?;
+    let dataset = load_eval_data(&flags.data, &flags.options, session)?;
+    let mut model = load_model(name, session)?;
     let options = encode_options(&flags.options.encoding, &mut model)?;
-    let data = tokenize(dataset, model.tokenizer(), talk, interrupt)?;
+    let data = tokenize(dataset, model.tokenizer(), session)?;
     let evaluation = Evaluation::new(data, &flags.options.similarities(), options)?;
-    let embeddings = encode_evaluation(&evaluation, &model, talk, interrupt)?;
+    let embeddings = encode_evaluation(&evaluation, &model, session)?;
     Ok((evaluation, embeddings))
 }
 

@@ -14,9 +14,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     commands::{load_model, set_max_seq_length, table_format},
     flags::{ConvertFlags, DataCommand, DataFlags, OnBadRow, SplitFlags, StatFlags, TripletsFlags},
-    interrupt::Interrupt,
     output::{check_free, print, print_json, replace},
-    progress::Talk,
+    session::Session,
     source::{self, DataOptions},
     table::{table, thousands},
     usage::UsageError,
@@ -29,34 +28,29 @@ const N_CLASSES: usize = 20;
 const N_TEXTS_PER_CHUNK: usize = 4096;
 
 /// Runs the subcommand.
-pub(crate) fn run(command: &DataCommand, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(command: &DataCommand, session: &Session) -> anyhow::Result<()> {
     match command {
-        DataCommand::Stat(flags) => stat(flags, talk, interrupt),
-        DataCommand::Convert(flags) => convert(flags, talk, interrupt),
-        DataCommand::Split(flags) => split_into_parts(flags, talk, interrupt),
-        DataCommand::Triplets(flags) => triplets(flags, talk, interrupt),
+        DataCommand::Stat(flags) => stat(flags, session),
+        DataCommand::Convert(flags) => convert(flags, session),
+        DataCommand::Split(flags) => split_into_parts(flags, session),
+        DataCommand::Triplets(flags) => triplets(flags, session),
     }
 }
 
-fn load(
-    flags: &DataFlags,
-    on_bad_row: OnBadRow,
-    talk: &Talk,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Dataset> {
+fn load(flags: &DataFlags, on_bad_row: OnBadRow, session: &Session) -> anyhow::Result<Dataset> {
     let options = DataOptions {
         columns: flags.columns.clone(),
         max_rows: flags.max_samples,
         on_bad_row: Some(on_bad_row),
         ..DataOptions::default()
     };
-    source::dataset(&flags.data, flags.split, &options, talk, interrupt)
+    source::dataset(&flags.data, flags.split, &options, session)
 }
 
-fn convert(flags: &ConvertFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn convert(flags: &ConvertFlags, session: &Session) -> anyhow::Result<()> {
     let format = table_format("--output", &flags.output)?;
     check_free("--output", &flags.output, flags.overwrite)?;
-    let dataset = load(&flags.data, flags.on_bad_row, talk, interrupt)?;
+    let dataset = load(&flags.data, flags.on_bad_row, session)?;
     write(&flags.output, format, &dataset.output_columns())
 }
 
@@ -71,7 +65,7 @@ fn write(path: &Path, format: TableFormat, columns: &[OutputColumn<'_>]) -> anyh
     Ok(())
 }
 
-fn split_into_parts(flags: &SplitFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn split_into_parts(flags: &SplitFlags, session: &Session) -> anyhow::Result<()> {
     let size = |flag: &str, size: f64| match size {
         0.0..1.0 => Ok(PartSize::Share(size)),
         size if size >= 1.0 && size.fract() == 0.0 => Ok(PartSize::Rows(size as usize)),
@@ -84,7 +78,7 @@ fn split_into_parts(flags: &SplitFlags, talk: &Talk, interrupt: &Interrupt) -> a
     for part in ["train", "dev", "test"] {
         check_free("--output-dir:", &path(part), flags.overwrite)?;
     }
-    let dataset = load(&flags.data, flags.on_bad_row, talk, interrupt)?;
+    let dataset = load(&flags.data, flags.on_bad_row, session)?;
     let parts =
         split(&dataset, dev, test, flags.seed, flags.no_shared_anchors).ok_or_else(|| {
             UsageError(format!(
@@ -113,7 +107,7 @@ fn split_into_parts(flags: &SplitFlags, talk: &Talk, interrupt: &Interrupt) -> a
     Ok(())
 }
 
-fn triplets(flags: &TripletsFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn triplets(flags: &TripletsFlags, session: &Session) -> anyhow::Result<()> {
     let format = table_format("--output", &flags.output)?;
     check_free("--output", &flags.output, flags.overwrite)?;
     if flags.entailment == flags.contradiction {
@@ -123,7 +117,7 @@ fn triplets(flags: &TripletsFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow
         ))
         .into());
     }
-    let dataset = load(&flags.data, flags.on_bad_row, talk, interrupt)?;
+    let dataset = load(&flags.data, flags.on_bad_row, session)?;
     let relations = relations(&dataset, flags)?;
     let [premises, hypotheses] = [0, 1].map(|i| &dataset.columns[i].texts);
     let rows = premises.iter().zip(hypotheses.iter()).zip(relations);
@@ -180,16 +174,16 @@ fn relations(dataset: &Dataset, flags: &TripletsFlags) -> Result<Vec<Relation>, 
     }
 }
 
-fn stat(flags: &StatFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let dataset = load(&flags.data, flags.on_bad_row, talk, interrupt)?;
+fn stat(flags: &StatFlags, session: &Session) -> anyhow::Result<()> {
+    let dataset = load(&flags.data, flags.on_bad_row, session)?;
     let lengths = match &flags.model {
         None => None,
         Some(name) => {
-            let mut model = load_model(name, talk, interrupt)?;
+            let mut model = load_model(name, session)?;
             set_max_seq_length(&mut model, flags.max_seq_length)?;
             let limit = model.max_seq_length();
             let tokenizer = model.tokenizer().without_truncation()?;
-            let bar = talk.bar("tokenizing", dataset.n_rows() * dataset.columns.len());
+            let bar = session.bar("tokenizing", dataset.n_rows() * dataset.columns.len());
             let lengths = dataset
                 .columns
                 .iter()
@@ -197,7 +191,7 @@ fn stat(flags: &StatFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result
                     let texts: Vec<&str> = column.texts.iter().collect();
                     let mut lengths = Vec::with_capacity(texts.len());
                     for chunk in texts.chunks(N_TEXTS_PER_CHUNK) {
-                        interrupt.check()?;
+                        session.check()?;
                         lengths.extend(tokenizer.encode_batch(chunk)?.iter().map(Vec::len));
                         bar.inc(chunk.len() as u64);
                     }

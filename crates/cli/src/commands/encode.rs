@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use crate::{
     commands::{encode_options, encode_texts, load_model},
     flags::{EncodeFlags, EncodeTask},
-    interrupt::Interrupt,
     npy::{self, Matrix},
     output::replace,
-    progress::Talk,
+    session::Session,
     table::thousands,
     texts::read_texts,
     usage::UsageError,
@@ -32,12 +31,12 @@ enum Format {
 }
 
 /// Encodes the sentences of a file.
-pub(crate) fn run(flags: &EncodeFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(flags: &EncodeFlags, session: &Session) -> anyhow::Result<()> {
     let format = format_of(flags)?;
     let column = flags.column.as_deref();
     let texts = read_texts("--input", &flags.input, "--column", column)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let mut model = load_model(&flags.model, talk, interrupt)?;
+    let mut model = load_model(&flags.model, session)?;
     let mut options = encode_options(&flags.encoding, &mut model)?;
     options.task = flags.task.map(|task| match task {
         EncodeTask::Query => Task::Query,
@@ -47,8 +46,7 @@ pub(crate) fn run(flags: &EncodeFlags, talk: &Talk, interrupt: &Interrupt) -> an
         model: &model,
         options: &options,
         of_tokens: flags.output_value == "token_embeddings",
-        talk,
-        interrupt,
+        session,
     };
     let started = Instant::now();
     let encoded = encoder.encode(&texts, "encoding")?;
@@ -89,8 +87,7 @@ struct Encoder<'a> {
     model: &'a SentenceTransformer,
     options: &'a EncodeOptions,
     of_tokens: bool,
-    talk: &'a Talk,
-    interrupt: &'a Interrupt,
+    session: &'a Session,
 }
 
 /// Rows of embeddings, and how many each text has: one, or one a token.
@@ -104,18 +101,18 @@ impl Encoder<'_> {
     fn encode(&self, texts: &[&str], what: &str) -> anyhow::Result<Encoded> {
         let (model, options) = (self.model, self.options);
         if !self.of_tokens {
-            let values = encode_texts(model, texts, options, what, self.talk, self.interrupt)?;
+            let values = encode_texts(model, texts, options, what, self.session)?;
             return Ok(Encoded {
                 dimension: values.len() / texts.len().max(1),
                 values,
                 n_rows: vec![1; texts.len()],
             });
         }
-        let bar = self.talk.bar(what, texts.len());
-        let tokens = model.encode_tokens(texts, options, &mut self.interrupt.following(&bar));
+        let bar = self.session.bar(what, texts.len());
+        let tokens = model.encode_tokens(texts, options, &mut self.session.following(&bar));
         bar.finish_and_clear();
         let tokens = match tokens {
-            Err(ModelError::Stopped) => return Err(self.interrupt.error()),
+            Err(ModelError::Stopped) => return Err(self.session.interrupt.error()),
             tokens => tokens?,
         };
         let dimension = model.encoder().config().hidden_size as usize;

@@ -7,10 +7,10 @@ use model::{Pooling, PoolingMode, SentenceTransformer, mpnet::Config};
 use tch::Device;
 use train::write_folder;
 
-use crate::{flags::InitFlags, progress::Talk, table::thousands, usage::UsageError};
+use crate::{flags::InitFlags, table::thousands, usage::UsageError};
 
 /// Makes the model in a folder that does not exist yet.
-pub(crate) fn run(flags: &InitFlags, _talk: &Talk) -> anyhow::Result<()> {
+pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {
     let output = &flags.output;
     if output.exists() {
         return Err(UsageError(format!(

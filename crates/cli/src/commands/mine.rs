@@ -12,10 +12,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
     flags::{MineFlags, MinedFormat, Sampling},
-    interrupt::Interrupt,
     npy,
     output::{check_free, print, replace},
-    progress::Talk,
+    session::Session,
     source::{self, DataOptions},
     table::thousands,
     texts::read_texts,
@@ -23,7 +22,7 @@ use crate::{
 };
 
 /// Mines, writes the table, and prints what was found.
-pub(crate) fn run(flags: &MineFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
     if let Some(cross_encoder) = &flags.cross_encoder {
         return Err(UsageError(format!(
             "--cross-encoder {cross_encoder}: cross-encoders can't be run here; leave it out and use --relative-margin 0.05, or rescore the table that --output-scores writes"
@@ -34,7 +33,7 @@ pub(crate) fn run(flags: &MineFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
     let format = table_format(flags, &options)?;
     check_free("--output", &flags.output, flags.overwrite)?;
 
-    let columns = Columns::load(flags, talk, interrupt)?;
+    let columns = Columns::load(flags, session)?;
     let corpus = match &flags.corpus {
         None => Vec::new(),
         Some(corpus) => {
@@ -57,7 +56,7 @@ pub(crate) fn run(flags: &MineFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
         thousands(pairs.corpus().len()),
     );
 
-    let mut model = load_model(&flags.model, talk, interrupt)?;
+    let mut model = load_model(&flags.model, session)?;
     set_max_seq_length(&mut model, flags.encoding.max_seq_length)?;
     let similarity = similarity_of(flags.encoding.similarity, &model)?;
     let encode = |task, texts: &[&str]| -> anyhow::Result<Vec<f32>> {
@@ -65,24 +64,24 @@ pub(crate) fn run(flags: &MineFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
             normalize_embeddings: true,
             ..two_sided_options(&flags.encoding, task)
         };
-        cached_embeddings(flags, &model, task, texts, &options, talk, interrupt)
+        cached_embeddings(flags, &model, task, texts, &options, session)
     };
     let corpus = encode(Task::Document, pairs.corpus())?;
     let queries = encode(Task::Query, pairs.queries())?;
     let dimension = corpus.len() / pairs.corpus().len();
 
-    let bar = talk.bar("searching", pairs.queries().len());
+    let bar = session.bar("searching", pairs.queries().len());
     let mined = mine_hard_negatives(
         &pairs,
         Embeddings::new(&queries, dimension)?,
         Embeddings::new(&corpus, dimension)?,
         similarity,
         &options,
-        &mut interrupt.following(&bar),
+        &mut session.following(&bar),
     );
     bar.finish_and_clear();
     let mined = match mined {
-        Err(SearchError::Stopped) => return Err(interrupt.error()),
+        Err(SearchError::Stopped) => return Err(session.interrupt.error()),
         mined => mined.map_err(usage_error)?,
     };
     let report = mined.report();
@@ -180,7 +179,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn load(flags: &MineFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<Self> {
+    fn load(flags: &MineFlags, session: &Session) -> anyhow::Result<Self> {
         let named = (&flags.anchor_column_name, &flags.positive_column_name);
         let options = DataOptions {
             columns: match named {
@@ -191,7 +190,7 @@ impl Columns {
             on_bad_row: Some(flags.on_bad_row),
             ..DataOptions::default()
         };
-        let mut dataset = source::dataset(&flags.data, flags.split, &options, talk, interrupt)?;
+        let mut dataset = source::dataset(&flags.data, flags.split, &options, session)?;
         let place = |name: &Option<String>, usual: usize| -> anyhow::Result<usize> {
             let names = dataset.column_names();
             let Some(name) = name else {
@@ -240,15 +239,14 @@ fn cached_embeddings(
     task: Task,
     texts: &[&str],
     options: &EncodeOptions,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Vec<f32>> {
     let what = match task {
         Task::Query => "query",
         Task::Document => "corpus",
     };
     let Some(folder) = &flags.cache_folder else {
-        return encode_texts(model, texts, options, what, talk, interrupt);
+        return encode_texts(model, texts, options, what, session);
     };
     let name = format!(
         "{what}_embeddings_{}.npy",
@@ -269,7 +267,7 @@ fn cached_embeddings(
         tracing::info!("{what} embeddings are {}", path.display());
         return Ok(embeddings.values().to_vec());
     }
-    let embeddings = encode_texts(model, texts, options, what, talk, interrupt)?;
+    let embeddings = encode_texts(model, texts, options, what, session)?;
     let dimension = embeddings.len() / texts.len().max(1);
     let written = replace(&path, |file| npy::write(file, &embeddings, dimension));
     written.with_context(|| format!("--cache-folder {}", folder.display()))?;

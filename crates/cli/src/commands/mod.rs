@@ -11,7 +11,7 @@ pub(crate) mod sweep;
 mod teacher;
 pub(crate) mod train;
 
-use std::{ops::ControlFlow, path::Path};
+use std::path::Path;
 
 use ::data::{Dataset, Prompt, TableFormat, TokenCache, TokenKey, TokenLimits, TokenizedDataset};
 use ::search::Similarity;
@@ -21,8 +21,7 @@ use train_crate::{Evaluation, TrainingData};
 use crate::{
     device,
     flags::{EncodingFlags, EvalDataOptions, TwoSidedEncodingFlags},
-    interrupt::Interrupt,
-    progress::Talk,
+    session::Session,
     source::{self, DataOptions},
     table::{counted, thousands},
     usage::UsageError,
@@ -31,12 +30,8 @@ use crate::{
 use ::train as train_crate;
 
 /// Loads the model that a folder or a name on the hub stands for, to the device that was chosen.
-fn load_model(
-    name: &str,
-    talk: &Talk,
-    interrupt: &Interrupt,
-) -> anyhow::Result<SentenceTransformer> {
-    let folder = source::model(name, talk, interrupt)?;
+fn load_model(name: &str, session: &Session) -> anyhow::Result<SentenceTransformer> {
+    let folder = source::model(name, session)?;
     let model = SentenceTransformer::load(&folder, device::chosen())?;
     tracing::info!(
         "model {name}: {} parameters, {} dimensions, up to {} tokens",
@@ -51,10 +46,9 @@ fn load_model(
 fn tokenize(
     dataset: Dataset,
     tokenizer: &Tokenizer,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<TrainingData> {
-    let tokens = token_ids(&dataset, &[], tokenizer, talk, interrupt)?;
+    let tokens = token_ids(&dataset, &[], tokenizer, session)?;
     Ok(tokenized(dataset, tokens))
 }
 
@@ -65,8 +59,7 @@ fn tokenize_prompted(
     prompts: Vec<String>,
     tokenizer: &Tokenizer,
     cache: Option<&TokenCache>,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<TrainingData> {
     let prompts = prompts
         .into_iter()
@@ -76,7 +69,7 @@ fn tokenize_prompted(
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let Some(cache) = cache else {
-        let tokens = token_ids(&dataset, &prompts, tokenizer, talk, interrupt)?;
+        let tokens = token_ids(&dataset, &prompts, tokenizer, session)?;
         return Ok(tokenized(dataset, tokens));
     };
     let key = TokenKey::new(&dataset, tokenizer.identity()?.as_bytes()).with_prompts(&prompts);
@@ -87,7 +80,7 @@ fn tokenize_prompted(
     if let Some(tokens) = cache.read(&key, &dataset, limits) {
         return Ok(tokenized(dataset, tokens.with_prompts(&prompts)));
     }
-    let tokens = token_ids(&dataset, &prompts, tokenizer, talk, interrupt)?;
+    let tokens = token_ids(&dataset, &prompts, tokenizer, session)?;
     if let Err(error) = cache.write(&key, &tokens) {
         tracing::warn!(
             "the token ids could not be kept for the next run: {error}; SENTUNE_CACHE names another folder, --token-cache=false keeps none"
@@ -100,13 +93,12 @@ fn token_ids(
     dataset: &Dataset,
     prompts: &[Prompt],
     tokenizer: &Tokenizer,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<TokenizedDataset> {
     let texts = dataset.prompted_texts(prompts);
-    let bar = talk.bar("tokenizing", texts.len());
+    let bar = session.bar("tokenizing", texts.len());
     let tokens = texts.tokenize(|texts| {
-        interrupt.check()?;
+        session.check()?;
         let ids = tokenizer.encode_batch(texts)?;
         bar.inc(texts.len() as u64);
         anyhow::Ok(ids)
@@ -130,8 +122,7 @@ fn tokenized(dataset: Dataset, tokens: TokenizedDataset) -> TrainingData {
 fn load_eval_data(
     source: &str,
     flags: &EvalDataOptions,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Dataset> {
     let options = DataOptions {
         name: flags.name.clone(),
@@ -139,7 +130,7 @@ fn load_eval_data(
         max_rows: flags.max_samples,
         on_bad_row: Some(flags.on_bad_row),
     };
-    source::dataset(source, flags.split, &options, talk, interrupt)
+    source::dataset(source, flags.split, &options, session)
 }
 
 /// Sets the longest input, where a flag asks for one that the model can take.
@@ -217,14 +208,13 @@ fn encode_texts(
     texts: &[&str],
     options: &EncodeOptions,
     what: &str,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Vec<f32>> {
-    let bar = talk.bar(what, texts.len());
-    let embeddings = model.encode(texts, options, &mut interrupt.following(&bar));
+    let bar = session.bar(what, texts.len());
+    let embeddings = model.encode(texts, options, &mut session.following(&bar));
     bar.finish_and_clear();
     match embeddings {
-        Err(ModelError::Stopped) => Err(interrupt.error()),
+        Err(ModelError::Stopped) => Err(session.interrupt.error()),
         embeddings => Ok(Vec::try_from(embeddings?.f_view([-1])?)?),
     }
 }
@@ -243,20 +233,12 @@ fn table_format(flag: &str, path: &Path) -> Result<TableFormat, UsageError> {
 fn encode_evaluation(
     evaluation: &Evaluation,
     model: &SentenceTransformer,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<train_crate::ColumnEmbeddings> {
-    let bar = talk.bar(evaluation.name(), evaluation.n_sentences());
-    let embeddings = evaluation.encode(model, &mut |n_encoded| {
-        bar.set_position(n_encoded as u64);
-        if interrupt.is_set() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    })?;
+    let bar = session.bar(evaluation.name(), evaluation.n_sentences());
+    let embeddings = evaluation.encode(model, &mut session.following(&bar))?;
     bar.finish_and_clear();
-    embeddings.ok_or_else(|| interrupt.error())
+    embeddings.ok_or_else(|| session.interrupt.error())
 }
 
 /// A model's name as tables show it: the last part of its path.

@@ -7,10 +7,9 @@ use serde_json::json;
 use crate::{
     commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
     flags::SearchFlags,
-    interrupt::Interrupt,
     npy::Matrix,
     output::{print, print_json},
-    progress::Talk,
+    session::Session,
     texts::read_texts,
     usage::UsageError,
 };
@@ -19,7 +18,7 @@ use crate::{
 const N_CHARS: usize = 100;
 
 /// Prints the hits of every query.
-pub(crate) fn run(flags: &SearchFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(flags: &SearchFlags, session: &Session) -> anyhow::Result<()> {
     let column = flags.corpus_column.as_deref();
     let corpus = read_texts("--corpus", &flags.corpus, "--corpus-column", column)?;
     let corpus: Vec<&str> = corpus.iter().map(String::as_str).collect();
@@ -47,12 +46,12 @@ pub(crate) fn run(flags: &SearchFlags, talk: &Talk, interrupt: &Interrupt) -> an
             Some(matrix)
         }
     };
-    let mut model = load_model(&flags.model, talk, interrupt)?;
+    let mut model = load_model(&flags.model, session)?;
     set_max_seq_length(&mut model, flags.encoding.max_seq_length)?;
     let similarity = similarity_of(flags.encoding.similarity, &model)?;
     let encode = |task, texts: &[&str], what| {
         let options = two_sided_options(&flags.encoding, task);
-        encode_texts(&model, texts, &options, what, talk, interrupt)
+        encode_texts(&model, texts, &options, what, session)
     };
     let query_values = encode(Task::Query, &queries, "queries")?;
     let dimension = query_values.len() / queries.len().max(1);
@@ -69,16 +68,16 @@ pub(crate) fn run(flags: &SearchFlags, talk: &Talk, interrupt: &Interrupt) -> an
         similarity,
         ..SearchOptions::default()
     };
-    let bar = talk.bar("searching", queries.len());
+    let bar = session.bar("searching", queries.len());
     let hits = semantic_search(
         Embeddings::new(&query_values, dimension)?,
         corpus_embeddings,
         &options,
-        &mut interrupt.following(&bar),
+        &mut session.following(&bar),
     );
     bar.finish_and_clear();
     let hits = match hits {
-        Err(SearchError::Stopped) => return Err(interrupt.error()),
+        Err(SearchError::Stopped) => return Err(session.interrupt.error()),
         hits => hits?,
     };
     let text = |id: u32| corpus[id as usize];

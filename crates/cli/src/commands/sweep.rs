@@ -28,9 +28,9 @@ use crate::{
     },
     config,
     flags::SweepFlags,
-    interrupt::{Interrupt, Interrupted},
+    interrupt::Interrupted,
     output::{print, print_json},
-    progress::Talk,
+    session::Session,
     table::table,
     usage::UsageError,
 };
@@ -57,7 +57,7 @@ struct Outcome {
 }
 
 /// Runs what is left of the sweep, or lists it.
-pub(crate) fn run(flags: &SweepFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
     let text = fs_err::read_to_string(&flags.config)
         .map_err(|error| UsageError(format!("--config: {error}")))?;
     let of_file = || flags.config.display().to_string();
@@ -84,7 +84,7 @@ pub(crate) fn run(flags: &SweepFlags, talk: &Talk, interrupt: &Interrupt) -> any
         grid.points.len(),
         output_dir.display()
     );
-    let outcome = run_all(&grid, states, &mut report, folder.root(), talk, interrupt);
+    let outcome = run_all(&grid, states, &mut report, folder.root(), session);
     report.write(folder.root())?;
     outcome?;
     if flags.json {
@@ -107,8 +107,7 @@ fn run_all(
     states: Vec<State>,
     report: &mut Report,
     root: &Path,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<()> {
     let varied = grid.varied();
     for (i, (point, state)) in grid.points.iter().zip(states).enumerate() {
@@ -125,7 +124,7 @@ fn run_all(
                     grid.points.len(),
                     values.join(", ")
                 );
-                match run_one(point, &state, talk, interrupt) {
+                match run_one(point, &state, session) {
                     Ok(outcome) => Status::Done(outcome),
                     Err(error) if error.is::<Interrupted>() => {
                         tracing::warn!(
@@ -150,24 +149,19 @@ fn run_all(
         // What is known is on disk after every run.
         report.write(root)?;
         report.check_metric()?;
-        interrupt.check()?;
+        session.check()?;
     }
     Ok(())
 }
 
-fn run_one(
-    point: &Point,
-    state: &State,
-    talk: &Talk,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Box<Outcome>> {
+fn run_one(point: &Point, state: &State, session: &Session) -> anyhow::Result<Box<Outcome>> {
     let mut flags = point.flags.clone();
     match state {
         State::Begun(Some(_)) => flags.resume_from_checkpoint = Some("last".to_owned()),
         State::Begun(None) => flags.overwrite_output_dir = Some(true),
         State::New | State::Done(_) => {}
     }
-    match catch_unwind(AssertUnwindSafe(|| run_resolved(&flags, talk, interrupt))) {
+    match catch_unwind(AssertUnwindSafe(|| run_resolved(&flags, session))) {
         Ok(done) => drop(done?),
         Err(_) => bail!("it panicked: see above, and report it"),
     }

@@ -2,7 +2,6 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    ops::ControlFlow,
     path::Path,
 };
 
@@ -12,7 +11,7 @@ use model::{EncodeOptions, SentenceTransformer};
 use tch::{Kind, Tensor};
 use train::TrainingData;
 
-use crate::{interrupt::Interrupt, progress::Talk, usage::UsageError};
+use crate::{session::Session, usage::UsageError};
 
 /// Gives the data the labels that the loss learns from: for a loss of single columns the teacher's embeddings,
 /// `[columns, dimension]` a row, for one of queries and documents the dot products of its embeddings of the
@@ -25,8 +24,7 @@ pub(crate) fn label(
     loss: &dyn Loss,
     teacher: &SentenceTransformer,
     folder: &Path,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<()> {
     let dataset = &data.dataset;
     let takes = loss.requirements().accepts.iter();
@@ -54,7 +52,7 @@ pub(crate) fn label(
     let labels = match read(&path, digest) {
         Some(labels) => labels,
         None => {
-            let labels = compute(data, teacher, are_scores, talk, interrupt)?;
+            let labels = compute(data, teacher, are_scores, session)?;
             let digest = Tensor::f_from_slice(&[digest])?;
             Tensor::write_safetensors(&[("labels", &labels), ("digest", &digest)], &path)?;
             labels
@@ -75,24 +73,19 @@ fn compute(
     data: &TrainingData,
     teacher: &SentenceTransformer,
     are_scores: bool,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Tensor> {
     let dataset = &data.dataset;
     let n_rows = dataset.n_rows();
-    let bar = talk.bar("teacher", n_rows * dataset.columns.len());
+    let bar = session.bar("teacher", n_rows * dataset.columns.len());
+    let mut follow = session.following(&bar);
     let mut columns = Vec::with_capacity(dataset.columns.len());
     for (i, column) in dataset.columns.iter().enumerate() {
         let texts: Vec<&str> = column.texts.iter().collect();
         let embeddings = teacher.encode(&texts, &EncodeOptions::default(), &mut |n_done| {
-            bar.set_position((i * n_rows + n_done) as u64);
-            if interrupt.is_set() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            follow(i * n_rows + n_done)
         });
-        interrupt.check()?;
+        session.check()?;
         columns.push(embeddings?);
     }
     bar.finish_and_clear();

@@ -23,19 +23,19 @@ use crate::{
     config::{resolve, to_toml, training_arguments},
     device,
     flags::TrainFlags,
-    interrupt::Interrupt,
     named::Named,
     output::{print, print_json},
-    progress::{Talk, TrainingProgress},
+    progress::TrainingProgress,
+    session::Session,
     source::{self, DataOptions, Split},
     table::{counted, table},
     usage::UsageError,
 };
 
 /// Trains as the flags and their configuration file say, and prints what came of it.
-pub(crate) fn run(flags: TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(flags: TrainFlags, session: &Session) -> anyhow::Result<()> {
     let flags = resolve(flags)?;
-    let done = run_resolved(&flags, talk, interrupt)?;
+    let done = run_resolved(&flags, session)?;
     if flags.json == Some(true) {
         return Ok(print_json(&done.results.event())?);
     }
@@ -53,11 +53,7 @@ pub(crate) struct Done {
 }
 
 /// Trains as a resolved configuration says. What comes of it is in the run's folder, [`RESULTS`] last of all.
-pub(crate) fn run_resolved(
-    flags: &TrainFlags,
-    talk: &Talk,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Done> {
+pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Result<Done> {
     training_arguments(flags).validate()?;
     let output_dir = flags
         .output_dir
@@ -70,7 +66,7 @@ pub(crate) fn run_resolved(
             output_dir.display()
         );
     }
-    let outcome = run_in(&folder, flags, talk, interrupt);
+    let outcome = run_in(&folder, flags, session);
     // The lock's file goes first.
     drop(folder);
     if outcome.is_err() {
@@ -80,12 +76,7 @@ pub(crate) fn run_resolved(
     outcome
 }
 
-fn run_in(
-    folder: &RunFolder,
-    flags: &TrainFlags,
-    talk: &Talk,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Done> {
+fn run_in(folder: &RunFolder, flags: &TrainFlags, session: &Session) -> anyhow::Result<Done> {
     let checkpoint = claim(folder, flags)?;
     let arguments = training_arguments(flags);
     train::device::configure(&arguments)?;
@@ -101,10 +92,10 @@ fn run_in(
         .as_deref()
         .context("a resolved configuration names its model")?;
     let mut laps = Laps::start();
-    let inputs = load_inputs(flags, talk, interrupt)?;
+    let inputs = load_inputs(flags, session)?;
     check_prompts(flags, &inputs)?;
     laps.end("data");
-    let mut model = load_model(model_name, talk, interrupt)?;
+    let mut model = load_model(model_name, session)?;
     laps.end("model");
     set_max_seq_length(&mut model, flags.max_seq_length)?;
     let compute = Compute {
@@ -121,7 +112,7 @@ fn run_in(
     let objectives = loss_configs
         .iter()
         .map(|config| {
-            BuiltLoss::new(config, &model, arguments.seed, talk, interrupt)
+            BuiltLoss::new(config, &model, arguments.seed, session)
                 .with_context(|| format!("--loss {config}"))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -131,7 +122,7 @@ fn run_in(
     };
     let ids = |dataset, prompts| {
         let (tokenizer, cache) = (model.tokenizer(), cache.as_ref());
-        tokenize_prompted(dataset, prompts, tokenizer, cache, talk, interrupt)
+        tokenize_prompted(dataset, prompts, tokenizer, cache, session)
     };
     let mut training = Vec::new();
     for (name, dataset) in inputs.train {
@@ -140,10 +131,10 @@ fn run_in(
         training.push((data, place_of(&objectives, name.as_deref())));
     }
     if let Some(teacher) = &flags.teacher {
-        let teacher_model = load_model(teacher, talk, interrupt).context("--teacher")?;
+        let teacher_model = load_model(teacher, session).context("--teacher")?;
         for (data, place) in &mut training {
             let loss = objectives[*place].loss.as_ref();
-            teacher::label(data, loss, &teacher_model, folder.root(), talk, interrupt)
+            teacher::label(data, loss, &teacher_model, folder.root(), session)
                 .with_context(|| format!("--teacher {teacher}"))?;
         }
     }
@@ -165,7 +156,7 @@ fn run_in(
     let test = evaluation(inputs.test, flags.evaluator, no_prompts)?;
     laps.end("tokens");
 
-    let is_interrupted = || interrupt.is_set();
+    let is_interrupted = || session.interrupt.is_set();
     let tasks = Tasks {
         objectives: objectives.iter().map(BuiltLoss::objective).collect(),
         training: training
@@ -188,7 +179,7 @@ fn run_in(
     write_file(&folder.root().join(CONFIG), to_toml(flags)?.as_bytes())?;
     let before = test
         .as_ref()
-        .map(|test| measure(test, trainer.model(), folder, talk, interrupt))
+        .map(|test| measure(test, trainer.model(), folder, session))
         .transpose()?;
     if let Some(checkpoint) = &checkpoint {
         for difference in trainer.resume(checkpoint, anyway)? {
@@ -206,14 +197,14 @@ fn run_in(
     let tensorboard = TensorBoard::create(&folder.tensorboard(), trainer.state())?;
     trainer.observe(metrics);
     trainer.observe(tensorboard);
-    trainer.observe(TrainingProgress::new(talk, unit));
+    trainer.observe(TrainingProgress::new(&session.talk, unit));
     if flags.profile == Some(true) {
         trainer.observe(Profile::new(flags.json == Some(true)));
     }
     if flags.json == Some(true) {
         trainer.observe(JsonLines::new(laps));
     }
-    let unsaved = interrupt.hold();
+    let unsaved = session.interrupt.hold();
     let outcome = trainer.train()?;
     drop(unsaved);
     let summary = match outcome {
@@ -222,12 +213,12 @@ fn run_in(
             tracing::warn!(
                 "stopped after step {step}, which is saved: the same command with --resume-from-checkpoint goes on"
             );
-            return Err(interrupt.error());
+            return Err(session.interrupt.error());
         }
     };
     let after = test
         .as_ref()
-        .map(|test| measure(test, trainer.model(), folder, talk, interrupt))
+        .map(|test| measure(test, trainer.model(), folder, session))
         .transpose()?;
     drop(trainer);
     let results = Results {
@@ -325,7 +316,7 @@ struct Inputs {
 /// A data set, with the name that a flag gave it.
 type NamedDataset = (Option<String>, data::Dataset);
 
-fn load_inputs(flags: &TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<Inputs> {
+fn load_inputs(flags: &TrainFlags, session: &Session) -> anyhow::Result<Inputs> {
     let load = |source: &str, name: Option<&String>, split, max_rows| {
         let options = DataOptions {
             name: name.cloned(),
@@ -333,7 +324,7 @@ fn load_inputs(flags: &TrainFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow
             max_rows,
             on_bad_row: flags.on_bad_row,
         };
-        source::dataset(source, split, &options, talk, interrupt)
+        source::dataset(source, split, &options, session)
     };
     let load_all = |flag: &'static str, sets: &Option<Vec<Named<String>>>, split, max_rows| {
         let load = |set: &Named<String>| {
@@ -396,15 +387,14 @@ impl BuiltLoss {
         config: &Named<LossConfig>,
         model: &SentenceTransformer,
         seed: u64,
-        talk: &Talk,
-        interrupt: &Interrupt,
+        session: &Session,
     ) -> anyhow::Result<Self> {
         let loss = config.value.build(&BuildContext {
             dimension: Some(model.dimension()),
             device: device::chosen(),
             seed,
         })?;
-        let guide = loss.guide().map(|guide| load_model(guide, talk, interrupt));
+        let guide = loss.guide().map(|guide| load_model(guide, session));
         Ok(Self {
             name: config.name.clone(),
             guide: guide.transpose().context("guide")?,
@@ -446,10 +436,9 @@ fn measure(
     test: &Evaluation,
     model: &SentenceTransformer,
     folder: &RunFolder,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Metrics> {
-    let embeddings = encode_evaluation(test, model, talk, interrupt)?;
+    let embeddings = encode_evaluation(test, model, session)?;
     let metrics = test.metrics(&embeddings)?;
     test.append_csv(&folder.test(), &metrics, eval::csv::At::Outside)?;
     Ok(metrics)

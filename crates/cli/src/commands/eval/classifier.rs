@@ -14,10 +14,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use train::LOSS_WEIGHTS;
 
 use super::{Bench, CsvRow, Evaluated, columns::load_dataset, plan::Part};
-use crate::{
-    flags::EvalFlags, interrupt::Interrupt, progress::Talk, source, table::counted,
-    usage::UsageError,
-};
+use crate::{flags::EvalFlags, session::Session, source, table::counted, usage::UsageError};
 
 /// Pairs with a class.
 pub(super) struct LabelAccuracy {
@@ -25,13 +22,8 @@ pub(super) struct LabelAccuracy {
 }
 
 impl LabelAccuracy {
-    pub(super) fn load(
-        part: &Part,
-        flags: &EvalFlags,
-        talk: &Talk,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Self> {
-        let dataset = load_dataset(part, flags, talk, interrupt)?;
+    pub(super) fn load(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Result<Self> {
+        let dataset = load_dataset(part, flags, session)?;
         let fits = dataset.columns.len() == 2 && matches!(dataset.labels, Some(Labels::Integer(_)));
         if !fits {
             return Err(UsageError(format!(
@@ -52,7 +44,7 @@ impl LabelAccuracy {
     pub(super) fn evaluate(self, bench: &Bench<'_>) -> anyhow::Result<Evaluated> {
         let Self { dataset } = self;
         let flags = bench.flags;
-        let folder = source::model(&flags.model, bench.talk, bench.interrupt)?;
+        let folder = source::model(&flags.model, bench.session)?;
         let classifier = classifier(&folder, flags, bench.model.dimension())?;
         let Some(Labels::Integer(labels)) = &dataset.labels else {
             anyhow::bail!("data set `{}` has no classes", dataset.name);

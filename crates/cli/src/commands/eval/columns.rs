@@ -10,8 +10,7 @@ use super::{Bench, CsvRow, Evaluated, plan::Part};
 use crate::{
     commands::{encode_evaluation, load_model, set_compute, tokenize},
     flags::EvalFlags,
-    interrupt::Interrupt,
-    progress::Talk,
+    session::Session,
     source::{self, DataOptions},
     table::counted,
     usage::UsageError,
@@ -21,8 +20,7 @@ use crate::{
 pub(super) fn load_dataset(
     part: &Part,
     flags: &EvalFlags,
-    talk: &Talk,
-    interrupt: &Interrupt,
+    session: &Session,
 ) -> anyhow::Result<Dataset> {
     let source = part.data.as_ref().map_or("", |data| data.value.as_str());
     let options = DataOptions {
@@ -31,7 +29,7 @@ pub(super) fn load_dataset(
         max_rows: flags.options.max_samples,
         on_bad_row: Some(flags.options.on_bad_row),
     };
-    source::dataset(source, flags.options.split, &options, talk, interrupt)
+    source::dataset(source, flags.options.split, &options, session)
 }
 
 /// Data for an evaluator of columns, by name or by the columns.
@@ -45,22 +43,16 @@ impl Columns {
         part: &Part,
         kind: Option<EvaluatorKind>,
         flags: &EvalFlags,
-        talk: &Talk,
-        interrupt: &Interrupt,
+        session: &Session,
     ) -> anyhow::Result<Self> {
-        let dataset = load_dataset(part, flags, talk, interrupt)?;
+        let dataset = load_dataset(part, flags, session)?;
         Evaluation::check(&dataset, kind)?;
         Ok(Self { kind, dataset })
     }
 
     pub(super) fn evaluate(self, bench: &Bench<'_>) -> anyhow::Result<Evaluated> {
         let flags = bench.flags;
-        let data = tokenize(
-            self.dataset,
-            bench.model.tokenizer(),
-            bench.talk,
-            bench.interrupt,
-        )?;
+        let data = tokenize(self.dataset, bench.model.tokenizer(), bench.session)?;
         let main = flags.main_similarity;
         let mut evaluation = Evaluation::with_kind(
             data,
@@ -90,7 +82,7 @@ impl Columns {
             Evaluator::Translation(_) => "translations",
             Evaluator::LossOnly => "rows",
         };
-        let embeddings = encode_evaluation(&evaluation, bench.model, bench.talk, bench.interrupt)?;
+        let embeddings = encode_evaluation(&evaluation, bench.model, bench.session)?;
         let metrics = evaluation.metrics(&embeddings)?;
         let intervals = match &bench.how {
             Some(how) => evaluation.row_figures(&embeddings)?.intervals(how),
@@ -116,13 +108,8 @@ pub(super) struct Mse {
 }
 
 impl Mse {
-    pub(super) fn load(
-        part: &Part,
-        flags: &EvalFlags,
-        talk: &Talk,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Self> {
-        let dataset = load_dataset(part, flags, talk, interrupt)?;
+    pub(super) fn load(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Result<Self> {
+        let dataset = load_dataset(part, flags, session)?;
         let n_columns = dataset.columns.len();
         let refused = |problem: String| {
             Err(UsageError(format!("data set `{}`: {problem}", dataset.name)).into())
@@ -154,7 +141,7 @@ impl Mse {
         let column = |i: usize| dataset.columns[i].texts.iter().collect::<Vec<&str>>();
         let source = match (teacher, &dataset.labels) {
             (Some(name), _) => {
-                let mut teacher = load_model(&name, bench.talk, bench.interrupt)?;
+                let mut teacher = load_model(&name, bench.session)?;
                 let encoding = &bench.flags.options.encoding;
                 let compute = Compute {
                     gemm: encoding.gemm,

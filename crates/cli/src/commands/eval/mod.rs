@@ -19,22 +19,21 @@ use self::plan::Plan;
 use crate::{
     commands::{encode_options, load_model},
     flags::{EvalFlags, MainScore},
-    interrupt::Interrupt,
     output::{print, print_json},
-    progress::Talk,
+    session::Session,
     table::table,
 };
 
 /// Prints the evaluators' metrics, as a table or as one JSON object.
-pub(crate) fn run(flags: &EvalFlags, talk: &Talk, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn run(flags: &EvalFlags, session: &Session) -> anyhow::Result<()> {
     let plan = Plan::new(flags)?;
     // All data first, so that what is wrong with it shows before a model is opened.
     let inputs = plan
         .parts
         .iter()
-        .map(|part| part.load(flags, talk, interrupt))
+        .map(|part| part.load(flags, session))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let mut model = load_model(&flags.model, talk, interrupt)?;
+    let mut model = load_model(&flags.model, session)?;
     let options = encode_options(&flags.options.encoding, &mut model)?;
     let bench = Bench {
         flags,
@@ -45,8 +44,7 @@ pub(crate) fn run(flags: &EvalFlags, talk: &Talk, interrupt: &Interrupt) -> anyh
             confidence,
             seed: flags.seed,
         }),
-        talk,
-        interrupt,
+        session,
     };
     let mut all = Vec::with_capacity(inputs.len());
     for input in inputs {
@@ -68,8 +66,7 @@ struct Bench<'a> {
     options: EncodeOptions,
     /// How intervals are found, where they are asked for.
     how: Option<Bootstrap>,
-    talk: &'a Talk,
-    interrupt: &'a Interrupt,
+    session: &'a Session,
 }
 
 impl Bench<'_> {
@@ -81,11 +78,11 @@ impl Bench<'_> {
         options: &EncodeOptions,
         what: &str,
     ) -> anyhow::Result<Tensor> {
-        let bar = self.talk.bar(what, texts.len());
-        let embeddings = model.encode(texts, options, &mut self.interrupt.following(&bar));
+        let bar = self.session.bar(what, texts.len());
+        let embeddings = model.encode(texts, options, &mut self.session.following(&bar));
         bar.finish_and_clear();
         match embeddings {
-            Err(ModelError::Stopped) => Err(self.interrupt.error()),
+            Err(ModelError::Stopped) => Err(self.session.interrupt.error()),
             embeddings => Ok(embeddings?),
         }
     }

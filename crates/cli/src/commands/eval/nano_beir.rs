@@ -17,7 +17,7 @@ use super::{
         relevant,
     },
 };
-use crate::{flags::EvalFlags, interrupt::Interrupt, progress::Talk, source, table::counted};
+use crate::{flags::EvalFlags, session::Session, source, table::counted};
 
 /// Some of its tasks.
 pub(super) struct NanoBeir {
@@ -29,8 +29,7 @@ impl NanoBeir {
     pub(super) fn load(
         datasets: &[NanoDataset],
         flags: &EvalFlags,
-        talk: &Talk,
-        interrupt: &Interrupt,
+        session: &Session,
     ) -> anyhow::Result<Self> {
         let id = flags
             .retrieval
@@ -42,7 +41,7 @@ impl NanoBeir {
             .iter()
             .flat_map(|name| SUBSETS.map(|subset| (subset, name.as_str())))
             .collect();
-        let files = source::splits(id, &splits, talk, interrupt).with_context(|| {
+        let files = source::splits(id, &splits, session).with_context(|| {
             format!("--evaluator nano-beir: data set `{id}` could not be had from the hub")
         })?;
         let naming = NanoBeirEvaluator {

@@ -3,9 +3,8 @@
 use super::{Bench, Evaluated, classifier, columns, nano_beir, retrieval};
 use crate::{
     flags::{EvalFlags, EvaluatorName},
-    interrupt::Interrupt,
     named::{self, Named},
-    progress::Talk,
+    session::Session,
     usage::UsageError,
 };
 
@@ -313,31 +312,22 @@ pub(super) enum Input {
 
 impl Part {
     /// Reads the data.
-    pub(super) fn load(
-        &self,
-        flags: &EvalFlags,
-        talk: &Talk,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Input> {
+    pub(super) fn load(&self, flags: &EvalFlags, session: &Session) -> anyhow::Result<Input> {
         use EvaluatorName as Name;
 
         Ok(match &self.evaluator {
-            None => Input::Columns(columns::Columns::load(self, None, flags, talk, interrupt)?),
-            Some(Name::Columns(kind)) => Input::Columns(columns::Columns::load(
-                self,
-                Some(*kind),
-                flags,
-                talk,
-                interrupt,
-            )?),
-            Some(Name::Mse) => Input::Mse(columns::Mse::load(self, flags, talk, interrupt)?),
-            Some(Name::LabelAccuracy) => Input::LabelAccuracy(classifier::LabelAccuracy::load(
-                self, flags, talk, interrupt,
-            )?),
+            None => Input::Columns(columns::Columns::load(self, None, flags, session)?),
+            Some(Name::Columns(kind)) => {
+                Input::Columns(columns::Columns::load(self, Some(*kind), flags, session)?)
+            }
+            Some(Name::Mse) => Input::Mse(columns::Mse::load(self, flags, session)?),
+            Some(Name::LabelAccuracy) => {
+                Input::LabelAccuracy(classifier::LabelAccuracy::load(self, flags, session)?)
+            }
             Some(Name::Reranking) => Input::Reranking(retrieval::Reranking::load(self, flags)?),
             Some(Name::ParaphraseMining) => Input::Mining(retrieval::Mining::load(self, flags)?),
             Some(Name::NanoBeir(datasets)) => {
-                Input::NanoBeir(nano_beir::NanoBeir::load(datasets, flags, talk, interrupt)?)
+                Input::NanoBeir(nano_beir::NanoBeir::load(datasets, flags, session)?)
             }
             Some(Name::InformationRetrieval | Name::Sequential) => {
                 Input::Retrieval(retrieval::Retrieval::load(self, flags)?)

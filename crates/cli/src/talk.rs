@@ -1,0 +1,105 @@
+//! stderr: log lines, and progress bars where it is a terminal.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// tqdm's layout: done, of total, time gone and left.
+const BAR: &str =
+    "{prefix}: {percent:>3}%|{bar:24}| {pos}/{len} [{elapsed_precise}<{eta_precise}{msg}]";
+
+/// Everything said to the user.
+#[derive(Debug, Clone)]
+pub(crate) struct Talk {
+    bars: MultiProgress,
+    has_bars: bool,
+}
+
+impl Talk {
+    /// Sets up log lines and bars. RUST_LOG wins over `verbose` and `quiet`.
+    pub(crate) fn start(verbose: u8, quiet: bool) -> Self {
+        let has_bars = io::stderr().is_terminal() && !quiet;
+        let talk = Self {
+            bars: MultiProgress::new(),
+            has_bars,
+        };
+        let level = match (quiet, verbose) {
+            (true, _) => "warn",
+            (false, 0) => "info",
+            (false, 1) => "debug",
+            (false, _) => "trace",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(talk.clone())
+            .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .without_time()
+            .with_target(false)
+            .init();
+        talk
+    }
+
+    /// Log lines and bars that are shown nowhere.
+    #[cfg(test)]
+    pub(crate) fn without_bars() -> Self {
+        Self {
+            bars: MultiProgress::new(),
+            has_bars: false,
+        }
+    }
+
+    /// Prints the error of a run that failed: the whole chain on one line.
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        let text = format!("error: {error:#}\n");
+        // Nobody is left to tell when stderr itself can't be written.
+        let _ = self.clone().write_all(text.as_bytes());
+    }
+
+    /// A bar over `n` things; hidden where there is no terminal.
+    pub(crate) fn bar(&self, what: &str, n: usize) -> ProgressBar {
+        if !self.has_bars {
+            return ProgressBar::hidden();
+        }
+        let bar = self.bars.add(ProgressBar::new(n as u64));
+        let style =
+            ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style);
+        bar.set_prefix(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        bar
+    }
+}
+
+impl Write for Talk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl MakeWriter<'_> for Talk {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_is_well_formed() {
+        ProgressStyle::with_template(BAR).unwrap();
+    }
+}
