@@ -7,7 +7,7 @@ use serde::Deserialize;
 use train::TrainingArguments;
 
 use crate::{
-    flags::{OnBadRow, TrainFlags, prompts},
+    flags::{data::OnBadRow, prompts, train::TrainFlags},
     named::{self, Named},
     usage::UsageError,
 };

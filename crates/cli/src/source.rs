@@ -11,7 +11,7 @@ use hub::{
 };
 use indicatif::ProgressBar;
 
-use crate::{flags::OnBadRow, session::Session};
+use crate::{flags::data::OnBadRow, session::Session};
 
 /// A part of a data set, by the names that the hub's data sets use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::{
     commands::{
         encode_evaluation, encode_options, load_eval_data, load_model, short_name, tokenize,
     },
-    flags::CompareFlags,
+    flags::compare::CompareFlags,
     output::{print, print_json},
     session::Session,
     table::table,

@@ -13,7 +13,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     commands::{load_model, set_max_seq_length, table_format},
-    flags::{ConvertFlags, DataCommand, DataFlags, OnBadRow, SplitFlags, StatFlags, TripletsFlags},
+    flags::data::{
+        ConvertFlags, DataCommand, DataFlags, OnBadRow, SplitFlags, StatFlags, TripletsFlags,
+    },
     output::{check_free, print, print_json, replace},
     session::Session,
     source::{self, DataOptions},

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     commands::{encode_options, encode_texts, load_model},
-    flags::{EncodeFlags, EncodeTask},
+    flags::encode::{EncodeFlags, EncodeTask},
     npy::{self, Matrix},
     output::replace,
     session::Session,

@@ -7,7 +7,7 @@ use model::{Pooling, PoolingMode, SentenceTransformer, mpnet::Config};
 use tch::Device;
 use train::write_folder;
 
-use crate::{flags::InitFlags, table::thousands, usage::UsageError};
+use crate::{flags::init::InitFlags, table::thousands, usage::UsageError};
 
 /// Makes the model in a folder that does not exist yet.
 pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
-    flags::{MineFlags, MinedFormat, Sampling},
+    flags::mine::{MineFlags, MinedFormat, Sampling},
     npy,
     output::{check_free, print, replace},
     session::Session,

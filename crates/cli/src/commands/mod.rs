@@ -20,7 +20,10 @@ use train_crate::{Evaluation, TrainingData};
 
 use crate::{
     device,
-    flags::{EncodingFlags, EvalDataOptions, TwoSidedEncodingFlags},
+    flags::{
+        encode::{EncodingFlags, TwoSidedEncodingFlags},
+        eval::EvalDataOptions,
+    },
     session::Session,
     source::{self, DataOptions},
     table::{counted, thousands},

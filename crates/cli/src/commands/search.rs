@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
-    flags::SearchFlags,
+    flags::search::SearchFlags,
     npy::Matrix,
     output::{print, print_json},
     session::Session,

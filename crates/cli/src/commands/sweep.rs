@@ -27,7 +27,7 @@ use crate::{
         train::{RESULTS, run_resolved},
     },
     config,
-    flags::SweepFlags,
+    flags::sweep::SweepFlags,
     interrupt::Interrupted,
     output::{print, print_json},
     session::Session,

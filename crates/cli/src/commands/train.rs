@@ -22,7 +22,7 @@ use crate::{
     },
     config::{resolve, to_toml, training_arguments},
     device,
-    flags::TrainFlags,
+    flags::train::TrainFlags,
     named::Named,
     output::{print, print_json},
     progress::TrainingProgress,

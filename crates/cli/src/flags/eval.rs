@@ -7,7 +7,7 @@ use eval::{SimilarityFunction, nano_beir::NanoDataset};
 use train::EvaluatorKind;
 
 use crate::{
-    flags::{EncodingFlags, OnBadRow},
+    flags::{data::OnBadRow, encode::EncodingFlags},
     named::Named,
     source::Split,
     usage::UsageError,

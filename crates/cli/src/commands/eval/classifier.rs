@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use train::LOSS_WEIGHTS;
 
 use super::{Bench, CsvRow, Evaluated, columns::load_dataset, plan::Part};
-use crate::{flags::EvalFlags, session::Session, source, table::counted, usage::UsageError};
+use crate::{flags::eval::EvalFlags, session::Session, source, table::counted, usage::UsageError};
 
 /// Pairs with a class.
 pub(super) struct LabelAccuracy {

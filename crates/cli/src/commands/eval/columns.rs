@@ -9,7 +9,7 @@ use train::{Evaluation, Evaluator, EvaluatorKind};
 use super::{Bench, CsvRow, Evaluated, plan::Part};
 use crate::{
     commands::{encode_evaluation, load_model, set_compute, tokenize},
-    flags::EvalFlags,
+    flags::eval::EvalFlags,
     session::Session,
     source::{self, DataOptions},
     table::counted,

@@ -18,7 +18,7 @@ use tch::Tensor;
 use self::plan::Plan;
 use crate::{
     commands::{encode_options, load_model},
-    flags::{EvalFlags, MainScore},
+    flags::eval::{EvalFlags, MainScore},
     output::{print, print_json},
     session::Session,
     table::table,

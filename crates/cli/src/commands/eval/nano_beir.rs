@@ -17,7 +17,7 @@ use super::{
         relevant,
     },
 };
-use crate::{flags::EvalFlags, session::Session, source, table::counted};
+use crate::{flags::eval::EvalFlags, session::Session, source, table::counted};
 
 /// Some of its tasks.
 pub(super) struct NanoBeir {

@@ -2,7 +2,7 @@
 
 use super::{Bench, Evaluated, classifier, columns, nano_beir, retrieval};
 use crate::{
-    flags::{EvalFlags, EvaluatorName},
+    flags::eval::{EvalFlags, EvaluatorName},
     named::{self, Named},
     session::Session,
     usage::UsageError,

@@ -12,7 +12,7 @@ use model::SentenceTransformer;
 
 use super::{Bench, CsvRow, Evaluated, plan::Part};
 use crate::{
-    flags::{self, EvalFlags},
+    flags::eval::{EvalFlags, RetrievalFlags},
     source::local_name,
     table::counted,
     usage::UsageError,
@@ -158,7 +158,7 @@ impl Measured {
     }
 }
 
-fn set_ks(evaluator: &mut InformationRetrievalEvaluator, flags: &flags::RetrievalFlags) {
+fn set_ks(evaluator: &mut InformationRetrievalEvaluator, flags: &RetrievalFlags) {
     for (given, ks) in [
         (&flags.accuracy_at_k, &mut evaluator.accuracy_at_k),
         (

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use crate::{
     config::{resolve_table, training_arguments},
-    flags::TrainFlags,
+    flags::train::TrainFlags,
     usage::UsageError,
 };
 

@@ -1,0 +1,138 @@
+//! Flags of `sentune data`, and what all commands do with bad rows.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::source::Split;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Rows, columns, lengths, repetitions, labels.
+    #[command(visible_alias = "look")]
+    Stat(StatFlags),
+    /// Write a data set in another format, or parts of it.
+    Convert(ConvertFlags),
+    /// Split a data set into train, dev and test.
+    Split(SplitFlags),
+    /// Turn premises and hypotheses with labels (NLI) into triplets.
+    Triplets(TripletsFlags),
+}
+
+/// A data set that is looked at or turned into another.
+#[derive(Debug, Args)]
+pub(crate) struct DataFlags {
+    /// Data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an optional :subset.
+    #[arg(long, value_name = "DATA")]
+    pub(crate) data: String,
+    /// Split of a data set on the hub: train, dev, test.
+    #[arg(long, value_name = "SPLIT", default_value = "train", value_parser = Split::parse)]
+    pub(crate) split: Split,
+    /// Columns to use, in order, separated by commas; labels by their name [default: all].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Use only the first N rows.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_samples: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatFlags {
+    #[command(flatten)]
+    pub(crate) data: DataFlags,
+    /// What to do with rows that hold an empty text or no value.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "skip")]
+    pub(crate) on_bad_row: OnBadRow,
+    /// Model whose tokenizer says how long texts are and which are cut off: a folder, or a name on the hub.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Longest input in tokens [default: the model's].
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) max_seq_length: Option<usize>,
+    /// Show the first N rows, as JSON Lines before the tables.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) head: usize,
+    /// Print one JSON object instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertFlags {
+    #[command(flatten)]
+    pub(crate) data: DataFlags,
+    /// What to do with rows that hold an empty text or no value.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
+    pub(crate) on_bad_row: OnBadRow,
+    /// Table to write: .parquet, .csv, .tsv or .jsonl.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Write over the table if it is there.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SplitFlags {
+    #[command(flatten)]
+    pub(crate) data: DataFlags,
+    /// What to do with rows that hold an empty text or no value.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
+    pub(crate) on_bad_row: OnBadRow,
+    /// Folder for train, dev and test.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) output_dir: PathBuf,
+    /// Format of the tables: parquet, csv, tsv, jsonl.
+    #[arg(long, value_name = "FORMAT", default_value = "parquet", value_parser = ["parquet", "csv", "tsv", "jsonl"])]
+    pub(crate) format: String,
+    /// Rows for dev: a share below 1, or a number.
+    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    pub(crate) dev: f64,
+    /// Rows for test: a share below 1, or a number.
+    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    pub(crate) test: f64,
+    /// Seed of the shuffle.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Put all rows with the same text in the first column into the same part.
+    #[arg(long)]
+    pub(crate) no_shared_anchors: bool,
+    /// Write over tables that are there.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TripletsFlags {
+    #[command(flatten)]
+    pub(crate) data: DataFlags,
+    /// What to do with rows that hold an empty text or no value.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
+    pub(crate) on_bad_row: OnBadRow,
+    /// Table of triplets to write: .parquet, .csv, .tsv or .jsonl.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Write over the table if it is there.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Label of hypotheses that follow from the premise.
+    #[arg(long, value_name = "LABEL", default_value_t = 0)]
+    pub(crate) entailment: i64,
+    /// Label of hypotheses that contradict the premise.
+    #[arg(long, value_name = "LABEL", default_value_t = 2)]
+    pub(crate) contradiction: i64,
+    /// Pair an entailed hypothesis with only the first N contradicted ones of its premise [default: all].
+    #[arg(long, value_name = "N")]
+    pub(crate) max_per_positive: Option<usize>,
+}
+
+/// What to do with rows that can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnBadRow {
+    /// Stop and name them.
+    Error,
+    /// Leave them out and say how many there were.
+    Skip,
+}

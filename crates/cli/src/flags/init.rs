@@ -1,0 +1,39 @@
+//! Flags of `sentune init`.
+
+// The doc comments of flags are also their help texts, where `<s>` is a token and not a tag.
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(crate) struct InitFlags {
+    /// Word pieces, one a line, in MPNet's layout: <s>, <pad>, </s>, <unk>, ... [UNK] ... <mask>.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vocab_file: PathBuf,
+    /// Folder of the new model.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) output: PathBuf,
+    /// Width of embeddings and hidden states.
+    #[arg(long, value_name = "N", default_value_t = 768)]
+    pub(crate) hidden_size: i64,
+    /// Number of layers.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub(crate) num_hidden_layers: i64,
+    /// Attention heads per layer.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub(crate) num_attention_heads: i64,
+    /// Width of the feed-forward layers.
+    #[arg(long, value_name = "N", default_value_t = 3072)]
+    pub(crate) intermediate_size: i64,
+    /// Positions, two more than the longest input.
+    #[arg(long, value_name = "N", default_value_t = 514)]
+    pub(crate) max_position_embeddings: i64,
+    /// Dropout probability everywhere.
+    #[arg(long, value_name = "P", default_value_t = 0.1)]
+    pub(crate) dropout: f64,
+    /// Seed of the weights.
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub(crate) seed: u64,
+}
