@@ -9,6 +9,7 @@ mod config;
 mod device;
 mod flags;
 mod interrupt;
+mod models;
 mod named;
 mod npy;
 mod output;
@@ -18,6 +19,7 @@ mod source;
 mod table;
 mod talk;
 mod texts;
+mod tokenizing;
 mod usage;
 
 use std::{io, process::ExitCode};
@@ -27,10 +29,6 @@ use losses::LossError;
 use train::{TrainError, failpoint};
 
 use crate::{
-    commands::{
-        compare, data as data_command, encode, eval, init, mine, search as search_command, sweep,
-        train as train_command,
-    },
     device::DeviceName,
     flags::{Command, Flags, with_dashes},
     interrupt::{Interrupt, Interrupted},
@@ -67,15 +65,15 @@ fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
         interrupt: Interrupt::listen()?,
     };
     match flags.command {
-        Command::Train(flags) => train_command::run(*flags, &session),
-        Command::Sweep(flags) => sweep::run(&flags, &session),
-        Command::Eval(flags) => eval::run(&flags, &session),
-        Command::Encode(flags) => encode::run(&flags, &session),
-        Command::Mine(flags) => mine::run(&flags, &session),
-        Command::Search(flags) => search_command::run(&flags, &session),
-        Command::Data(command) => data_command::run(&command, &session),
-        Command::Compare(flags) => compare::run(&flags, &session),
-        Command::Init(flags) => init::run(&flags),
+        Command::Train(flags) => commands::train::run(*flags, &session),
+        Command::Sweep(flags) => commands::sweep::run(&flags, &session),
+        Command::Eval(flags) => commands::eval::run(&flags, &session),
+        Command::Encode(flags) => commands::encode::run(&flags, &session),
+        Command::Mine(flags) => commands::mine::run(&flags, &session),
+        Command::Search(flags) => commands::search::run(&flags, &session),
+        Command::Data(command) => commands::data::run(&command, &session),
+        Command::Compare(flags) => commands::compare::run(&flags, &session),
+        Command::Init(flags) => commands::init::run(&flags),
     }
 }
 

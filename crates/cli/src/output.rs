@@ -5,6 +5,8 @@ use std::{
     path::Path,
 };
 
+use data::TableFormat;
+
 use crate::usage::UsageError;
 
 /// Writes text to stdout as it is.
@@ -50,4 +52,14 @@ pub(crate) fn replace(
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
+}
+
+/// The format of a table to write, by its name.
+pub(crate) fn table_format(flag: &str, path: &Path) -> Result<TableFormat, UsageError> {
+    TableFormat::of(path).ok_or_else(|| {
+        UsageError(format!(
+            "{flag} {}: the name must end in .parquet, .csv, .tsv or .jsonl",
+            path.display()
+        ))
+    })
 }

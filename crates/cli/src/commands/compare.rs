@@ -1,6 +1,7 @@
 //! `sentune compare`: two models on one data set.
 
 use anyhow::Context;
+use data::Dataset;
 use eval::{
     SimilarityFunction,
     bootstrap::{Bootstrap, Interval, difference_of_means, difference_of_spearman},
@@ -9,13 +10,13 @@ use serde_json::json;
 use train::{ColumnEmbeddings, Evaluation, Evaluator};
 
 use crate::{
-    commands::{
-        encode_evaluation, encode_options, load_eval_data, load_model, short_name, tokenize,
-    },
-    flags::compare::CompareFlags,
+    flags::{compare::CompareFlags, eval::EvalDataOptions},
+    models::{encode_evaluation, encode_options, load_model, short_name},
     output::{print, print_json},
     session::Session,
+    source::{self, DataOptions},
     table::table,
+    tokenizing::tokenize,
 };
 
 /// One metric of both models.
@@ -110,6 +111,21 @@ pub(crate) fn run(flags: &CompareFlags, session: &Session) -> anyhow::Result<()>
         "95 % interval",
     ];
     Ok(print(&table(&header, &rows))?)
+}
+
+/// The data set that evaluation flags name.
+fn load_eval_data(
+    source: &str,
+    flags: &EvalDataOptions,
+    session: &Session,
+) -> anyhow::Result<Dataset> {
+    let options = DataOptions {
+        name: flags.name.clone(),
+        columns: flags.columns.clone(),
+        max_rows: flags.max_samples,
+        on_bad_row: Some(flags.on_bad_row),
+    };
+    source::dataset(source, flags.split, &options, session)
 }
 
 fn evaluate(

@@ -2,21 +2,21 @@
 
 use std::{collections::HashSet, path::Path};
 
-use ::data::{
+use anyhow::Context;
+use data::{
     Cells, Dataset, Labels, OutputColumn, TableFormat, TextColumn,
     nli::{self, Relation},
     split::{PartSize, split},
     write_table,
 };
-use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    commands::{load_model, set_max_seq_length, table_format},
     flags::data::{
         ConvertFlags, DataCommand, DataFlags, OnBadRow, SplitFlags, StatFlags, TripletsFlags,
     },
-    output::{check_free, print, print_json, replace},
+    models::{load_model, set_max_seq_length},
+    output::{check_free, print, print_json, replace, table_format},
     session::Session,
     source::{self, DataOptions},
     table::{table, thousands},

@@ -10,8 +10,8 @@ use search::{
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{encode_options, encode_texts, load_model},
     flags::encode::{EncodeFlags, EncodeTask},
+    models::{encode_options, encode_texts, load_model},
     npy::{self, Matrix},
     output::replace,
     session::Session,

@@ -10,10 +10,10 @@ use search::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
     flags::mine::{MineFlags, MinedFormat, Sampling},
+    models::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
     npy,
-    output::{check_free, print, replace},
+    output::{self, check_free, print, replace},
     session::Session,
     source::{self, DataOptions},
     table::thousands,
@@ -30,7 +30,7 @@ pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
         .into());
     }
     let options = mining_options(flags);
-    let format = table_format(flags, &options)?;
+    let format = format_of(flags, &options)?;
     check_free("--output", &flags.output, flags.overwrite)?;
 
     let columns = Columns::load(flags, session)?;
@@ -156,9 +156,9 @@ fn mining_options(flags: &MineFlags) -> MiningOptions {
 }
 
 /// The format of the output, which must be one that holds what is to be written.
-fn table_format(flags: &MineFlags, options: &MiningOptions) -> Result<TableFormat, UsageError> {
+fn format_of(flags: &MineFlags, options: &MiningOptions) -> Result<TableFormat, UsageError> {
     let path = flags.output.display();
-    let format = super::table_format("--output", &flags.output)?;
+    let format = output::table_format("--output", &flags.output)?;
     let has_lists = match options.output_format {
         OutputFormat::LabeledList => true,
         OutputFormat::LabeledPair => false,

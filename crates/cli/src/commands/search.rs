@@ -5,8 +5,8 @@ use search::{Embeddings, SearchError, SearchOptions, semantic_search};
 use serde_json::json;
 
 use crate::{
-    commands::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
     flags::search::SearchFlags,
+    models::{encode_texts, load_model, set_max_seq_length, similarity_of, two_sided_options},
     npy::Matrix,
     output::{print, print_json},
     session::Session,

@@ -17,18 +17,18 @@ use train::{
 
 use crate::{
     cache::token_cache,
-    commands::{
-        encode_evaluation, load_model, set_compute, set_max_seq_length, teacher, tokenize_prompted,
-    },
+    commands::teacher,
     config::{resolve, to_toml, training_arguments},
     device,
     flags::train::TrainFlags,
+    models::{encode_evaluation, load_model, set_compute, set_max_seq_length},
     named::Named,
     output::{print, print_json},
     progress::TrainingProgress,
     session::Session,
     source::{self, DataOptions, Split},
     table::{counted, table},
+    tokenizing::tokenize_prompted,
     usage::UsageError,
 };
 

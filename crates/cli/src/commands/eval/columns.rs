@@ -8,11 +8,12 @@ use train::{Evaluation, Evaluator, EvaluatorKind};
 
 use super::{Bench, CsvRow, Evaluated, plan::Part};
 use crate::{
-    commands::{encode_evaluation, load_model, set_compute, tokenize},
     flags::eval::EvalFlags,
+    models::{encode_evaluation, load_model, set_compute},
     session::Session,
     source::{self, DataOptions},
     table::counted,
+    tokenizing::tokenize,
     usage::UsageError,
 };
 

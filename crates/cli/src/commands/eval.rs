@@ -17,8 +17,8 @@ use tch::Tensor;
 
 use self::plan::Plan;
 use crate::{
-    commands::{encode_options, load_model},
     flags::eval::{EvalFlags, MainScore},
+    models::{encode_options, load_model},
     output::{print, print_json},
     session::Session,
     table::table,

@@ -1,0 +1,12 @@
+//! The subcommands, each in a file of its name.
+
+pub(crate) mod compare;
+pub(crate) mod data;
+pub(crate) mod encode;
+pub(crate) mod eval;
+pub(crate) mod init;
+pub(crate) mod mine;
+pub(crate) mod search;
+pub(crate) mod sweep;
+mod teacher;
+pub(crate) mod train;

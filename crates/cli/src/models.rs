@@ -1,0 +1,139 @@
+//! Models as commands use them: loaded to the chosen device, set up by flags, encoding under a bar.
+
+use std::path::Path;
+
+use model::{Compute, EncodeOptions, ModelError, SentenceTransformer, Task};
+use search::Similarity;
+use train::{ColumnEmbeddings, Evaluation};
+
+use crate::{
+    device,
+    flags::encode::{EncodingFlags, TwoSidedEncodingFlags},
+    session::Session,
+    source,
+    table::thousands,
+    usage::UsageError,
+};
+
+/// Loads the model that a folder or a name on the hub stands for, to the device that was chosen.
+pub(crate) fn load_model(name: &str, session: &Session) -> anyhow::Result<SentenceTransformer> {
+    let folder = source::model(name, session)?;
+    let model = SentenceTransformer::load(&folder, device::chosen())?;
+    tracing::info!(
+        "model {name}: {} parameters, {} dimensions, up to {} tokens",
+        thousands(model.parameters().numel() as usize),
+        model.dimension(),
+        model.max_seq_length()
+    );
+    Ok(model)
+}
+
+/// Sets the longest input, where a flag asks for one that the model can take.
+pub(crate) fn set_max_seq_length(
+    model: &mut SentenceTransformer,
+    max_seq_length: Option<usize>,
+) -> Result<(), UsageError> {
+    match max_seq_length {
+        None => Ok(()),
+        Some(length) => model
+            .set_max_seq_length(length)
+            .map_err(|error| UsageError(format!("--max-seq-length: {error}"))),
+    }
+}
+
+/// Sets how matrix products are computed, where the processor can.
+pub(crate) fn set_compute(
+    model: &mut SentenceTransformer,
+    compute: Compute,
+) -> Result<(), UsageError> {
+    model
+        .set_compute(compute)
+        .map_err(|error| UsageError(format!("--{error}")))
+}
+
+/// What the model is asked for by these flags.
+pub(crate) fn encode_options(
+    flags: &EncodingFlags,
+    model: &mut SentenceTransformer,
+) -> Result<EncodeOptions, UsageError> {
+    set_max_seq_length(model, flags.max_seq_length)?;
+    let compute = Compute {
+        gemm: flags.gemm,
+        precision: flags.precision,
+        ..Compute::default()
+    };
+    set_compute(model, compute)?;
+    Ok(EncodeOptions {
+        batch_size: flags.batch_size as usize,
+        prompt: flags.prompt.clone(),
+        prompt_name: flags.prompt_name.clone(),
+        normalize_embeddings: flags.normalize,
+        truncate_dim: flags.truncate_dim,
+        ..EncodeOptions::default()
+    })
+}
+
+/// What the model is asked for by the flags of a search, for one side of it.
+pub(crate) fn two_sided_options(flags: &TwoSidedEncodingFlags, task: Task) -> EncodeOptions {
+    let (prompt, prompt_name) = match task {
+        Task::Query => (&flags.query_prompt, &flags.query_prompt_name),
+        Task::Document => (&flags.corpus_prompt, &flags.corpus_prompt_name),
+    };
+    EncodeOptions {
+        batch_size: flags.batch_size as usize,
+        prompt: prompt.clone(),
+        prompt_name: prompt_name.clone(),
+        task: Some(task),
+        truncate_dim: flags.truncate_dim,
+        ..EncodeOptions::default()
+    }
+}
+
+/// The similarity that a flag asks for, or the model's.
+pub(crate) fn similarity_of(
+    asked: Option<Similarity>,
+    model: &SentenceTransformer,
+) -> anyhow::Result<Similarity> {
+    match asked {
+        Some(similarity) => Ok(similarity),
+        None => Ok(model.similarity_fn_name().parse()?),
+    }
+}
+
+/// Encodes texts under a bar: [texts, dimension], row after row.
+pub(crate) fn encode_texts(
+    model: &SentenceTransformer,
+    texts: &[&str],
+    options: &EncodeOptions,
+    what: &str,
+    session: &Session,
+) -> anyhow::Result<Vec<f32>> {
+    let bar = session.bar(what, texts.len());
+    let embeddings = model.encode(texts, options, &mut session.following(&bar));
+    bar.finish_and_clear();
+    match embeddings {
+        Err(ModelError::Stopped) => Err(session.interrupt.error()),
+        embeddings => Ok(Vec::try_from(embeddings?.f_view([-1])?)?),
+    }
+}
+
+/// Encodes the data of an evaluation under a bar.
+pub(crate) fn encode_evaluation(
+    evaluation: &Evaluation,
+    model: &SentenceTransformer,
+    session: &Session,
+) -> anyhow::Result<ColumnEmbeddings> {
+    let bar = session.bar(evaluation.name(), evaluation.n_sentences());
+    let embeddings = evaluation.encode(model, &mut session.following(&bar))?;
+    bar.finish_and_clear();
+    embeddings.ok_or_else(|| session.interrupt.error())
+}
+
+/// A model's name as tables show it: the last part of its path.
+pub(crate) fn short_name(model: &str) -> String {
+    let name = Path::new(model.trim_end_matches('/')).file_name();
+    name.map_or_else(
+        || model.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
