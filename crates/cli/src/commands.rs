@@ -8,5 +8,4 @@ pub(crate) mod init;
 pub(crate) mod mine;
 pub(crate) mod search;
 pub(crate) mod sweep;
-mod teacher;
 pub(crate) mod train;

@@ -24,7 +24,7 @@ use crate::{
             grid::{Grid, Point, SweepFile, comparable, label},
             report::{Record, Report, Status},
         },
-        train::{RESULTS, run_resolved},
+        train::{results::RESULTS, run_resolved},
     },
     config,
     flags::sweep::SweepFlags,

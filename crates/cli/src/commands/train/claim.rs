@@ -1,0 +1,78 @@
+//! The folder of a run before it begins: empty, to be started over, or with a checkpoint to go on from.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use train::{CONFIG, Checkpoint, METRICS, RunFolder};
+
+use crate::{commands::train::results::RESULTS, flags::train::TrainFlags, usage::UsageError};
+
+/// The checkpoint to go on from, where the flags ask for one. Else the folder holds nothing of another run, or no
+/// longer does.
+///
+/// # Errors
+/// Where the folder holds a run and the flags do not say what to do with it.
+pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Option<Checkpoint>> {
+    let root = folder.root();
+    let has_begun = root.join(CONFIG).exists();
+    let has_ended = folder.final_model().exists();
+    match flags.resume_from_checkpoint.as_deref() {
+        Some("last") => match folder.newest_checkpoint()? {
+            Some(newest) => {
+                for problem in newest.skipped {
+                    tracing::warn!("{problem}: going on from an older one");
+                }
+                Ok(Some(newest.checkpoint))
+            }
+            None if has_begun && !has_ended => {
+                tracing::warn!(
+                    "the run in {} ended before its first checkpoint: starting it again",
+                    root.display()
+                );
+                remove_run(folder)?;
+                Ok(None)
+            }
+            None => bail!(
+                "--resume-from-checkpoint: {} holds no checkpoint; leave the flag out to start",
+                root.display()
+            ),
+        },
+        Some(wanted) => Ok(Some(
+            Checkpoint::open(Path::new(wanted)).context("--resume-from-checkpoint")?,
+        )),
+        None if !has_begun && !has_ended && folder.checkpoints()?.is_empty() => Ok(None),
+        None if flags.overwrite_output_dir == Some(true) => {
+            remove_run(folder)?;
+            Ok(None)
+        }
+        None => Err(UsageError(format!(
+            "--output-dir {} already holds a run: give another folder, or add --resume-from-checkpoint to go on with it or --overwrite-output-dir to start over",
+            root.display()
+        ))
+        .into()),
+    }
+}
+
+/// Removes the files of a run.
+fn remove_run(folder: &RunFolder) -> anyhow::Result<()> {
+    for step in folder.checkpoints()? {
+        fs_err::remove_dir_all(folder.checkpoint(step))?;
+    }
+    for path in [
+        folder.final_model(),
+        folder.tensorboard(),
+        folder.eval(),
+        folder.test(),
+    ] {
+        if path.exists() {
+            fs_err::remove_dir_all(path)?;
+        }
+    }
+    for name in [CONFIG, METRICS, RESULTS] {
+        let path = folder.root().join(name);
+        if path.exists() {
+            fs_err::remove_file(path)?;
+        }
+    }
+    Ok(())
+}

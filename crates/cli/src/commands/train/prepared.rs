@@ -1,0 +1,225 @@
+//! The parts that a trainer is made of: token ids, losses and evaluators.
+
+use std::path::Path;
+
+use anyhow::Context;
+use data::Dataset;
+use eval::SimilarityFunction;
+use losses::{BuildContext, LossConfig};
+use model::{EncodeOptions, SentenceTransformer};
+use train::{Evaluation, Objective, Tasks, TrainingData};
+
+use crate::{
+    cache::token_cache,
+    commands::train::{
+        inputs::{Inputs, prompts_of},
+        teacher,
+    },
+    config::training_arguments,
+    device,
+    flags::train::TrainFlags,
+    models::load_model,
+    named::Named,
+    session::Session,
+    tokenizing::tokenize_prompted,
+};
+
+/// Tokenised data sets, each with the place of its loss.
+pub(super) struct Prepared {
+    losses: Vec<BuiltLoss>,
+    training: Vec<(TrainingData, usize)>,
+    evaluations: Vec<(Evaluation, usize)>,
+    pub(super) test: Option<Evaluation>,
+}
+
+impl Prepared {
+    /// Builds losses and evaluators, tokenises the data, and has a teacher label it where there is one. `folder` keeps
+    /// the teacher's labels.
+    pub(super) fn new(
+        inputs: Inputs,
+        model: &SentenceTransformer,
+        flags: &TrainFlags,
+        folder: &Path,
+        session: &Session,
+    ) -> anyhow::Result<Self> {
+        let losses = build_losses(flags, model, session)?;
+        let tokens = Tokens {
+            flags,
+            model,
+            session,
+        };
+        let mut training = Vec::new();
+        for (name, dataset) in inputs.train {
+            let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
+            let place = place_of(&losses, name.as_deref());
+            training.push((tokens.of(dataset, prompts)?, place));
+        }
+        if let Some(teacher) = &flags.teacher {
+            let teacher_model = load_model(teacher, session).context("--teacher")?;
+            for (data, place) in &mut training {
+                let loss = losses[*place].loss.as_ref();
+                teacher::label(data, loss, &teacher_model, folder, session)
+                    .with_context(|| format!("--teacher {teacher}"))?;
+            }
+        }
+        let mut evaluations = Vec::new();
+        for (name, dataset) in inputs.eval {
+            let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
+            let place = place_of(&losses, name.as_deref());
+            evaluations.push((during_training(&tokens, dataset, prompts)?, place));
+        }
+        let test = inputs
+            .test
+            .map(|dataset| before_and_after(&tokens, dataset))
+            .transpose()?;
+        Ok(Self {
+            losses,
+            training,
+            evaluations,
+            test,
+        })
+    }
+
+    /// The tasks of a trainer.
+    pub(super) fn tasks(&self) -> Tasks<'_> {
+        Tasks {
+            objectives: self.losses.iter().map(BuiltLoss::objective).collect(),
+            training: self
+                .training
+                .iter()
+                .map(|(data, place)| (data, *place))
+                .collect(),
+            evaluations: self
+                .evaluations
+                .iter()
+                .map(|(data, place)| (data, *place))
+                .collect(),
+        }
+    }
+
+    /// The training data sets.
+    pub(super) fn datasets(&self) -> impl Iterator<Item = &Dataset> {
+        self.training.iter().map(|(data, _)| &data.dataset)
+    }
+
+    /// The classes of the losses, as the hub names them, with commas between.
+    pub(super) fn loss_names(&self) -> String {
+        let names: Vec<&str> = self.losses.iter().map(|built| built.loss.name()).collect();
+        names.join(", ")
+    }
+
+    /// The plural of a training row.
+    pub(super) fn unit(&self) -> &'static str {
+        if self.datasets().all(|dataset| dataset.columns.len() == 3) {
+            "triplets"
+        } else {
+            "rows"
+        }
+    }
+}
+
+/// Turns data sets into token ids.
+struct Tokens<'a> {
+    flags: &'a TrainFlags,
+    model: &'a SentenceTransformer,
+    session: &'a Session,
+}
+
+impl Tokens<'_> {
+    fn of(&self, dataset: Dataset, prompts: Vec<String>) -> anyhow::Result<TrainingData> {
+        let cache = match self.flags.token_cache {
+            Some(false) => None,
+            _ => token_cache(),
+        };
+        let tokenizer = self.model.tokenizer();
+        tokenize_prompted(dataset, prompts, tokenizer, cache.as_ref(), self.session)
+    }
+}
+
+/// Evaluation data with its evaluator, which goes by the model's own similarity.
+fn during_training(
+    tokens: &Tokens<'_>,
+    dataset: Dataset,
+    prompts: Vec<String>,
+) -> anyhow::Result<Evaluation> {
+    let similarity = [tokens.model.similarity_fn_name().parse()?];
+    let data = tokens.of(dataset, prompts)?;
+    let options = EncodeOptions::default();
+    match tokens.flags.evaluator {
+        None => Ok(Evaluation::during_training(data, &similarity, options)),
+        asked => Evaluation::with_kind(data, asked, &similarity, options).context("--eval-data"),
+    }
+}
+
+/// Test data with its evaluator, which encodes with the model's own prompts.
+fn before_and_after(tokens: &Tokens<'_>, dataset: Dataset) -> anyhow::Result<Evaluation> {
+    let data = tokens.of(dataset, Vec::new())?;
+    let all = SimilarityFunction::ALL;
+    Evaluation::with_kind(data, tokens.flags.evaluator, &all, EncodeOptions::default())
+        .context("--test-data")
+}
+
+/// Checks the names and parameters of all losses, before anything is read.
+pub(super) fn check_losses(flags: &TrainFlags) -> anyhow::Result<()> {
+    for config in flags.loss.iter().flatten() {
+        config
+            .value
+            .check()
+            .with_context(|| format!("--loss {config}"))?;
+    }
+    Ok(())
+}
+
+/// A loss with its guide.
+struct BuiltLoss {
+    name: Option<String>,
+    loss: Box<dyn losses::Loss>,
+    guide: Option<SentenceTransformer>,
+}
+
+fn build_losses(
+    flags: &TrainFlags,
+    model: &SentenceTransformer,
+    session: &Session,
+) -> anyhow::Result<Vec<BuiltLoss>> {
+    let seed = training_arguments(flags).seed;
+    let build = |config: &Named<LossConfig>| {
+        BuiltLoss::new(config, model, seed, session).with_context(|| format!("--loss {config}"))
+    };
+    flags.loss.iter().flatten().map(build).collect()
+}
+
+impl BuiltLoss {
+    fn new(
+        config: &Named<LossConfig>,
+        model: &SentenceTransformer,
+        seed: u64,
+        session: &Session,
+    ) -> anyhow::Result<Self> {
+        let loss = config.value.build(&BuildContext {
+            dimension: Some(model.dimension()),
+            device: device::chosen(),
+            seed,
+        })?;
+        let guide = loss.guide().map(|guide| load_model(guide, session));
+        Ok(Self {
+            name: config.name.clone(),
+            guide: guide.transpose().context("guide")?,
+            loss,
+        })
+    }
+
+    fn objective(&self) -> Objective<'_> {
+        Objective {
+            name: self.name.as_deref(),
+            loss: self.loss.as_ref(),
+            guide: self.guide.as_ref(),
+        }
+    }
+}
+
+/// The place of a data set's loss: that of its name, or the only one.
+fn place_of(losses: &[BuiltLoss], name: Option<&str>) -> usize {
+    let same_name = |built: &BuiltLoss| built.name.is_some() && built.name.as_deref() == name;
+    losses.iter().position(same_name).unwrap_or(0)
+}
