@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use data::OnBadRow;
 use model::{Engine, GemmName, Precision};
 use serde::Deserialize;
 use train::TrainingArguments;
 
 use crate::{
-    flags::{data::OnBadRow, prompts, train::TrainFlags},
+    flags::{prompts, train::TrainFlags},
     named::{self, Named},
     usage::UsageError,
 };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use data::{Dataset, LoadOptions};
+use data::{Dataset, LoadOptions, OnBadRow};
 use hub::{
     config::HubConfig,
     fetch::{Watcher, fetch_dataset, fetch_model, fetch_splits},
@@ -11,7 +11,7 @@ use hub::{
 };
 use indicatif::ProgressBar;
 
-use crate::{flags::data::OnBadRow, session::Session};
+use crate::session::Session;
 
 /// A part of a data set, by the names that the hub's data sets use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +83,7 @@ pub(crate) fn dataset(
         columns: options.columns.clone(),
         max_rows: options.max_rows,
         name: options.name.clone(),
-        on_bad_row: match options.on_bad_row {
-            Some(OnBadRow::Skip) => data::OnBadRow::Skip,
-            _ => data::OnBadRow::Error,
-        },
+        on_bad_row: options.on_bad_row.unwrap_or_default(),
     };
     let is_here =
         Path::new(source).exists() || !is_name(source.split(':').next().unwrap_or(source));

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path};
 
 use anyhow::Context;
 use data::{
-    Cells, Dataset, Labels, OutputColumn, TableFormat, TextColumn,
+    Cells, Dataset, Labels, OnBadRow, OutputColumn, TableFormat, TextColumn,
     nli::{self, Relation},
     split::{PartSize, split},
     write_table,
@@ -12,9 +12,7 @@ use data::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    flags::data::{
-        ConvertFlags, DataCommand, DataFlags, OnBadRow, SplitFlags, StatFlags, TripletsFlags,
-    },
+    flags::data::{ConvertFlags, DataCommand, DataFlags, SplitFlags, StatFlags, TripletsFlags},
     models::{load_model, set_max_seq_length},
     output::{check_free, print, print_json, replace, table_format},
     session::Session,
@@ -39,11 +37,11 @@ pub(crate) fn run(command: &DataCommand, session: &Session) -> anyhow::Result<()
     }
 }
 
-fn load(flags: &DataFlags, on_bad_row: OnBadRow, session: &Session) -> anyhow::Result<Dataset> {
+fn load(flags: &DataFlags, bad_rows: OnBadRow, session: &Session) -> anyhow::Result<Dataset> {
     let options = DataOptions {
         columns: flags.columns.clone(),
         max_rows: flags.max_samples,
-        on_bad_row: Some(on_bad_row),
+        on_bad_row: flags.on_bad_row.or(Some(bad_rows)),
         ..DataOptions::default()
     };
     source::dataset(&flags.data, flags.split, &options, session)
@@ -52,7 +50,7 @@ fn load(flags: &DataFlags, on_bad_row: OnBadRow, session: &Session) -> anyhow::R
 fn convert(flags: &ConvertFlags, session: &Session) -> anyhow::Result<()> {
     let format = table_format("--output", &flags.output)?;
     check_free("--output", &flags.output, flags.overwrite)?;
-    let dataset = load(&flags.data, flags.on_bad_row, session)?;
+    let dataset = load(&flags.data, OnBadRow::Error, session)?;
     write(&flags.output, format, &dataset.output_columns())
 }
 
@@ -80,7 +78,7 @@ fn split_into_parts(flags: &SplitFlags, session: &Session) -> anyhow::Result<()>
     for part in ["train", "dev", "test"] {
         check_free("--output-dir:", &path(part), flags.overwrite)?;
     }
-    let dataset = load(&flags.data, flags.on_bad_row, session)?;
+    let dataset = load(&flags.data, OnBadRow::Error, session)?;
     let parts =
         split(&dataset, dev, test, flags.seed, flags.no_shared_anchors).ok_or_else(|| {
             UsageError(format!(
@@ -119,7 +117,7 @@ fn triplets(flags: &TripletsFlags, session: &Session) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let dataset = load(&flags.data, flags.on_bad_row, session)?;
+    let dataset = load(&flags.data, OnBadRow::Error, session)?;
     let relations = relations(&dataset, flags)?;
     let [premises, hypotheses] = [0, 1].map(|i| &dataset.columns[i].texts);
     let rows = premises.iter().zip(hypotheses.iter()).zip(relations);
@@ -177,7 +175,7 @@ fn relations(dataset: &Dataset, flags: &TripletsFlags) -> Result<Vec<Relation>, 
 }
 
 fn stat(flags: &StatFlags, session: &Session) -> anyhow::Result<()> {
-    let dataset = load(&flags.data, flags.on_bad_row, session)?;
+    let dataset = load(&flags.data, OnBadRow::Skip, session)?;
     let lengths = match &flags.model {
         None => None,
         Some(name) => {

@@ -4,9 +4,10 @@
 //! again would gain nothing but that a crash of one leaves the others alone. A panic is caught for that; after the
 //! system has ended the process, the same command goes on with the run it was at.
 
+mod figures;
 mod grid;
 mod plot;
-mod report;
+mod summary;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,15 +15,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
-use serde_json::{Map, Value};
 use train::{CONFIG, FINAL, RunFolder, write_file};
 
 use crate::{
     commands::{
         sweep::{
+            figures::Figures,
             grid::{Grid, Point, SweepFile, comparable, label},
-            report::{Record, Report, Status},
+            summary::{Record, Status, Summary},
         },
         train::{results::RESULTS, run_resolved},
     },
@@ -38,22 +38,13 @@ use crate::{
 /// Name of the copy of the sweep's own file.
 const FILE: &str = "sweep.toml";
 
-/// What a run's folder holds.
+/// How far a run is, by its folder.
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     New,
     /// It was begun, with its newest checkpoint's step where it has one.
     Begun(Option<u64>),
-    Done(Box<Outcome>),
-}
-
-/// What a run's results.json says.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-struct Outcome {
-    before: Map<String, Value>,
-    after: Map<String, Value>,
-    primary_metric: String,
-    train: Map<String, Value>,
+    Done(Box<Figures>),
 }
 
 /// Runs what is left of the sweep, or lists it.
@@ -74,7 +65,7 @@ pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
     }
     let folder = RunFolder::create(&output_dir).context("--output-dir")?;
     write_file(&folder.root().join(FILE), text.as_bytes())?;
-    let mut report = Report::new(&grid, flags.metric.clone());
+    let mut summary = Summary::new(&grid, flags.metric.clone());
     let n_done = states
         .iter()
         .filter(|state| matches!(state, State::Done(_)))
@@ -84,15 +75,15 @@ pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
         grid.points.len(),
         output_dir.display()
     );
-    let outcome = run_all(&grid, states, &mut report, folder.root(), session);
-    report.write(folder.root())?;
+    let outcome = run_all(&grid, states, &mut summary, folder.root(), session);
+    summary.write(folder.root())?;
     outcome?;
     if flags.json {
-        print_json(&report.to_json())?;
+        print_json(&summary.to_json())?;
     } else {
-        print(&report.table()?)?;
+        print(&summary.table()?)?;
     }
-    match report.n_failed() {
+    match summary.n_failed() {
         0 => Ok(()),
         n => bail!(
             "{n} of {} runs failed: the same command tries them again",
@@ -105,14 +96,14 @@ pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
 fn run_all(
     grid: &Grid,
     states: Vec<State>,
-    report: &mut Report,
+    summary: &mut Summary,
     root: &Path,
     session: &Session,
 ) -> anyhow::Result<()> {
     let varied = grid.varied();
     for (i, (point, state)) in grid.points.iter().zip(states).enumerate() {
         let status = match state {
-            State::Done(outcome) => Status::Done(outcome),
+            State::Done(figures) => Status::Done(figures),
             state => {
                 let values: Vec<String> = varied
                     .iter()
@@ -125,7 +116,7 @@ fn run_all(
                     values.join(", ")
                 );
                 match run_one(point, &state, session) {
-                    Ok(outcome) => Status::Done(outcome),
+                    Ok(figures) => Status::Done(figures),
                     Err(error) if error.is::<Interrupted>() => {
                         tracing::warn!(
                             "stopped in run {} of {}: the same command goes on",
@@ -141,20 +132,20 @@ fn run_all(
                 }
             }
         };
-        report.push(Record {
+        summary.push(Record {
             name: point.name.clone(),
             values: point.values.clone(),
             status,
         });
         // What is known is on disk after every run.
-        report.write(root)?;
-        report.check_metric()?;
+        summary.write(root)?;
+        summary.check_metric()?;
         session.check()?;
     }
     Ok(())
 }
 
-fn run_one(point: &Point, state: &State, session: &Session) -> anyhow::Result<Box<Outcome>> {
+fn run_one(point: &Point, state: &State, session: &Session) -> anyhow::Result<Box<Figures>> {
     let mut flags = point.flags.clone();
     match state {
         State::Begun(Some(_)) => flags.resume_from_checkpoint = Some("last".to_owned()),
@@ -165,7 +156,7 @@ fn run_one(point: &Point, state: &State, session: &Session) -> anyhow::Result<Bo
         Ok(done) => drop(done?),
         Err(_) => bail!("it panicked: see above, and report it"),
     }
-    read_outcome(&folder_of(point)?.join(RESULTS))
+    Ok(Box::new(Figures::read(&folder_of(point)?.join(RESULTS))?))
 }
 
 fn folder_of(point: &Point) -> anyhow::Result<&Path> {
@@ -211,7 +202,7 @@ fn state(point: &Point) -> anyhow::Result<State> {
     }
     let results = folder.join(RESULTS);
     if results.exists() && folder.join(FINAL).exists() {
-        return Ok(State::Done(read_outcome(&results)?));
+        return Ok(State::Done(Box::new(Figures::read(&results)?)));
     }
     let mut steps: Vec<u64> = Vec::new();
     for entry in fs_err::read_dir(folder)? {
@@ -222,16 +213,6 @@ fn state(point: &Point) -> anyhow::Result<State> {
         steps.extend(step.and_then(|step| step.parse::<u64>().ok()));
     }
     Ok(State::Begun(steps.into_iter().max()))
-}
-
-fn read_outcome(path: &Path) -> anyhow::Result<Box<Outcome>> {
-    let text = fs_err::read_to_string(path)?;
-    serde_json::from_str(&text).with_context(|| {
-        format!(
-            "{}: not what a run leaves there; remove the run's folder to make it again",
-            path.display()
-        )
-    })
 }
 
 fn output_dir(flags: &SweepFlags, file: &SweepFile) -> PathBuf {

@@ -1,11 +1,11 @@
-//! Flags of `sentune data`, and what all commands do with bad rows.
+//! Flags of `sentune data`.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::{Args, Subcommand};
+use data::OnBadRow;
 
-use crate::source::Split;
+use crate::{flags::names::named, source::Split};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
@@ -35,15 +35,16 @@ pub(crate) struct DataFlags {
     /// Use only the first N rows.
     #[arg(long, value_name = "N")]
     pub(crate) max_samples: Option<usize>,
+    /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them)
+    /// [default: error; skip in stat].
+    #[arg(long, value_name = "ROWS", value_parser = named::<OnBadRow>)]
+    pub(crate) on_bad_row: Option<OnBadRow>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatFlags {
     #[command(flatten)]
     pub(crate) data: DataFlags,
-    /// What to do with rows that hold an empty text or no value.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "skip")]
-    pub(crate) on_bad_row: OnBadRow,
     /// Model whose tokenizer says how long texts are and which are cut off: a folder, or a name on the hub.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
@@ -62,9 +63,6 @@ pub(crate) struct StatFlags {
 pub(crate) struct ConvertFlags {
     #[command(flatten)]
     pub(crate) data: DataFlags,
-    /// What to do with rows that hold an empty text or no value.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
-    pub(crate) on_bad_row: OnBadRow,
     /// Table to write: .parquet, .csv, .tsv or .jsonl.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: PathBuf,
@@ -77,9 +75,6 @@ pub(crate) struct ConvertFlags {
 pub(crate) struct SplitFlags {
     #[command(flatten)]
     pub(crate) data: DataFlags,
-    /// What to do with rows that hold an empty text or no value.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
-    pub(crate) on_bad_row: OnBadRow,
     /// Folder for train, dev and test.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) output_dir: PathBuf,
@@ -107,9 +102,6 @@ pub(crate) struct SplitFlags {
 pub(crate) struct TripletsFlags {
     #[command(flatten)]
     pub(crate) data: DataFlags,
-    /// What to do with rows that hold an empty text or no value.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
-    pub(crate) on_bad_row: OnBadRow,
     /// Table of triplets to write: .parquet, .csv, .tsv or .jsonl.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: PathBuf,
@@ -125,14 +117,4 @@ pub(crate) struct TripletsFlags {
     /// Pair an entailed hypothesis with only the first N contradicted ones of its premise [default: all].
     #[arg(long, value_name = "N")]
     pub(crate) max_per_positive: Option<usize>,
-}
-
-/// What to do with rows that can't be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnBadRow {
-    /// Stop and name them.
-    Error,
-    /// Leave them out and say how many there were.
-    Skip,
 }

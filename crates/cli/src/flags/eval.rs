@@ -3,11 +3,12 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{Args, ValueEnum};
+use data::OnBadRow;
 use eval::{SimilarityFunction, nano_beir::NanoDataset};
 use train::EvaluatorKind;
 
 use crate::{
-    flags::{data::OnBadRow, encode::EncodingFlags},
+    flags::{encode::EncodingFlags, names::named},
     named::Named,
     source::Split,
     usage::UsageError,
@@ -126,8 +127,8 @@ pub(crate) struct EvalDataOptions {
     /// Use only the first N rows.
     #[arg(long, value_name = "N")]
     pub(crate) max_samples: Option<usize>,
-    /// What to do with rows that hold an empty text or no value.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
+    /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them).
+    #[arg(long, value_name = "ROWS", default_value = "error", value_parser = named::<OnBadRow>)]
     pub(crate) on_bad_row: OnBadRow,
     /// Similarities to evaluate by, separated by commas: cosine, dot, euclidean, manhattan [default: all four; the
     /// model's own for information-retrieval and nano-beir, cosine for reranking].

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use data::OnBadRow;
 
 use crate::{
-    flags::{data::OnBadRow, encode::TwoSidedEncodingFlags},
+    flags::{encode::TwoSidedEncodingFlags, names::named},
     source::Split,
 };
 
@@ -30,8 +31,8 @@ pub(crate) struct MineFlags {
     /// Use only the first N rows.
     #[arg(long, value_name = "N")]
     pub(crate) max_samples: Option<usize>,
-    /// What to do with rows that hold an empty text or no value.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "error")]
+    /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them).
+    #[arg(long, value_name = "ROWS", default_value = "error", value_parser = named::<OnBadRow>)]
     pub(crate) on_bad_row: OnBadRow,
     /// Texts to mine in beside the positives: a text file (one a line), CSV, TSV, JSON Lines or parquet.
     #[arg(long, value_name = "FILE")]

@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use data::OnBadRow;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    flags::{data::OnBadRow, names::named, prompts},
+    flags::{names::named, prompts},
     named::Named,
 };
 
@@ -64,8 +65,9 @@ pub(crate) struct TrainFlags {
     /// Use only the first N rows of the evaluation data.
     #[arg(long, value_name = "N", help_heading = "Model and data")]
     pub(crate) max_eval_samples: Option<usize>,
-    /// What to do with rows that hold an empty text or no value [default: error].
-    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Model and data")]
+    /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them)
+    /// [default: error].
+    #[arg(long, value_name = "ROWS", value_parser = named::<OnBadRow>, help_heading = "Model and data")]
     pub(crate) on_bad_row: Option<OnBadRow>,
     /// Folder of the run; the trained model goes to its `final` [default: runs/<model>-<data>].
     #[arg(long, value_name = "FOLDER", help_heading = "Model and data")]

@@ -56,7 +56,7 @@ impl Retrieval {
             )
             .into());
         };
-        let on_bad_row = on_bad_row(flags);
+        let on_bad_row = flags.options.on_bad_row;
         let (query_ids, queries) = ids_and_texts(
             queries,
             "--queries-columns",
@@ -178,13 +178,6 @@ fn set_ks(evaluator: &mut InformationRetrievalEvaluator, flags: &RetrievalFlags)
 /// The similarity that the model's configuration names.
 pub(super) fn own_similarity(model: &SentenceTransformer) -> anyhow::Result<SimilarityFunction> {
     Ok(model.similarity_fn_name().parse()?)
-}
-
-fn on_bad_row(flags: &EvalFlags) -> OnBadRow {
-    match flags.options.on_bad_row {
-        flags::OnBadRow::Skip => OnBadRow::Skip,
-        flags::OnBadRow::Error => OnBadRow::Error,
-    }
 }
 
 /// The folder's name for a file that is only called corpus, else the file's.
@@ -349,7 +342,7 @@ impl Reranking {
                 optional: false,
             })
             .collect();
-        let mut fields = load_fields(source, &wanted, on_bad_row(flags))?
+        let mut fields = load_fields(source, &wanted, flags.options.on_bad_row)?
             .into_iter()
             .flatten();
         let (
@@ -444,7 +437,7 @@ impl Mining {
             &["sentence", "text", "question"],
         ];
         let columns = flags.options.columns.as_deref();
-        let on_bad_row = on_bad_row(flags);
+        let on_bad_row = flags.options.on_bad_row;
         let (mut ids, mut sentences) =
             ids_and_texts(source, "--columns", columns, usual, on_bad_row)?;
         let max = flags.options.max_samples.unwrap_or(usize::MAX);

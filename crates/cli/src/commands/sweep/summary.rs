@@ -1,4 +1,4 @@
-//! What came of a sweep: a table, the same as CSV and JSON, and a plot.
+//! The results of a sweep: a table, the same as CSV and JSON, and a plot.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use train::write_file;
 
 use crate::{
     commands::sweep::{
-        Outcome,
+        figures::Figures,
         grid::{Grid, label},
         plot::{self, Dot, Panel, Plot},
     },
@@ -19,14 +19,14 @@ const CSV: &str = "sweep.csv";
 const JSON: &str = "sweep.json";
 const PLOT: &str = "sweep.svg";
 
-/// What came of one run.
+/// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Status {
-    Done(Box<Outcome>),
+    Done(Box<Figures>),
     Failed(String),
 }
 
-/// One run with what came of it.
+/// One run and how it ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Record {
     pub(super) name: String,
@@ -37,51 +37,26 @@ pub(super) struct Record {
 
 /// The runs so far.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct Summary {
     keys: Vec<String>,
     /// The places of the keys that vary.
     varied: Vec<usize>,
-    /// What `--metric` says.
+    /// The value of `--metric`.
     metric: Option<String>,
     n_runs: usize,
     records: Vec<Record>,
 }
 
 impl Record {
-    fn outcome(&self) -> Option<&Outcome> {
+    fn figures(&self) -> Option<&Figures> {
         match &self.status {
-            Status::Done(outcome) => Some(outcome),
+            Status::Done(figures) => Some(figures),
             Status::Failed(_) => None,
         }
     }
 }
 
-impl Outcome {
-    /// The key that a metric's name, with or without the data's before it, means.
-    fn key(&self, metric: Option<&str>) -> Option<&str> {
-        let Some(wanted) = metric else {
-            return Some(&self.primary_metric);
-        };
-        let mut keys = self.after.keys().map(String::as_str);
-        let is_it = |key: &&str| *key == wanted || key.ends_with(&format!("_{wanted}"));
-        keys.find(is_it)
-    }
-
-    /// Seconds of training, of a run that was resumed all of it at the speed of its last part.
-    fn seconds(&self) -> Option<f64> {
-        let number = |key: &str| self.train.get(key).and_then(Value::as_f64);
-        let (seconds, speed) = (number("train_runtime")?, number("train_steps_per_second")?);
-        let n_steps = number("step")?;
-        let was_whole = (seconds * speed - n_steps).abs() <= 0.01 * n_steps + 1.0;
-        Some(if was_whole || speed == 0.0 {
-            seconds
-        } else {
-            n_steps / speed
-        })
-    }
-}
-
-impl Report {
+impl Summary {
     pub(super) fn new(grid: &Grid, metric: Option<String>) -> Self {
         let varied = match grid.varied() {
             none if none.is_empty() => (0..grid.keys.len()).collect(),
@@ -103,7 +78,7 @@ impl Report {
     pub(super) fn n_failed(&self) -> usize {
         self.records
             .iter()
-            .filter(|record| record.outcome().is_none())
+            .filter(|record| record.figures().is_none())
             .count()
     }
 
@@ -112,12 +87,12 @@ impl Report {
     /// # Errors
     /// When the runs have none of the name that was asked for.
     fn key(&self) -> Result<Option<&str>, UsageError> {
-        let Some(outcome) = self.records.iter().find_map(Record::outcome) else {
+        let Some(figures) = self.records.iter().find_map(Record::figures) else {
             return Ok(None);
         };
-        let found = outcome.key(self.metric.as_deref());
+        let found = figures.key(self.metric.as_deref());
         found.map(Some).ok_or_else(|| {
-            let known: Vec<&str> = outcome.after.keys().map(String::as_str).collect();
+            let known: Vec<&str> = figures.after.keys().map(String::as_str).collect();
             UsageError(format!(
                 "--metric {}: the runs measured {}",
                 self.metric.as_deref().unwrap_or_default(),
@@ -137,8 +112,8 @@ impl Report {
     /// The records, the best first; those that failed come last, in the order of the grid.
     fn sorted(&self, key: Option<&str>) -> Vec<&Record> {
         let value = |record: &Record| -> f64 {
-            let outcome = record.outcome().zip(key);
-            let value = outcome.and_then(|(outcome, key)| outcome.after.get(key)?.as_f64());
+            let figures = record.figures().zip(key);
+            let value = figures.and_then(|(figures, key)| figures.after.get(key)?.as_f64());
             value.unwrap_or(f64::NEG_INFINITY)
         };
         let mut records: Vec<&Record> = self.records.iter().collect();
@@ -159,7 +134,7 @@ impl Report {
                 .iter()
                 .map(|&i| record.values[i].clone())
                 .collect();
-            let Some((outcome, key)) = record.outcome().zip(key) else {
+            let Some((figures, key)) = record.figures().zip(key) else {
                 row.extend(["", "failed", "", "", ""].map(str::to_owned));
                 return row;
             };
@@ -168,14 +143,14 @@ impl Report {
                 value.map_or_else(String::new, show)
             };
             let four = |value: f64| format!("{value:.4}");
-            let (before, after) = (number(&outcome.before, key), number(&outcome.after, key));
+            let (before, after) = (number(&figures.before, key), number(&figures.after, key));
             row.push(shown(before, &four));
             row.push(shown(after, &four));
             row.push(shown(after.zip(before).map(|(a, b)| a - b), &|change| {
                 format!("{change:+.4}")
             }));
-            row.push(shown(number(&outcome.train, "train_loss"), &four));
-            row.push(shown(outcome.seconds(), &|seconds| format!("{seconds:.1}")));
+            row.push(shown(number(&figures.train, "train_loss"), &four));
+            row.push(shown(figures.seconds(), &|seconds| format!("{seconds:.1}")));
             row
         });
         Ok(table(&header, &rows.collect::<Vec<_>>()))
@@ -190,14 +165,14 @@ impl Report {
                 .map(|(key, value)| (key.clone(), json!(value)))
                 .collect();
             match &record.status {
-                Status::Done(outcome) => json!({
+                Status::Done(figures) => json!({
                     "folder": record.name,
                     "values": values,
                     "status": "done",
-                    "before": outcome.before,
-                    "after": outcome.after,
-                    "train": outcome.train,
-                    "seconds": outcome.seconds(),
+                    "before": figures.before,
+                    "after": figures.after,
+                    "train": figures.train,
+                    "seconds": figures.seconds(),
                 }),
                 Status::Failed(error) => json!({
                     "folder": record.name,
@@ -216,8 +191,8 @@ impl Report {
         let records = self.sorted(key);
         let metrics: Vec<&String> = records
             .iter()
-            .find_map(|record| record.outcome())
-            .map(|outcome| outcome.after.keys().collect())
+            .find_map(|record| record.figures())
+            .map(|figures| figures.after.keys().collect())
             .unwrap_or_default();
         let mut header = self.keys.clone();
         header.push("status".to_owned());
@@ -228,18 +203,18 @@ impl Report {
         let mut csv = line(&header);
         for record in records {
             let mut row = record.values.clone();
-            let outcome = record.outcome();
-            row.push(if outcome.is_some() { "done" } else { "failed" }.to_owned());
-            let number = |of: fn(&Outcome) -> &Map<String, Value>, key: &str| {
-                let value = outcome.and_then(|outcome| of(outcome).get(key));
+            let figures = record.figures();
+            row.push(if figures.is_some() { "done" } else { "failed" }.to_owned());
+            let number = |of: fn(&Figures) -> &Map<String, Value>, key: &str| {
+                let value = figures.and_then(|figures| of(figures).get(key));
                 value.map_or_else(String::new, ToString::to_string)
             };
             for metric in &metrics {
-                row.push(number(|outcome| &outcome.before, metric));
-                row.push(number(|outcome| &outcome.after, metric));
+                row.push(number(|figures| &figures.before, metric));
+                row.push(number(|figures| &figures.after, metric));
             }
-            row.push(number(|outcome| &outcome.train, "train_loss"));
-            let seconds = outcome.and_then(Outcome::seconds);
+            row.push(number(|figures| &figures.train, "train_loss"));
+            let seconds = figures.and_then(Figures::seconds);
             row.push(seconds.map_or_else(String::new, |seconds| seconds.to_string()));
             row.push(record.name.clone());
             csv += &line(&row);
@@ -247,16 +222,16 @@ impl Report {
         csv
     }
 
-    /// What the metric depends on, a panel for each key that varies.
+    /// The metric against each key that varies, a panel each.
     fn plot(&self) -> Option<String> {
         let key = self.key().ok().flatten()?;
         let done: Vec<(&Record, f64)> = self
             .records
             .iter()
-            .filter_map(|record| Some((record, record.outcome()?.after.get(key)?.as_f64()?)))
+            .filter_map(|record| Some((record, record.figures()?.after.get(key)?.as_f64()?)))
             .collect();
-        let before = self.records.iter().find_map(Record::outcome);
-        let before = before.and_then(|outcome| outcome.before.get(key)?.as_f64());
+        let before = self.records.iter().find_map(Record::figures);
+        let before = before.and_then(|figures| figures.before.get(key)?.as_f64());
         let panels = self.varied.iter().map(|&i| Panel {
             title: label(&self.keys[i]).to_owned(),
             dots: done
@@ -309,7 +284,7 @@ fn line(cells: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn outcome(after: f64, seconds: f64, steps_per_second: f64) -> Outcome {
+    fn figures(after: f64, seconds: f64, steps_per_second: f64) -> Figures {
         let metrics = |value: f64| {
             let metrics = json!({"t_cosine_accuracy": value, "t_max_accuracy": 1.0 - value});
             metrics.as_object().unwrap().clone()
@@ -317,7 +292,7 @@ mod tests {
         let train = json!({
             "train_runtime": seconds, "train_steps_per_second": steps_per_second, "train_loss": 0.5, "step": 100,
         });
-        Outcome {
+        Figures {
             before: metrics(0.25),
             after: metrics(after),
             primary_metric: "t_cosine_accuracy".to_owned(),
@@ -325,13 +300,13 @@ mod tests {
         }
     }
 
-    fn report(metric: Option<&str>) -> Report {
+    fn summary(metric: Option<&str>) -> Summary {
         let record = |name: &str, loss: &str, status| Record {
             name: name.to_owned(),
             values: vec!["2e-5".to_owned(), loss.to_owned()],
             status,
         };
-        Report {
+        Summary {
             keys: vec!["learning-rate".to_owned(), "loss".to_owned()],
             varied: vec![1],
             metric: metric.map(str::to_owned),
@@ -341,12 +316,12 @@ mod tests {
                 record(
                     "b",
                     "mnrl:a=1,b=2",
-                    Status::Done(Box::new(outcome(0.5, 10.0, 10.0))),
+                    Status::Done(Box::new(figures(0.5, 10.0, 10.0))),
                 ),
                 record(
                     "c",
                     "cosent",
-                    Status::Done(Box::new(outcome(0.75, 5.0, 10.0))),
+                    Status::Done(Box::new(figures(0.75, 5.0, 10.0))),
                 ),
             ],
         }
@@ -355,14 +330,14 @@ mod tests {
     #[test]
     fn the_best_run_comes_first() {
         assert_eq!(
-            report(None).table().unwrap(),
+            summary(None).table().unwrap(),
             "loss          t_cosine_accuracy before   after   change  train loss  seconds\n\
              ----------------------------------------------------------------------------\n\
              cosent                          0.2500  0.7500  +0.5000      0.5000     10.0\n\
              mnrl:a=1,b=2                    0.2500  0.5000  +0.2500      0.5000     10.0\n\
              triplet                                 failed\n"
         );
-        let by_other = report(Some("max_accuracy"));
+        let by_other = summary(Some("max_accuracy"));
         let json = by_other.to_json();
         assert_eq!(json["metric"], "t_max_accuracy");
         let folders: Vec<&str> = json["runs"]
@@ -373,7 +348,7 @@ mod tests {
             .collect();
         assert_eq!(folders, ["b", "c", "a"]);
         assert_eq!(json["runs"][2]["error"], "no, \"not\" so");
-        let error = report(Some("dot")).table().unwrap_err().to_string();
+        let error = summary(Some("dot")).table().unwrap_err().to_string();
         assert!(
             error.contains("t_cosine_accuracy, t_max_accuracy"),
             "{error}"
@@ -383,7 +358,7 @@ mod tests {
     #[test]
     fn csv_has_every_metric() {
         assert_eq!(
-            report(None).to_csv(),
+            summary(None).to_csv(),
             "learning-rate,loss,status,before_t_cosine_accuracy,after_t_cosine_accuracy,before_t_max_accuracy,after_t_max_accuracy,train_loss,seconds,folder\n\
              2e-5,cosent,done,0.25,0.75,0.75,0.25,0.5,10,c\n\
              2e-5,\"mnrl:a=1,b=2\",done,0.25,0.5,0.75,0.5,0.5,10,b\n\
