@@ -1,49 +1,89 @@
-//! The configuration of a training run: defaults, then the file, then flags.
+//! The configuration of a training run: the defaults, the file and the flags as tables, laid over each other.
+//!
+//! The keys are the names of the flags. What a flag is stands with its field, in [`TrainFlags`] or in
+//! [`TrainingArguments`].
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
-use data::OnBadRow;
-use model::{Engine, GemmName, Precision};
+use clap::{Args, Command};
+use model::Precision;
 use serde::Deserialize;
+use toml::{Table, Value, de::DeTable};
 use train::TrainingArguments;
 
 use crate::{
-    flags::{prompts, train::TrainFlags},
+    flags::{
+        prompts,
+        train::{ARTICLE_DATA, TrainCall, TrainFlags},
+    },
     named::{self, Named},
     usage::UsageError,
 };
 
-/// The article's base model.
-const DEFAULT_MODEL: &str = "microsoft/mpnet-base";
-/// The article's data.
-const DEFAULT_DATA: &str = "sentence-transformers/all-nli:triplet";
 /// The article's number of training rows.
-const DEFAULT_MAX_TRAIN_SAMPLES: usize = 100_000;
-const DEFAULT_LOSS: &str = "multiple-negatives-ranking";
+const ARTICLE_ROWS: i64 = 100_000;
 
-/// Lays `flags` over the file they name and fills in the defaults.
+/// Lays the flags that were `given` over the file they name, and that over the defaults.
 ///
-/// What comes out names every value that shapes the run, so that saved as TOML it re-runs it.
-pub(crate) fn resolve(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
-    for (alias, precision) in [
-        (flags.bf16.take(), Precision::Bf16),
-        (flags.fp16.take(), Precision::Fp16),
+/// The result names every value that shapes the run, so that saved as TOML it repeats it.
+pub(crate) fn resolve(flags: TrainFlags, given: &BTreeSet<String>) -> anyhow::Result<TrainFlags> {
+    let mut table = match &flags.call.config {
+        Some(path) => read(path)?,
+        None => Table::new(),
+    };
+    let typed = Table::try_from(&flags).map_err(|error| UsageError(error.to_string()))?;
+    table.extend(typed.into_iter().filter(|(key, _)| given.contains(key)));
+    for (is_asked, precision) in [
+        (flags.call.bf16, Precision::Bf16),
+        (flags.call.fp16, Precision::Fp16),
     ] {
-        if alias == Some(true) {
-            flags.precision = Some(precision);
+        if is_asked {
+            table.insert("precision".to_owned(), Value::try_from(precision)?);
         }
     }
-    let file = match &flags.config {
-        Some(path) => read(path)?,
-        None => TrainFlags::default(),
-    };
-    with_defaults(overlay(flags, file))
+    Ok(TrainFlags {
+        call: flags.call,
+        ..resolve_table(table)?
+    })
 }
 
-/// The configuration that a table of a configuration file's keys says, with the defaults.
-pub(crate) fn resolve_table(table: toml::Table) -> anyhow::Result<TrainFlags> {
-    let flags = TrainFlags::deserialize(table).map_err(|error| UsageError(error.to_string()))?;
-    with_defaults(flags)
+/// Lays the keys of a configuration file over the defaults.
+pub(crate) fn resolve_table(mut table: Table) -> anyhow::Result<TrainFlags> {
+    let keys = keys();
+    if let Some(key) = table.keys().find(|key| !keys.contains(*key)) {
+        return Err(UsageError(unknown_key(key, &keys)).into());
+    }
+    if !table.contains_key("train-data") {
+        for (key, value) in [
+            ("test-data", Value::from(ARTICLE_DATA)),
+            ("max-train-samples", Value::from(ARTICLE_ROWS)),
+        ] {
+            table.entry(key).or_insert(value);
+        }
+    }
+    if let Some(steps) = table.get("logging-steps").cloned() {
+        table.entry("eval-steps").or_insert(steps);
+    }
+    let mut all = Table::try_from(TrainFlags::default())?;
+    all.extend(table);
+    let mut flags = deserialize(all)
+        .map_err(|error| UsageError(error.to_string().trim_end().replace('\n', " ")))?;
+    named::check("--loss", &flags.loss)?;
+    for (flag, sets) in [
+        ("--train-data", &flags.train_data),
+        ("--eval-data", &flags.eval_data),
+    ] {
+        named::check(flag, sets)?;
+        check_losses(flag, sets, &flags)?;
+    }
+    if flags.output_dir.is_none() {
+        flags.output_dir = Some(default_output_dir(&flags));
+    }
+    flags.prompts = prompts::merge(flags.prompts)?.into_iter().collect();
+    Ok(flags)
 }
 
 /// The configuration as TOML, keys named as the flags.
@@ -54,220 +94,103 @@ pub(crate) fn to_toml(flags: &TrainFlags) -> anyhow::Result<String> {
     ))
 }
 
-/// The arguments of the trainer.
-pub(crate) fn training_arguments(flags: &TrainFlags) -> TrainingArguments {
-    let default = TrainingArguments::default();
-    macro_rules! arguments {
-        ($($field:ident),*; $($optional:ident),*) => {
-            TrainingArguments {
-                $($field: flags.$field.unwrap_or(default.$field),)*
-                $($optional: flags.$optional.clone(),)*
-            }
-        };
-    }
-    arguments!(
-        num_train_epochs, max_steps, per_device_train_batch_size, per_device_eval_batch_size,
-        gradient_accumulation_steps, precision, tf32, full_determinism, auto_micro_batch, cuda_graphs, learning_rate, lr_scheduler_type, warmup_steps, optim,
-        weight_decay, adam_beta1, adam_beta2, adam_epsilon, momentum, max_grad_norm, skip_nonfinite, seed,
-        batch_sampler, multi_dataset_batch_sampler, dataloader_drop_last, logging_steps, logging_first_step, eval_strategy,
-        eval_steps, save_strategy, save_steps, load_best_model_at_end, early_stopping_threshold;
-        mini_batch_tokens, data_seed, save_total_limit, metric_for_best_model, greater_is_better,
-        early_stopping_patience
-    )
-}
-
-fn read(path: &Path) -> Result<TrainFlags, UsageError> {
+/// Reads a configuration file. What is wrong in it is named with its line.
+fn read(path: &Path) -> Result<Table, UsageError> {
     let text =
         fs_err::read_to_string(path).map_err(|error| UsageError(format!("--config: {error}")))?;
+    let of_file = |problem: String| UsageError(format!("{}: {problem}", path.display()));
     // The parser ends what it points at with a line end.
-    parse(&text).map_err(|error| {
-        UsageError(format!(
-            "{}: {}",
-            path.display(),
-            error.to_string().trim_end()
-        ))
+    let table: Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| of_file(error.to_string().trim_end().to_owned()))?;
+    let keys = keys();
+    let defaults =
+        Table::try_from(TrainFlags::default()).map_err(|error| of_file(error.to_string()))?;
+    for (key, value) in &table {
+        let problem = if keys.contains(key) {
+            let mut one = defaults.clone();
+            one.insert(key.clone(), value.clone());
+            match deserialize(one) {
+                Ok(_) => continue,
+                Err(error) => error.to_string().trim_end().replace('\n', " "),
+            }
+        } else {
+            unknown_key(key, &keys)
+        };
+        return Err(of_file(format!("line {}: {problem}", line_of(&text, key))));
+    }
+    Ok(table)
+}
+
+fn deserialize(table: Table) -> Result<TrainFlags, toml::de::Error> {
+    let arguments = TrainingArguments::deserialize(table.clone())?;
+    Ok(TrainFlags {
+        arguments,
+        ..TrainFlags::deserialize(table)?
     })
 }
 
-fn parse(text: &str) -> Result<TrainFlags, toml::de::Error> {
-    toml::from_str(text)
+/// The keys of a configuration file: the names of all flags but those of one call.
+fn keys() -> BTreeSet<String> {
+    let names = |command: Command| -> BTreeSet<String> {
+        let names = command.get_arguments().filter_map(|arg| arg.get_long());
+        names.map(str::to_owned).collect()
+    };
+    let all = names(TrainFlags::augment_args(Command::new("keys")));
+    let of_call = names(TrainCall::augment_args(Command::new("keys")));
+    all.difference(&of_call).cloned().collect()
 }
 
-/// Every value that `flags` leaves open is taken from `file`.
-fn overlay(flags: TrainFlags, file: TrainFlags) -> TrainFlags {
-    macro_rules! overlay {
-        ($($field:ident),* $(,)?) => {
-            TrainFlags {
-                config: flags.config,
-                overwrite_output_dir: flags.overwrite_output_dir,
-                resume_from_checkpoint: flags.resume_from_checkpoint,
-                resume_anyway: flags.resume_anyway,
-                token_cache: flags.token_cache,
-                profile: flags.profile,
-                json: flags.json,
-                bf16: None,
-                fp16: None,
-                $($field: flags.$field.or(file.$field),)*
-            }
-        };
+fn unknown_key(key: &str, keys: &BTreeSet<String>) -> String {
+    let similarity = |known: &&String| strsim::jaro_winkler(known, key);
+    let nearest = keys
+        .iter()
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    match nearest.filter(|nearest| similarity(nearest) > 0.8) {
+        Some(nearest) => format!("there is no key `{key}`: is `{nearest}` meant?"),
+        None => format!(
+            "there is no key `{key}`: the keys are the names of the flags that `sentune train --help` lists"
+        ),
     }
-    overlay!(
-        model,
-        train_data,
-        eval_data,
-        test_data,
-        evaluator,
-        columns,
-        prompts,
-        max_train_samples,
-        max_eval_samples,
-        on_bad_row,
-        output_dir,
-        max_seq_length,
-        dropout,
-        loss,
-        teacher,
-        num_train_epochs,
-        max_steps,
-        per_device_train_batch_size,
-        per_device_eval_batch_size,
-        gradient_accumulation_steps,
-        mini_batch_tokens,
-        precision,
-        tf32,
-        full_determinism,
-        auto_micro_batch,
-        cuda_graphs,
-        engine,
-        gemm,
-        learning_rate,
-        lr_scheduler_type,
-        warmup_steps,
-        optim,
-        weight_decay,
-        adam_beta1,
-        adam_beta2,
-        adam_epsilon,
-        momentum,
-        max_grad_norm,
-        skip_nonfinite,
-        seed,
-        data_seed,
-        batch_sampler,
-        multi_dataset_batch_sampler,
-        dataloader_drop_last,
-        logging_steps,
-        logging_first_step,
-        eval_strategy,
-        eval_steps,
-        save_strategy,
-        save_steps,
-        save_total_limit,
-        load_best_model_at_end,
-        metric_for_best_model,
-        greater_is_better,
-        early_stopping_patience,
-        early_stopping_threshold,
-    )
 }
 
-fn with_defaults(mut flags: TrainFlags) -> anyhow::Result<TrainFlags> {
-    if flags.train_data.is_none() {
-        flags.train_data = Some(vec![Named::plain(DEFAULT_DATA.to_owned())]);
-        flags
-            .test_data
-            .get_or_insert_with(|| DEFAULT_DATA.to_owned());
-        flags
-            .max_train_samples
-            .get_or_insert(DEFAULT_MAX_TRAIN_SAMPLES);
-    }
-    let model = flags.model.get_or_insert_with(|| DEFAULT_MODEL.to_owned());
-    if flags.output_dir.is_none() {
-        let sets = flags.train_data.iter().flatten();
-        let names: Vec<&str> = sets
-            .map(|set| set.name.as_deref().unwrap_or(&set.value))
-            .collect();
-        flags.output_dir = Some(default_output_dir(model, &names.join("+")));
-    }
-    if flags.loss.is_none() {
-        flags.loss = Some(vec![DEFAULT_LOSS.parse()?]);
-    }
-    check_names(&flags)?;
-    let prompts = prompts::merge(flags.prompts.take().unwrap_or_default())?;
-    flags.prompts = prompts.map(|prompts| vec![prompts]);
-    flags.on_bad_row.get_or_insert(OnBadRow::Error);
-    flags.gemm.get_or_insert(GemmName::Auto);
-    flags.engine.get_or_insert(Engine::Auto);
-    flags.eval_steps = flags.eval_steps.or(flags.logging_steps);
-    let arguments = training_arguments(&flags);
-    macro_rules! resolved {
-        ($($field:ident),* $(,)?) => { $(flags.$field = Some(arguments.$field);)* };
-    }
-    resolved!(
-        num_train_epochs,
-        max_steps,
-        per_device_train_batch_size,
-        per_device_eval_batch_size,
-        gradient_accumulation_steps,
-        precision,
-        tf32,
-        full_determinism,
-        auto_micro_batch,
-        cuda_graphs,
-        learning_rate,
-        lr_scheduler_type,
-        warmup_steps,
-        optim,
-        weight_decay,
-        adam_beta1,
-        adam_beta2,
-        adam_epsilon,
-        momentum,
-        max_grad_norm,
-        skip_nonfinite,
-        seed,
-        batch_sampler,
-        multi_dataset_batch_sampler,
-        dataloader_drop_last,
-        logging_steps,
-        logging_first_step,
-        eval_strategy,
-        eval_steps,
-        save_strategy,
-        save_steps,
-        load_best_model_at_end,
-        early_stopping_threshold,
-    );
-    Ok(flags)
+/// The line of a key, counted from one.
+fn line_of(text: &str, key: &str) -> usize {
+    let start = DeTable::parse(text).ok().and_then(|table| {
+        let (found, _) = table.get_ref().get_key_value(key)?;
+        Some(found.span().start)
+    });
+    text[..start.unwrap_or(0)].matches('\n').count() + 1
 }
 
-/// Several data sets need names, and where there are several losses, each data set one of its name.
-fn check_names(flags: &TrainFlags) -> Result<(), UsageError> {
-    let (train, eval) = (flags.train_data.as_deref(), flags.eval_data.as_deref());
-    let losses = flags.loss.as_deref().unwrap_or_default();
-    named::check("--loss", losses)?;
-    let has_names = losses.iter().any(|loss| loss.name.is_some());
-    for (flag, sets) in [("--train-data", train), ("--eval-data", eval)] {
-        let sets = sets.unwrap_or_default();
-        named::check(flag, sets)?;
-        let known = |set: &Named<String>| losses.iter().any(|loss| loss.name == set.name);
-        if let Some(set) = sets.iter().find(|set| has_names && !known(set)) {
-            let names: Vec<&str> = losses
-                .iter()
-                .filter_map(|loss| loss.name.as_deref())
-                .collect();
-            return Err(UsageError(format!(
-                "{flag} {set} has no --loss of its name: there are losses for {}",
-                names.join(", ")
-            )));
-        }
+/// Where losses have names, each data set needs one of its own name.
+fn check_losses(flag: &str, sets: &[Named<String>], flags: &TrainFlags) -> Result<(), UsageError> {
+    let names: Vec<&str> = flags
+        .loss
+        .iter()
+        .filter_map(|loss| loss.name.as_deref())
+        .collect();
+    let known = |set: &&Named<String>| {
+        set.name
+            .as_deref()
+            .is_some_and(|name| names.contains(&name))
+    };
+    match sets.iter().find(|set| !known(set)) {
+        Some(set) if !names.is_empty() => Err(UsageError(format!(
+            "{flag} {set} has no --loss of its name: there are losses for {}",
+            names.join(", ")
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// `runs/<model>-<data>`, each by the last part of its name.
-fn default_output_dir(model: &str, data: &str) -> PathBuf {
-    let model = model.split('@').next().unwrap_or(model);
+fn default_output_dir(flags: &TrainFlags) -> PathBuf {
+    let sets: Vec<&str> = flags
+        .train_data
+        .iter()
+        .map(|set| set.name.as_deref().unwrap_or(&set.value))
+        .collect();
     let stem = |name: &str| {
         let name = name
             .trim_end_matches('/')
@@ -282,43 +205,58 @@ fn default_output_dir(model: &str, data: &str) -> PathBuf {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         name.replace(|c| !is_plain(c), "-")
     };
-    Path::new("runs").join(format!("{}-{}", stem(model), stem(data)))
+    let model = flags.model.split('@').next().unwrap_or(&flags.model);
+    Path::new("runs").join(format!("{}-{}", stem(model), stem(&sets.join("+"))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flags::{Command as Subcommand, parse_from};
+
+    /// The configuration of a command line.
+    fn resolved(arguments: &[&str]) -> anyhow::Result<TrainFlags> {
+        let all = ["sentune", "train"].iter().chain(arguments);
+        let (flags, given) = parse_from(all.map(Into::into))?;
+        match flags.command {
+            Subcommand::Train(flags) => resolve(*flags, &given),
+            command => panic!("{command:?} is not train"),
+        }
+    }
+
+    /// The configuration of a file's text, with more flags.
+    fn of_file(text: &str, more: &[&str]) -> anyhow::Result<TrainFlags> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        fs_err::write(&path, text).unwrap();
+        resolved(&[&["--config", path.to_str().unwrap()], more].concat())
+    }
+
+    fn again(flags: &TrainFlags) -> TrainFlags {
+        TrainFlags {
+            call: flags.call.clone(),
+            ..of_file(&to_toml(flags).unwrap(), &[]).unwrap()
+        }
+    }
 
     #[test]
     fn no_flags_are_the_articles_run() {
-        let flags = resolve(TrainFlags::default()).unwrap();
-        assert_eq!(flags.model.as_deref(), Some("microsoft/mpnet-base"));
-        assert_eq!(
-            flags.train_data,
-            Some(vec![Named::plain(
-                "sentence-transformers/all-nli:triplet".to_owned()
-            )])
-        );
-        assert_eq!(
-            flags.test_data.as_deref(),
-            Some("sentence-transformers/all-nli:triplet")
-        );
+        let flags = resolved(&[]).unwrap();
+        let data = "sentence-transformers/all-nli:triplet";
+        assert_eq!(flags.model, "microsoft/mpnet-base");
+        assert_eq!(flags.train_data, [Named::plain(data.to_owned())]);
+        assert_eq!(flags.test_data.as_deref(), Some(data));
         assert_eq!(flags.max_train_samples, Some(100_000));
         assert_eq!(
             flags.output_dir.as_deref(),
             Some(Path::new("runs/mpnet-base-all-nli-triplet"))
         );
-        assert_eq!(training_arguments(&flags), TrainingArguments::default());
+        assert_eq!(flags.arguments, TrainingArguments::default());
     }
 
     #[test]
     fn own_data_is_used_whole_and_tested_only_where_asked() {
-        let train_data = Some(vec![Named::plain("data/own.csv".to_owned())]);
-        let flags = resolve(TrainFlags {
-            train_data,
-            ..TrainFlags::default()
-        })
-        .unwrap();
+        let flags = resolved(&["--train-data", "data/own.csv"]).unwrap();
         assert_eq!((flags.max_train_samples, flags.test_data), (None, None));
         assert_eq!(
             flags.output_dir.as_deref(),
@@ -328,86 +266,111 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.toml");
-        fs_err::write(
-            &path,
-            "learning-rate = 1e-4\nseed = 7\nloss = \"triplet\"\noptim = \"sgd\"\n",
-        )
-        .unwrap();
-        let flags = TrainFlags {
-            config: Some(path),
-            seed: Some(9),
-            ..TrainFlags::default()
-        };
-        let flags = resolve(flags).unwrap();
-        assert_eq!(flags.learning_rate, Some(1e-4));
-        assert_eq!(flags.seed, Some(9));
-        assert_eq!(flags.optim, Some(train::OptimizerName::Sgd));
-        assert_eq!(flags.num_train_epochs, Some(3.0));
+        let text = "learning-rate = 1e-4\nseed = 7\nloss = \"triplet\"\noptim = \"sgd\"\ntrain-data = \"a.csv\"\n";
+        // 42 is the default of --seed too.
+        let flags = of_file(text, &["--seed", "42", "--train-data", "b.csv"]).unwrap();
+        assert_eq!(flags.arguments.learning_rate, 1e-4);
+        assert_eq!(flags.arguments.seed, 42);
+        assert_eq!(flags.arguments.optim, train::OptimizerName::Sgd);
+        assert_eq!(flags.arguments.num_train_epochs, 3.0);
+        assert_eq!(flags.train_data, [Named::plain("b.csv".to_owned())]);
     }
 
     #[test]
     fn bf16_is_a_precision() {
-        let flags = TrainFlags {
-            bf16: Some(true),
-            fp16: Some(false),
-            ..TrainFlags::default()
-        };
-        let flags = resolve(flags).unwrap();
-        assert_eq!(training_arguments(&flags).precision, Precision::Bf16);
+        let flags = of_file("precision = \"fp16\"\n", &["--bf16", "--fp16=false"]).unwrap();
+        assert_eq!(flags.arguments.precision, Precision::Bf16);
         let text = to_toml(&flags).unwrap();
         assert!(text.contains("precision = \"bf16\"\n"), "{text}");
         assert!(text.contains("gemm = \"auto\"\n"), "{text}");
     }
 
     #[test]
-    fn the_resolved_configuration_resolves_to_itself() {
-        let mut flags = resolve(TrainFlags::default()).unwrap();
-        flags.save_total_limit = Some(2);
-        flags.columns = Some(vec!["a".to_owned(), "b".to_owned()]);
-        let again = resolve(parse(&to_toml(&flags).unwrap()).unwrap()).unwrap();
-        assert_eq!(flags, again);
-        let named = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
-        flags.train_data = Some(named(["z=data/z.csv", "a=data/a.csv"]));
-        flags.loss = Some(vec![
-            "z=triplet:margin=1".parse().unwrap(),
-            "a=gist-embed:guide=org/name".parse().unwrap(),
-        ]);
-        let again = resolve(parse(&to_toml(&flags).unwrap()).unwrap()).unwrap();
-        assert_eq!(flags, again);
+    fn evaluations_are_as_far_apart_as_log_entries() {
+        let steps = |more: &[&str]| resolved(more).unwrap().arguments.eval_steps;
+        assert_eq!(steps(&[]), 500);
+        assert_eq!(steps(&["--logging-steps", "20"]), 20);
+        assert_eq!(steps(&["--logging-steps", "20", "--eval-steps", "7"]), 7);
+    }
+
+    #[test]
+    fn the_saved_configuration_resolves_to_itself() {
+        let all = [
+            "--model=org/name@v1",
+            "--train-data",
+            "z=data/z.csv",
+            "--train-data",
+            "a=data/a.csv",
+            "--eval-data",
+            "z=data/dev.csv",
+            "--loss",
+            "z=triplet:margin=1",
+            "--loss",
+            "a=gist-embed:guide=org/name",
+            "--save-total-limit=2",
+            "--columns=a,b",
+            "--on-bad-row=skip",
+            "--tf32",
+            "--learning-rate=3e-5",
+        ];
+        for more in [&[][..], &all] {
+            let flags = resolved(more).unwrap();
+            assert_eq!(flags, again(&flags), "{more:?}");
+        }
         for text in [
             "q: ",
             "anchor=q: ",
             "z.anchor=q: ",
             r#"{"z": {"anchor": "q"}, "a": "b = c"}"#,
         ] {
-            flags.prompts = Some(vec![prompts::parse(text).unwrap()]);
-            let text = to_toml(&flags).unwrap();
-            let again = resolve(parse(&text).unwrap()).unwrap();
-            assert_eq!(flags, again, "{text}");
+            let flags = resolved(&["--prompts", text]).unwrap();
+            assert_eq!(flags, again(&flags), "{text}");
         }
     }
 
+    /// A flag that is not saved would be lost when a run is repeated.
     #[test]
-    fn an_unknown_key_is_named_with_its_place() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.toml");
-        fs_err::write(&path, "seed = 7\nlearning-rte = 1e-4\n").unwrap();
-        let flags = TrainFlags {
-            config: Some(path),
-            ..TrainFlags::default()
-        };
-        let error = resolve(flags).unwrap_err();
-        let text = format!("{error:#}");
-        assert!(
-            text.contains("run.toml") && text.contains("line 2"),
-            "{text}"
-        );
-        assert!(
-            text.contains("learning-rte") && text.contains("learning-rate"),
-            "{text}"
-        );
-        assert!(error.is::<UsageError>());
+    fn every_key_is_saved() {
+        let mut table = Table::try_from(TrainFlags::default()).unwrap();
+        for (key, value) in [
+            ("eval-data", "x.csv"),
+            ("test-data", "x.csv"),
+            ("evaluator", "triplet"),
+            ("output-dir", "x"),
+            ("teacher", "x"),
+            ("metric-for-best-model", "x"),
+            ("prompts", "x"),
+        ] {
+            table.insert(key.to_owned(), Value::from(value));
+        }
+        table.insert("columns".to_owned(), Value::from(vec!["a"]));
+        table.insert("greater-is-better".to_owned(), Value::from(true));
+        for key in keys() {
+            table.entry(key).or_insert(Value::from(1));
+        }
+        let saved = Table::try_from(deserialize(table).unwrap()).unwrap();
+        let saved: BTreeSet<String> = saved.keys().cloned().collect();
+        assert_eq!(saved, keys());
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_named_with_its_line() {
+        for (text, parts) in [
+            (
+                "seed = 7\nlearning-rte = 1e-4\n",
+                ["line 2", "`learning-rte`", "`learning-rate`"],
+            ),
+            ("seed = 7\njson = true\n", ["line 2", "`json`", "--help"]),
+            ("\n\nseed = \"x\"\n", ["line 3", "\"x\"", "seed"]),
+            ("optim = \"lion\"\n", ["line 1", "lion", "adamw_torch"]),
+        ] {
+            let error = of_file(text, &[]).unwrap_err();
+            let message = format!("{error:#}");
+            assert!(message.contains("run.toml: "), "{message}");
+            for part in parts {
+                assert!(message.contains(part), "{part} is not in {message}");
+            }
+            assert!(error.is::<UsageError>());
+        }
     }
 }

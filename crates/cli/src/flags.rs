@@ -1,8 +1,8 @@
 //! The command line: all commands and the flags that they share.
 
-use std::ffi::OsString;
+use std::{collections::BTreeSet, ffi::OsString};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use crate::{
     device::DeviceName,
@@ -19,7 +19,6 @@ pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod init;
 pub(crate) mod mine;
-mod names;
 pub(crate) mod prompts;
 pub(crate) mod search;
 pub(crate) mod sweep;
@@ -79,8 +78,28 @@ pub(crate) enum Command {
     Init(InitFlags),
 }
 
+/// Reads a command line. Beside the flags come the names of the command's flags that it gives.
+///
+/// # Errors
+/// clap's, which is also the way in which `--help` is answered.
+pub(crate) fn parse_from(
+    arguments: impl Iterator<Item = OsString>,
+) -> Result<(Flags, BTreeSet<String>), clap::Error> {
+    let matches = Flags::command().try_get_matches_from(with_dashes(arguments))?;
+    let given = matches.subcommand().map(|(_, matches)| {
+        let is_given =
+            |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        let ids = matches.ids().filter(is_given);
+        ids.map(|id| id.as_str().replace('_', "-")).collect()
+    });
+    Ok((
+        Flags::from_arg_matches(&matches)?,
+        given.unwrap_or_default(),
+    ))
+}
+
 /// The command line with `--flag_name` read as `--flag-name`: transformers' users know both.
-pub(crate) fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     arguments
         .map(|argument| {
             let Some(text) = argument.to_str().filter(|text| text.starts_with("--")) else {
@@ -97,7 +116,6 @@ pub(crate) fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn flags_are_consistent() {

@@ -22,15 +22,14 @@ mod texts;
 mod tokenizing;
 mod usage;
 
-use std::{io, process::ExitCode};
+use std::{collections::BTreeSet, io, process::ExitCode};
 
-use clap::Parser;
 use losses::LossError;
 use train::{TrainError, failpoint};
 
 use crate::{
     device::DeviceName,
-    flags::{Command, Flags, with_dashes},
+    flags::{Command, Flags, parse_from},
     interrupt::{Interrupt, Interrupted},
     session::Session,
     talk::Talk,
@@ -38,9 +37,9 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let flags = Flags::parse_from(with_dashes(std::env::args_os()));
+    let (flags, given) = parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let talk = Talk::start(flags.verbose, flags.quiet);
-    match run(flags, &talk) {
+    match run(flags, &given, &talk) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -50,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
+fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()> {
     // May start this program anew, with the libtorch that SENTUNE_LIBTORCH names.
     let libtorch = shim::cuda::libtorch_folder();
     launcher::enter(libtorch.as_deref())?;
@@ -65,7 +64,7 @@ fn run(flags: Flags, talk: &Talk) -> anyhow::Result<()> {
         interrupt: Interrupt::listen()?,
     };
     match flags.command {
-        Command::Train(flags) => commands::train::run(*flags, &session),
+        Command::Train(flags) => commands::train::run(*flags, given, &session),
         Command::Sweep(flags) => commands::sweep::run(&flags, &session),
         Command::Eval(flags) => commands::eval::run(&flags, &session),
         Command::Encode(flags) => commands::encode::run(&flags, &session),

@@ -75,26 +75,25 @@ pub(crate) fn check<T>(flag: &str, values: &[Named<T>]) -> Result<(), UsageError
 }
 
 /// One value as itself, several as a list of texts.
-pub(crate) fn serialize<T, S>(values: &Option<Vec<Named<T>>>, to: S) -> Result<S::Ok, S::Error>
+pub(crate) fn serialize<T, S>(values: &[Named<T>], to: S) -> Result<S::Ok, S::Error>
 where
     T: fmt::Display + Serialize,
     S: Serializer,
 {
-    match values.as_deref() {
-        None => to.serialize_none(),
-        Some([Named { name: None, value }]) => value.serialize(to),
-        Some(values) => to.collect_seq(values.iter().map(ToString::to_string)),
+    match values {
+        [Named { name: None, value }] => value.serialize(to),
+        values => to.collect_seq(values.iter().map(ToString::to_string)),
     }
 }
 
 /// What [`serialize`] wrote, or a single value in any form that it has.
-pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<Option<Vec<Named<T>>>, D::Error>
+pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<Vec<Named<T>>, D::Error>
 where
     T: FromStr<Err: fmt::Display> + DeserializeOwned,
     D: Deserializer<'de>,
 {
     let parse = |text: String| text.parse::<Named<T>>().map_err(D::Error::custom);
-    Ok(Some(match Value::deserialize(from)? {
+    Ok(match Value::deserialize(from)? {
         Value::String(text) => vec![parse(text)?],
         Value::Array(texts) => texts
             .into_iter()
@@ -109,7 +108,7 @@ where
             let value = serde_json::from_value(other).map_err(D::Error::custom)?;
             vec![Named::plain(value)]
         }
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! The arguments of a training run, under the names and with the defaults of transformers'
 //! `TrainingArguments`.
 
+// The doc comments of fields are also help texts, where `[default: ...]` is no link.
+#![allow(rustdoc::broken_intra_doc_links)]
+
+use clap::{Args, Command};
+use data::sampler::{BatchSampler, MultiDatasetBatchSampler};
 use model::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -22,147 +27,183 @@ pub enum IntervalStrategy {
     Epoch,
 }
 
-/// How a run trains. All counts of steps are optimizer steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The arguments of a training run.
+///
+/// Each field is a flag of `sentune train` and a key of its configuration file too, and says its name, type, default
+/// and help in one place: the attributes here. All counts of steps are optimizer steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
 #[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Training")]
 pub struct TrainingArguments {
     /// Passes over the training data; a fraction ends within an epoch.
+    #[arg(long, value_name = "X", alias = "epochs", default_value = "3")]
     pub num_train_epochs: f64,
-    /// Where positive, the number of steps, instead of `num_train_epochs`.
+    /// Number of steps in place of --num-train-epochs; -1 goes by epochs.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "-1",
+        allow_negative_numbers = true
+    )]
     pub max_steps: i64,
-    /// Rows of the training data per forward and backward pass.
+    /// Rows per batch in training.
+    #[arg(long, value_name = "N", alias = "batch-size", default_value = "8")]
     pub per_device_train_batch_size: usize,
     /// Rows per batch of the evaluation loss, and sentences per batch of encoding.
+    #[arg(long, value_name = "N", default_value = "8")]
     pub per_device_eval_batch_size: usize,
     /// Batches whose gradients are summed before an update.
+    #[arg(long, value_name = "N", default_value = "1")]
     pub gradient_accumulation_steps: usize,
-    /// Embed a batch in parts of so many tokens and each twice, so that memory does not grow with the batch
-    /// (gradient caching); otherwise only losses with a `mini_batch_size` do so.
+    /// Embed a batch in parts of at most N tokens, each twice (gradient caching), so that memory does not grow with the
+    /// batch [default: all at once; 4096 for losses with a mini_batch_size].
+    #[arg(long, value_name = "N")]
     pub mini_batch_tokens: Option<usize>,
-    /// What matrix products are rounded to; the trainer sets it on the model.
+    /// Precision of matrix products: fp32, bf16, fp16; all else is in fp32.
+    #[arg(long, value_name = "NAME", default_value = "fp32", value_parser = by_name::<Precision>)]
     #[serde(default)]
     pub precision: Precision,
     /// Let a GPU round the operands of fp32 products to 10 bits.
+    #[arg(long)]
     #[serde(default)]
     pub tf32: bool,
-    /// Have a GPU use algorithms that give the same bits each time; the CPU's always do.
+    /// Have a GPU use algorithms that give the same bits each time, which is slower; the CPU's always do.
+    #[arg(long)]
     #[serde(default)]
     pub full_determinism: bool,
     /// Where a batch does not fit in a GPU's memory, embed it in smaller parts (gradient caching) and go on.
+    #[arg(long)]
     #[serde(default)]
     pub auto_micro_batch: bool,
-    /// Record steps as CUDA graphs where that can be, and launch each at one go.
+    /// Record the steps of small batches as CUDA graphs, which saves most of the time to launch them; the build needs
+    /// the feature cuda-graphs.
+    #[arg(long)]
     #[serde(default)]
     pub cuda_graphs: bool,
     /// Peak learning rate.
+    #[arg(
+        long,
+        value_name = "X",
+        alias = "lr",
+        default_value = "5e-5",
+        allow_negative_numbers = true
+    )]
     pub learning_rate: f64,
-    /// Shape of the learning rate over the run.
+    /// Shape of the learning rate over the run: linear, cosine, constant, constant_with_warmup.
+    #[arg(long, value_name = "TYPE", default_value = "linear", value_parser = by_name::<SchedulerType>)]
     pub lr_scheduler_type: SchedulerType,
-    /// Steps of warm-up; below one, a share of the run.
+    /// Steps of warm-up, or below 1 a share of the run.
+    #[arg(long, value_name = "X", alias = "warmup-ratio", default_value = "0")]
     pub warmup_steps: f64,
-    /// The update rule.
+    /// Optimizer: adamw_torch, adam, sgd, rmsprop.
+    #[arg(long, value_name = "NAME", alias = "optimizer", default_value = "adamw_torch", value_parser = by_name::<OptimizerName>)]
     pub optim: OptimizerName,
-    /// Weight decay, on everything but biases and norms.
+    /// Weight decay, on all but biases and norms.
+    #[arg(long, value_name = "X", default_value = "0")]
     pub weight_decay: f64,
     /// Adam's decay of the first moment.
+    #[arg(long, value_name = "X", default_value = "0.9")]
     pub adam_beta1: f64,
     /// Adam's decay of the second moment.
+    #[arg(long, value_name = "X", default_value = "0.999")]
     pub adam_beta2: f64,
-    /// Added to the denominators of Adam and RMSprop.
+    /// Number added to the denominators of Adam and RMSprop.
+    #[arg(long, value_name = "X", default_value = "1e-8")]
     pub adam_epsilon: f64,
     /// Momentum of SGD and RMSprop.
+    #[arg(long, value_name = "X", default_value = "0")]
     pub momentum: f64,
-    /// Largest norm of the gradient; zero switches clipping off.
+    /// Largest norm of the gradient; 0 switches clipping off.
+    #[arg(long, value_name = "X", default_value = "1")]
     pub max_grad_norm: f64,
-    /// Steps in a row whose loss or gradient is not finite that are left out instead of ending the run.
+    /// Leave out up to N steps in a row whose loss or gradient is not finite, instead of ending the run.
+    #[arg(long, value_name = "N", default_value = "0")]
     pub skip_nonfinite: u64,
     /// Seed of data order and dropout.
+    #[arg(long, value_name = "N", default_value = "42")]
     pub seed: u64,
-    /// Seed of the data order alone, where it differs.
+    /// Seed of the data order alone [default: that of --seed].
+    #[arg(long, value_name = "N")]
     pub data_seed: Option<u64>,
-    /// How rows are put into batches.
-    pub batch_sampler: data::sampler::BatchSampler,
-    /// How the batches of several data sets are mixed.
+    /// Order of the rows in batches: batch_sampler (any), no_duplicates (no text twice in a batch), group_by_label
+    /// (several rows of each label in a batch).
+    #[arg(long, value_name = "NAME", default_value = "batch_sampler", value_parser = by_name::<BatchSampler>)]
+    pub batch_sampler: BatchSampler,
+    /// Order of the batches of several data sets: proportional, round_robin.
+    #[arg(long, value_name = "NAME", default_value = "proportional", value_parser = by_name::<MultiDatasetBatchSampler>)]
     #[serde(default = "proportional")]
-    pub multi_dataset_batch_sampler: data::sampler::MultiDatasetBatchSampler,
+    pub multi_dataset_batch_sampler: MultiDatasetBatchSampler,
     /// Leave out an epoch's last batch when it is not full.
+    #[arg(long)]
     pub dataloader_drop_last: bool,
+
     /// Steps between log entries.
+    #[arg(long, value_name = "N", default_value = "500", help_heading = LOGGING)]
     pub logging_steps: u64,
     /// Log the first step too.
+    #[arg(long, help_heading = LOGGING)]
     pub logging_first_step: bool,
-    /// When to evaluate.
+    /// When to evaluate: no, steps, epoch.
+    #[arg(long, value_name = "WHEN", default_value = "no", value_parser = by_name::<IntervalStrategy>, help_heading = LOGGING)]
     pub eval_strategy: IntervalStrategy,
-    /// Steps between evaluations; there is one after the last step too.
+    /// Steps between evaluations [default: --logging-steps]. There is one after the last step too.
+    #[arg(long, value_name = "N", default_value = "500", hide_default_value = true, help_heading = LOGGING)]
     pub eval_steps: u64,
-    /// When to save a checkpoint.
+    /// When to save a checkpoint: no, steps, epoch.
+    #[arg(long, value_name = "WHEN", default_value = "steps", value_parser = by_name::<IntervalStrategy>, help_heading = LOGGING)]
     pub save_strategy: IntervalStrategy,
-    /// Steps between checkpoints; there is one after the last step too.
+    /// Steps between checkpoints. There is one after the last step too.
+    #[arg(long, value_name = "N", default_value = "500", help_heading = LOGGING)]
     pub save_steps: u64,
-    /// Checkpoints to keep; the oldest go first, the best one never.
+    /// Checkpoints to keep; the oldest go first, the best one never [default: all].
+    #[arg(long, value_name = "N", help_heading = LOGGING)]
     pub save_total_limit: Option<usize>,
-    /// End with the weights of the best evaluation instead of the last step's. A new best is saved even where
-    /// `save_steps` leaves it out, which upstream does not do.
+    /// End with the weights of the best evaluation instead of the last step's; a new best is saved even between two
+    /// saves, which upstream does not do.
+    #[arg(long, help_heading = LOGGING)]
     pub load_best_model_at_end: bool,
-    /// The metric that decides which evaluation is best; `eval_` may be left out.
+    /// Metric that decides which evaluation is best; `eval_` may be left out [default: loss].
+    #[arg(long, value_name = "KEY", help_heading = LOGGING)]
     pub metric_for_best_model: Option<String>,
-    /// Whether more of that metric is better; by default true unless its name ends in `loss`.
+    /// Whether more of that metric is better [default: unless its name ends in `loss`].
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = LOGGING)]
     pub greater_is_better: Option<bool>,
-    /// Stop after so many evaluations in a row without improvement.
+    /// Stop after N evaluations in a row without improvement.
+    #[arg(long, value_name = "N", help_heading = LOGGING)]
     pub early_stopping_patience: Option<u64>,
-    /// What counts as improvement for early stopping.
+    /// Least gain that counts as improvement for early stopping.
+    #[arg(long, value_name = "X", default_value = "0", help_heading = LOGGING)]
     pub early_stopping_threshold: f64,
 }
 
-fn proportional() -> data::sampler::MultiDatasetBatchSampler {
-    data::sampler::MultiDatasetBatchSampler::Proportional
+/// Heading of the flags about logging, evaluating and saving in the help.
+const LOGGING: &str = "Logging, evaluating, saving";
+
+/// Reads a value by the name that serde gives it, so that flags and configuration files agree.
+///
+/// # Errors
+/// The names that there are.
+pub fn by_name<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|error| error.to_string())
+}
+
+fn proportional() -> MultiDatasetBatchSampler {
+    MultiDatasetBatchSampler::Proportional
 }
 
 impl Default for TrainingArguments {
-    /// The defaults of transformers 5.23 (and so of sentence-transformers 6.0.1).
+    /// The defaults of transformers 5.23 (and so of sentence-transformers 6.0.1), as the fields' attributes say them.
     fn default() -> Self {
-        Self {
-            num_train_epochs: 3.0,
-            max_steps: -1,
-            per_device_train_batch_size: 8,
-            per_device_eval_batch_size: 8,
-            gradient_accumulation_steps: 1,
-            mini_batch_tokens: None,
-            precision: Precision::Fp32,
-            tf32: false,
-            full_determinism: false,
-            auto_micro_batch: false,
-            cuda_graphs: false,
-            learning_rate: 5e-5,
-            lr_scheduler_type: SchedulerType::Linear,
-            warmup_steps: 0.0,
-            optim: OptimizerName::AdamW,
-            weight_decay: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            momentum: 0.0,
-            max_grad_norm: 1.0,
-            skip_nonfinite: 0,
-            seed: 42,
-            data_seed: None,
-            batch_sampler: data::sampler::BatchSampler::BatchSampler,
-            multi_dataset_batch_sampler: proportional(),
-            dataloader_drop_last: false,
-            logging_steps: 500,
-            logging_first_step: false,
-            eval_strategy: IntervalStrategy::No,
-            eval_steps: 500,
-            save_strategy: IntervalStrategy::Steps,
-            save_steps: 500,
-            save_total_limit: None,
-            load_best_model_at_end: false,
-            metric_for_best_model: None,
-            greater_is_better: None,
-            early_stopping_patience: None,
-            early_stopping_threshold: 0.0,
-        }
+        flag_defaults()
     }
+}
+
+/// The values of flags where none is given.
+pub fn flag_defaults<A: Args>() -> A {
+    let command = A::augment_args(Command::new("defaults").no_binary_name(true));
+    let matches = command.get_matches_from(std::iter::empty::<&str>());
+    A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 impl TrainingArguments {
@@ -385,5 +426,14 @@ mod tests {
             "eval_all-nli-dev_cosine_accuracy"
         );
         assert!(arguments.best_is_greatest());
+    }
+
+    #[test]
+    fn unknown_names_list_the_known() {
+        let error = by_name::<SchedulerType>("liner").unwrap_err();
+        assert!(
+            error.contains("`linear`") && error.contains("`constant_with_warmup`"),
+            "{error}"
+        );
     }
 }

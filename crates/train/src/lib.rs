@@ -27,7 +27,7 @@ mod tasks;
 mod tensorboard;
 mod trainer;
 
-pub use arguments::{IntervalStrategy, TrainingArguments};
+pub use arguments::{IntervalStrategy, TrainingArguments, by_name, flag_defaults};
 pub use checkpoint::{Checkpoint, Newest};
 pub use error::{NonFinite, TrainError};
 pub use evaluation::{ColumnEmbeddings, Evaluation, Evaluator, EvaluatorKind};

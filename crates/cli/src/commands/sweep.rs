@@ -148,8 +148,8 @@ fn run_all(
 fn run_one(point: &Point, state: &State, session: &Session) -> anyhow::Result<Box<Figures>> {
     let mut flags = point.flags.clone();
     match state {
-        State::Begun(Some(_)) => flags.resume_from_checkpoint = Some("last".to_owned()),
-        State::Begun(None) => flags.overwrite_output_dir = Some(true),
+        State::Begun(Some(_)) => flags.call.resume_from_checkpoint = Some("last".to_owned()),
+        State::Begun(None) => flags.call.overwrite_output_dir = true,
         State::New | State::Done(_) => {}
     }
     match catch_unwind(AssertUnwindSafe(|| run_resolved(&flags, session))) {

@@ -8,6 +8,8 @@ mod prepared;
 pub(crate) mod results;
 mod teacher;
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use eval::{Metrics, csv::At};
 use model::{Compute, Precision, SentenceTransformer};
@@ -26,7 +28,7 @@ use crate::{
         prepared::{Prepared, check_losses},
         results::{RESULTS, Results},
     },
-    config::{resolve, to_toml, training_arguments},
+    config::{resolve, to_toml},
     flags::train::TrainFlags,
     models::{encode_evaluation, load_model, set_compute, set_max_seq_length},
     output::{print, print_json},
@@ -36,10 +38,14 @@ use crate::{
 };
 
 /// Trains as the flags and their configuration file say, and prints the figures.
-pub(crate) fn run(flags: TrainFlags, session: &Session) -> anyhow::Result<()> {
-    let flags = resolve(flags)?;
+pub(crate) fn run(
+    flags: TrainFlags,
+    given: &BTreeSet<String>,
+    session: &Session,
+) -> anyhow::Result<()> {
+    let flags = resolve(flags, given)?;
     let done = run_resolved(&flags, session)?;
-    if flags.json == Some(true) {
+    if flags.call.json {
         return Ok(print_json(&done.results.event())?);
     }
     match done.table {
@@ -57,7 +63,7 @@ pub(crate) struct Done {
 
 /// Trains as a resolved configuration says. The run's folder holds what it made, [`RESULTS`] last of all.
 pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Result<Done> {
-    training_arguments(flags).validate()?;
+    flags.arguments.validate()?;
     let output_dir = flags
         .output_dir
         .clone()
@@ -94,8 +100,8 @@ struct Run<'a> {
 impl Run<'_> {
     fn make(&self) -> anyhow::Result<Done> {
         let checkpoint = claim(self.folder, self.flags)?;
-        let arguments = training_arguments(self.flags);
-        train::device::configure(&arguments)?;
+        let arguments = &self.flags.arguments;
+        train::device::configure(arguments)?;
         check_losses(self.flags)?;
         let mut laps = Laps::start();
         let inputs = Inputs::load(self.flags, self.session)?;
@@ -112,16 +118,12 @@ impl Run<'_> {
     /// The model to start from, with all that flags change in it.
     fn load_model(&self, precision: Precision) -> anyhow::Result<SentenceTransformer> {
         let flags = self.flags;
-        let name = flags
-            .model
-            .as_deref()
-            .context("a resolved configuration names its model")?;
-        let mut model = load_model(name, self.session)?;
+        let mut model = load_model(&flags.model, self.session)?;
         set_max_seq_length(&mut model, flags.max_seq_length)?;
         let compute = Compute {
-            gemm: flags.gemm.unwrap_or_default(),
+            gemm: flags.gemm,
             precision,
-            engine: flags.engine.unwrap_or_default(),
+            engine: flags.engine,
         };
         set_compute(&mut model, compute)?;
         if let Some(dropout) = flags.dropout {
@@ -144,11 +146,11 @@ impl Run<'_> {
         let mut trainer = Trainer::with_tasks(
             model,
             prepared.tasks(),
-            training_arguments(self.flags),
+            self.flags.arguments.clone(),
             self.folder.clone(),
             &is_interrupted,
         )?;
-        let anyway = self.flags.resume_anyway == Some(true);
+        let anyway = self.flags.call.resume_anyway;
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| !anyway) {
             trainer.check_same_run(checkpoint)?;
         }
@@ -187,13 +189,13 @@ impl Run<'_> {
         unit: &'static str,
         laps: Laps,
     ) -> anyhow::Result<()> {
-        let is_json = self.flags.json == Some(true);
+        let is_json = self.flags.call.json;
         let metrics = MetricsFile::create(&self.folder.root().join(METRICS), trainer.state())?;
         let tensorboard = TensorBoard::create(&self.folder.tensorboard(), trainer.state())?;
         trainer.observe(metrics);
         trainer.observe(tensorboard);
         trainer.observe(TrainingProgress::new(&self.session.talk, unit));
-        if self.flags.profile == Some(true) {
+        if self.flags.call.profile {
             trainer.observe(Profile::new(is_json));
         }
         if is_json {

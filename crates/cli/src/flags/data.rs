@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use data::OnBadRow;
+use train::by_name;
 
-use crate::{flags::names::named, source::Split};
+use crate::source::Split;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
@@ -37,7 +38,7 @@ pub(crate) struct DataFlags {
     pub(crate) max_samples: Option<usize>,
     /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them)
     /// [default: error; skip in stat].
-    #[arg(long, value_name = "ROWS", value_parser = named::<OnBadRow>)]
+    #[arg(long, value_name = "ROWS", value_parser = by_name::<OnBadRow>)]
     pub(crate) on_bad_row: Option<OnBadRow>,
 }
 

@@ -6,8 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-
-use crate::flags::names::named;
+use train::by_name;
 
 /// How sentences are encoded.
 #[derive(Debug, Args)]
@@ -32,10 +31,10 @@ pub(crate) struct EncodingFlags {
     #[arg(long, value_name = "N")]
     pub(crate) max_seq_length: Option<usize>,
     /// What matrix products are computed in: fp32, bf16, fp16; embeddings are in fp32.
-    #[arg(long, value_name = "NAME", default_value = "fp32", value_parser = named::<model::Precision>)]
+    #[arg(long, value_name = "NAME", default_value = "fp32", value_parser = by_name::<model::Precision>)]
     pub(crate) precision: model::Precision,
     /// Who multiplies matrices in fp32: auto, rust, libtorch.
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = named::<model::GemmName>)]
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = by_name::<model::GemmName>)]
     pub(crate) gemm: model::GemmName,
 }
 

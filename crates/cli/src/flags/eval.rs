@@ -5,14 +5,9 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use clap::{Args, ValueEnum};
 use data::OnBadRow;
 use eval::{SimilarityFunction, nano_beir::NanoDataset};
-use train::EvaluatorKind;
+use train::{EvaluatorKind, by_name};
 
-use crate::{
-    flags::{encode::EncodingFlags, names::named},
-    named::Named,
-    source::Split,
-    usage::UsageError,
-};
+use crate::{flags::encode::EncodingFlags, named::Named, source::Split, usage::UsageError};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalFlags {
@@ -128,7 +123,7 @@ pub(crate) struct EvalDataOptions {
     #[arg(long, value_name = "N")]
     pub(crate) max_samples: Option<usize>,
     /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them).
-    #[arg(long, value_name = "ROWS", default_value = "error", value_parser = named::<OnBadRow>)]
+    #[arg(long, value_name = "ROWS", default_value = "error", value_parser = by_name::<OnBadRow>)]
     pub(crate) on_bad_row: OnBadRow,
     /// Similarities to evaluate by, separated by commas: cosine, dot, euclidean, manhattan [default: all four; the
     /// model's own for information-retrieval and nano-beir, cosine for reranking].

@@ -4,11 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use data::OnBadRow;
+use train::by_name;
 
-use crate::{
-    flags::{encode::TwoSidedEncodingFlags, names::named},
-    source::Split,
-};
+use crate::{flags::encode::TwoSidedEncodingFlags, source::Split};
 
 #[derive(Debug, Args)]
 pub(crate) struct MineFlags {
@@ -32,7 +30,7 @@ pub(crate) struct MineFlags {
     #[arg(long, value_name = "N")]
     pub(crate) max_samples: Option<usize>,
     /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them).
-    #[arg(long, value_name = "ROWS", default_value = "error", value_parser = named::<OnBadRow>)]
+    #[arg(long, value_name = "ROWS", default_value = "error", value_parser = by_name::<OnBadRow>)]
     pub(crate) on_bad_row: OnBadRow,
     /// Texts to mine in beside the positives: a text file (one a line), CSV, TSV, JSON Lines or parquet.
     #[arg(long, value_name = "FILE")]

@@ -88,21 +88,15 @@ fn add(
 }
 
 /// As the file has it.
-pub(crate) fn serialize<S: Serializer>(
-    values: &Option<Vec<Prompts>>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    let values = values.clone().unwrap_or_default();
-    merge(values)
+pub(crate) fn serialize<S: Serializer>(values: &[Prompts], to: S) -> Result<S::Ok, S::Error> {
+    merge(values.to_vec())
         .map_err(serde::ser::Error::custom)?
         .serialize(to)
 }
 
 /// What [`serialize`] wrote.
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<Option<Vec<Prompts>>, D::Error> {
-    Ok(Some(vec![Prompts::deserialize(from)?]))
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Prompts>, D::Error> {
+    Ok(vec![Prompts::deserialize(from)?])
 }
 
 #[cfg(test)]

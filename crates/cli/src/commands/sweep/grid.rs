@@ -9,11 +9,7 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-use crate::{
-    config::{resolve_table, training_arguments},
-    flags::train::TrainFlags,
-    usage::UsageError,
-};
+use crate::{config::resolve_table, flags::train::TrainFlags, usage::UsageError};
 
 /// The keys that come first, in this order, each with the name that tables and folders have for it. The others
 /// follow by name, seeds last.
@@ -137,8 +133,8 @@ impl SweepFile {
         let placeholder = Value::String(output_dir.display().to_string());
         table.insert("output-dir".to_owned(), placeholder);
         let flags = resolve_table(table)?;
-        training_arguments(&flags).validate()?;
-        for loss in flags.loss.iter().flatten() {
+        flags.arguments.validate()?;
+        for loss in &flags.loss {
             loss.value
                 .check()
                 .with_context(|| format!("--loss {loss}"))?;
@@ -155,7 +151,7 @@ impl SweepFile {
             .iter()
             .map(|key| match (key.as_str(), resolved.get(key)) {
                 ("loss", _) => {
-                    let losses = flags.loss.iter().flatten().map(ToString::to_string);
+                    let losses = flags.loss.iter().map(ToString::to_string);
                     losses.collect::<Vec<_>>().join(" ")
                 }
                 (_, Some(value)) => show(value),
@@ -349,10 +345,13 @@ mod tests {
             Some(Path::new("out").join(&last.name))
         );
         assert_eq!(
-            (last.flags.seed, last.flags.num_train_epochs),
-            (Some(2), Some(1.0))
+            (
+                last.flags.arguments.seed,
+                last.flags.arguments.num_train_epochs
+            ),
+            (2, 1.0)
         );
-        assert_eq!(last.flags.save_total_limit, Some(1));
+        assert_eq!(last.flags.arguments.save_total_limit, Some(1));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Op
     let root = folder.root();
     let has_begun = root.join(CONFIG).exists();
     let has_ended = folder.final_model().exists();
-    match flags.resume_from_checkpoint.as_deref() {
+    match flags.call.resume_from_checkpoint.as_deref() {
         Some("last") => match folder.newest_checkpoint()? {
             Some(newest) => {
                 for problem in newest.skipped {
@@ -41,7 +41,7 @@ pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Op
             Checkpoint::open(Path::new(wanted)).context("--resume-from-checkpoint")?,
         )),
         None if !has_begun && !has_ended && folder.checkpoints()?.is_empty() => Ok(None),
-        None if flags.overwrite_output_dir == Some(true) => {
+        None if flags.call.overwrite_output_dir => {
             remove_run(folder)?;
             Ok(None)
         }

@@ -28,19 +28,16 @@ impl Inputs {
                 name: name.cloned(),
                 columns: flags.columns.clone(),
                 max_rows,
-                on_bad_row: flags.on_bad_row,
+                on_bad_row: Some(flags.on_bad_row),
             };
             source::dataset(source, split, &options, session)
         };
-        let load_all = |flag: &'static str, sets: &Option<Vec<Named<String>>>, split, max_rows| {
+        let load_all = |flag: &'static str, sets: &[Named<String>], split, max_rows| {
             let load = |set: &Named<String>| {
                 let dataset = load(&set.value, set.name.as_ref(), split, max_rows).context(flag)?;
                 Ok((set.name.clone(), dataset))
             };
-            sets.iter()
-                .flatten()
-                .map(load)
-                .collect::<anyhow::Result<Vec<_>>>()
+            sets.iter().map(load).collect::<anyhow::Result<Vec<_>>>()
         };
         let (max_train, max_eval) = (flags.max_train_samples, flags.max_eval_samples);
         let test = flags.test_data.as_ref();
@@ -60,7 +57,7 @@ impl Inputs {
         let names: Vec<_> = sets()
             .map(|(name, dataset)| (name.as_deref(), dataset.column_names()))
             .collect();
-        for prompts in flags.prompts.iter().flatten() {
+        for prompts in &flags.prompts {
             prompts.check(&names)?;
         }
         for (name, dataset) in sets() {
@@ -76,8 +73,8 @@ pub(super) fn prompts_of(
     name: Option<&str>,
     dataset: &Dataset,
 ) -> anyhow::Result<Vec<String>> {
-    match flags.prompts.as_deref() {
-        Some([prompts]) => Ok(prompts.of(name, &dataset.column_names())?),
+    match flags.prompts.as_slice() {
+        [prompts] => Ok(prompts.of(name, &dataset.column_names())?),
         _ => Ok(Vec::new()),
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn model_card(
     model: &SentenceTransformer,
     results: &Results,
 ) -> anyhow::Result<String> {
-    let base = flags.model.as_deref().unwrap_or_default();
+    let base = flags.model.as_str();
     let name = |path: &str| {
         path.trim_end_matches('/')
             .rsplit('/')

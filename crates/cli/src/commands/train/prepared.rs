@@ -15,7 +15,6 @@ use crate::{
         inputs::{Inputs, prompts_of},
         teacher,
     },
-    config::training_arguments,
     device,
     flags::train::TrainFlags,
     models::load_model,
@@ -127,10 +126,7 @@ struct Tokens<'a> {
 
 impl Tokens<'_> {
     fn of(&self, dataset: Dataset, prompts: Vec<String>) -> anyhow::Result<TrainingData> {
-        let cache = match self.flags.token_cache {
-            Some(false) => None,
-            _ => token_cache(),
-        };
+        let cache = self.flags.call.token_cache.then(token_cache).flatten();
         let tokenizer = self.model.tokenizer();
         tokenize_prompted(dataset, prompts, tokenizer, cache.as_ref(), self.session)
     }
@@ -161,7 +157,7 @@ fn before_and_after(tokens: &Tokens<'_>, dataset: Dataset) -> anyhow::Result<Eva
 
 /// Checks the names and parameters of all losses, before anything is read.
 pub(super) fn check_losses(flags: &TrainFlags) -> anyhow::Result<()> {
-    for config in flags.loss.iter().flatten() {
+    for config in &flags.loss {
         config
             .value
             .check()
@@ -182,11 +178,11 @@ fn build_losses(
     model: &SentenceTransformer,
     session: &Session,
 ) -> anyhow::Result<Vec<BuiltLoss>> {
-    let seed = training_arguments(flags).seed;
+    let seed = flags.arguments.seed;
     let build = |config: &Named<LossConfig>| {
         BuiltLoss::new(config, model, seed, session).with_context(|| format!("--loss {config}"))
     };
-    flags.loss.iter().flatten().map(build).collect()
+    flags.loss.iter().map(build).collect()
 }
 
 impl BuiltLoss {
