@@ -1,7 +1,7 @@
 //! The configuration of a training run: the defaults, the file and the flags as tables, laid over each other.
 //!
-//! The keys are the names of the flags. What a flag is stands with its field, in [`TrainFlags`] or in
-//! [`TrainingArguments`].
+//! The keys are the names of the flags. A flag's name, type, default and help stand with its field, in [`TrainFlags`] or
+//! in [`TrainingArguments`].
 
 use std::{
     collections::BTreeSet,
@@ -94,7 +94,7 @@ pub(crate) fn to_toml(flags: &TrainFlags) -> anyhow::Result<String> {
     ))
 }
 
-/// Reads a configuration file. What is wrong in it is named with its line.
+/// Reads a configuration file. An error names the line of the wrong key or value.
 fn read(path: &Path) -> Result<Table, UsageError> {
     let text =
         fs_err::read_to_string(path).map_err(|error| UsageError(format!("--config: {error}")))?;
@@ -163,7 +163,7 @@ fn line_of(text: &str, key: &str) -> usize {
     text[..start.unwrap_or(0)].matches('\n').count() + 1
 }
 
-/// Where losses have names, each data set needs one of its own name.
+/// Refuses a data set without a loss of its own name where losses have names.
 fn check_losses(flag: &str, sets: &[Named<String>], flags: &TrainFlags) -> Result<(), UsageError> {
     let names: Vec<&str> = flags
         .loss

@@ -1,4 +1,4 @@
-//! `--device`: what is computed on, decided once at start-up.
+//! `--device`: the device to compute on, chosen once at start-up.
 //!
 //! libtorch's CUDA library can be opened only before libtorch is asked for anything that a device could have a part
 //! in, so the choice is the process's and not a command's.
@@ -18,7 +18,7 @@ pub(crate) fn chosen() -> Device {
     CHOSEN.get().copied().unwrap_or(Device::Cpu)
 }
 
-/// What the user asks for.
+/// A device as the user names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeviceName {
     /// CUDA's first device where there is one, else the CPU.
@@ -28,7 +28,7 @@ pub(crate) enum DeviceName {
     Cuda(Option<usize>),
 }
 
-/// What a name of a device may be.
+/// The names that a device may have.
 const KNOWN: &str = "auto, cpu, cuda or cuda:N, N from 0";
 
 impl FromStr for DeviceName {
@@ -59,10 +59,10 @@ impl fmt::Display for DeviceName {
     }
 }
 
-/// Chooses the device that this process computes on, and opens what it takes.
+/// Chooses the device that this process computes on, and opens the libraries that it takes.
 ///
 /// # Errors
-/// Where a device is asked for by name and is not there.
+/// If a device is asked for by name and is not there.
 pub(crate) fn choose(name: DeviceName) -> anyhow::Result<()> {
     let device = pick(name, cuda::open)?;
     if let Device::Cuda(number) = device {

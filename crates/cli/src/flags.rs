@@ -17,6 +17,8 @@ pub(crate) mod compare;
 pub(crate) mod data;
 pub(crate) mod encode;
 pub(crate) mod eval;
+#[cfg(test)]
+mod guide;
 pub(crate) mod init;
 pub(crate) mod mine;
 pub(crate) mod prompts;
@@ -36,19 +38,19 @@ pub(crate) struct Flags {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// Say more (-v: debug, -vv: trace); RUST_LOG wins over it.
+    /// Show more log lines (-v: debug, -vv: trace); RUST_LOG wins over it.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 
-    /// Say less: only warnings and errors, no progress.
+    /// Show warnings and errors alone, and no progress.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// Threads for everything; by default all cores.
+    /// Threads of all work [default: all cores].
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) num_threads: Option<u16>,
 
-    /// What to compute on: auto, cpu, cuda, cuda:N; auto is the first CUDA device where libtorch has CUDA and
+    /// Device to compute on: auto, cpu, cuda, cuda:N; auto is the first CUDA device where libtorch has CUDA and
     /// there is one, else the CPU [default: auto].
     #[arg(long, global = true, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceName>,
@@ -58,23 +60,43 @@ pub(crate) struct Flags {
 pub(crate) enum Command {
     /// Fine-tune a model, with an evaluation before and after. Without flags it is the run of the article:
     /// microsoft/mpnet-base on the first 100,000 NLI triplets.
+    #[command(before_help = "Example:
+  sentune train --model microsoft/mpnet-base --train-data own.csv --test-data own-test.csv")]
     Train(Box<TrainFlags>),
-    /// Train with every choice of a grid of values, and set the results side by side.
+    /// Train with every combination of a grid of values, and compare the results.
+    #[command(before_help = "Example:
+  sentune sweep --config sweep.toml --dry-run")]
     Sweep(SweepFlags),
     /// Evaluate a model: on triplets, pairs, retrieval, reranking, NanoBEIR and more.
+    #[command(before_help = "Example:
+  sentune eval --model runs/mpnet-base-own/final --data own-test.csv")]
     Eval(Box<EvalFlags>),
     /// Turn sentences into embeddings.
+    #[command(before_help = "Example:
+  sentune encode --model runs/mpnet-base-own/final --input sentences.txt --output sentences.npy")]
     Encode(EncodeFlags),
     /// Mine hard negatives: texts that are near an anchor and not its positives.
+    #[command(before_help = "Example:
+  sentune mine --model runs/mpnet-base-own/final --data pairs.csv --output triplets.parquet --relative-margin 0.05")]
     Mine(Box<MineFlags>),
     /// Find the texts of a corpus that are nearest to queries.
+    #[command(before_help = "Example:
+  sentune search --model runs/mpnet-base-own/final --corpus sentences.txt --query tea --top-k 3")]
     Search(SearchFlags),
-    /// Look at data sets, convert them, split them, or make triplets of NLI pairs.
-    #[command(subcommand)]
+    /// Inspect data sets, convert them, split them, or make triplets of NLI pairs.
+    #[command(
+        subcommand,
+        before_help = "Example:
+  sentune data stat --data own.csv"
+    )]
     Data(DataCommand),
-    /// Evaluate two models on one data set and tell whether the difference is more than chance.
+    /// Evaluate two models on one data set, with an interval of the difference.
+    #[command(before_help = "Example:
+  sentune compare microsoft/mpnet-base runs/mpnet-base-own/final --data own-test.csv")]
     Compare(CompareFlags),
     /// Make a small MPNet with random weights, to be trained from nothing.
+    #[command(before_help = "Example:
+  sentune init --vocab-file vocab.txt --output small --hidden-size 64 --num-attention-heads 4")]
     Init(InitFlags),
 }
 
@@ -120,6 +142,36 @@ mod tests {
     #[test]
     fn flags_are_consistent() {
         Flags::command().debug_assert();
+    }
+
+    /// The commands that have no subcommands, by their names.
+    fn leaves(command: &clap::Command, name: &str) -> Vec<(String, String)> {
+        let below = command
+            .get_subcommands()
+            .filter(|below| below.get_name() != "help");
+        let below: Vec<_> = below
+            .flat_map(|below| leaves(below, &format!("{name} {}", below.get_name())))
+            .collect();
+        if !below.is_empty() {
+            return below;
+        }
+        let example = command.get_before_help().map(ToString::to_string);
+        vec![(name.to_owned(), example.unwrap_or_default())]
+    }
+
+    #[test]
+    fn every_help_begins_with_an_example_that_is_understood() {
+        let mut command = Flags::command();
+        command.build();
+        for (name, text) in leaves(&command, "sentune") {
+            let example = text.strip_prefix("Example:\n  ").expect(&name);
+            assert!(
+                example.starts_with(&format!("{name} ")),
+                "{name}: {example}"
+            );
+            let words = example.split_whitespace().map(OsString::from);
+            parse_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
     }
 
     #[test]

@@ -21,17 +21,17 @@ use signal_hook::{
     low_level,
 };
 
-/// What asks a run to stop. SIGUSR1 is what schedulers such as Slurm are told to send before time is up.
+/// Signals that ask a run to stop. Schedulers such as Slurm are told to send SIGUSR1 before time is up.
 const SIGNALS: [(i32, &str); 3] = [
     (SIGINT, "SIGINT"),
     (SIGTERM, "SIGTERM"),
     (SIGUSR1, "SIGUSR1"),
 ];
 
-/// How long work with nothing to lose has to stop by itself.
+/// Time in which work with nothing to lose has to stop by itself.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Knows whether a signal asked to stop.
+/// The signals of the process, and whether one asked it to stop.
 #[derive(Debug, Clone)]
 pub(crate) struct Interrupt {
     signal: Arc<AtomicUsize>,
@@ -57,7 +57,7 @@ pub(crate) struct Interrupted {
 }
 
 impl Interrupted {
-    /// As shells have it: 128 and the signal's number.
+    /// The exit code of shells: 128 and the signal's number.
     pub(crate) fn exit_code(&self) -> u8 {
         128 + self.signal
     }
@@ -105,7 +105,7 @@ impl Interrupt {
         Ok(Self { signal, n_holds })
     }
 
-    /// Tells that there is something to lose, until what it returns is dropped.
+    /// Lets work that has something to lose run on, until the returned guard is dropped.
     pub(crate) fn hold(&self) -> Hold {
         self.n_holds.fetch_add(1, Ordering::Relaxed);
         Hold {

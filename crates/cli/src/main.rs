@@ -1,6 +1,6 @@
 //! `sentune`: fine-tune sentence transformers.
 //!
-//! stdout is data, stderr is talk. Exit codes: 0 done, 1 failed, 2 used wrongly, 130, 143 and 138 ended by
+//! Data goes to stdout, log lines to stderr. Exit codes: 0 done, 1 failed, 2 used wrongly, 130, 143 and 138 ended by
 //! SIGINT, SIGTERM and SIGUSR1.
 
 mod cache;
@@ -90,7 +90,7 @@ fn choose_device(flags: &Flags) -> anyhow::Result<()> {
 
 /// The threads of our kernels and of work over rows; all cores where the flag doesn't say.
 ///
-/// libtorch keeps one: what is left to it between our kernels is small, and its OpenMP workers spin for a
+/// libtorch keeps one: its share between our kernels is small, and its OpenMP workers spin for a
 /// while after each parallel loop, on cores that the kernels need.
 fn set_threads(n_threads: Option<u16>) -> anyhow::Result<()> {
     tch::set_num_threads(1);

@@ -51,7 +51,7 @@ pub(crate) fn set_compute(
         .map_err(|error| UsageError(format!("--{error}")))
 }
 
-/// What the model is asked for by these flags.
+/// Sets the model up by these flags, and gives the options to encode with.
 pub(crate) fn encode_options(
     flags: &EncodingFlags,
     model: &mut SentenceTransformer,
@@ -73,7 +73,7 @@ pub(crate) fn encode_options(
     })
 }
 
-/// What the model is asked for by the flags of a search, for one side of it.
+/// The options to encode one side of a search with.
 pub(crate) fn two_sided_options(flags: &TwoSidedEncodingFlags, task: Task) -> EncodeOptions {
     let (prompt, prompt_name) = match task {
         Task::Query => (&flags.query_prompt, &flags.query_prompt_name),

@@ -86,7 +86,7 @@ where
     }
 }
 
-/// What [`serialize`] wrote, or a single value in any form that it has.
+/// Reads the form that [`serialize`] writes, or a single value in any of its own forms.
 pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<Vec<Named<T>>, D::Error>
 where
     T: FromStr<Err: fmt::Display> + DeserializeOwned,

@@ -14,7 +14,7 @@ use crate::{
     talk::Talk,
 };
 
-/// How often training says where it is when there is no bar to show it.
+/// Time between two log lines of a training run that has no bar.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Shows a training run: a bar, or a line now and then.
@@ -139,8 +139,8 @@ impl TrainingProgress {
         )
     }
 
-    /// What a run on a GPU adds to a line: the share of what the chip could multiply that the tokens' linear layers
-    /// are, and the memory taken. Nothing on the CPU.
+    /// The end of a line on a GPU: the share of the chip's rate of products that the tokens' linear layers reach, and
+    /// the memory reserved. Empty on the CPU.
     fn of_device(&self) -> String {
         let plan = self.plan.as_ref();
         let rate = plan.and_then(|plan| Some((plan.flops_per_token, plan.device_flops?)));

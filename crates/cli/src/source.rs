@@ -1,4 +1,4 @@
-//! Where models and data come from: a path on disk, or a name on the hub.
+//! Models and data sets by a path on disk or a name on the hub.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ impl Split {
     }
 }
 
-/// How to read a data set.
+/// Options of reading a data set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DataOptions {
     pub(crate) name: Option<String>,

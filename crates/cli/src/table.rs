@@ -46,7 +46,7 @@ pub(crate) fn thousands(n: usize) -> String {
     text
 }
 
-/// A count and what is counted, as `2 queries`; the plural is cut where there is one.
+/// A count with its noun, such as `2 queries`; the plural is cut where there is one.
 pub(crate) fn counted(n: usize, plural: &str) -> String {
     let what = match (n, plural.strip_suffix("ies"), plural.strip_suffix('s')) {
         (1, Some(stem), _) => format!("{stem}y"),

@@ -1,4 +1,4 @@
-//! `sentune data`: a look at data sets, and turning them into others.
+//! `sentune data`: statistics of data sets, and conversions into others.
 
 use std::{collections::HashSet, path::Path};
 
@@ -143,7 +143,7 @@ fn triplets(flags: &TripletsFlags, session: &Session) -> anyhow::Result<()> {
     write(&flags.output, format, &columns)
 }
 
-/// What each hypothesis is to its premise, from labels or from a third column of words.
+/// The relation of each hypothesis to its premise, from labels or from a third column of words.
 fn relations(dataset: &Dataset, flags: &TripletsFlags) -> Result<Vec<Relation>, UsageError> {
     let of = |is_entailment, is_contradiction| match (is_entailment, is_contradiction) {
         (true, _) => Relation::Entailment,
@@ -315,7 +315,7 @@ impl ColumnStat {
     }
 }
 
-/// How many tokens a column's texts have.
+/// Statistics of the lengths of a column's texts in tokens.
 struct TokenLengths {
     mean: f64,
     /// Nearest-rank percentiles; 100 is the longest.

@@ -20,7 +20,7 @@ use crate::{
     usage::UsageError,
 };
 
-/// How embeddings are written.
+/// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Npy,
@@ -82,7 +82,7 @@ fn format_of(flags: &EncodeFlags) -> Result<Format, UsageError> {
     }
 }
 
-/// What texts go through.
+/// The model with its options.
 struct Encoder<'a> {
     model: &'a SentenceTransformer,
     options: &'a EncodeOptions,

@@ -155,7 +155,7 @@ fn mining_options(flags: &MineFlags) -> MiningOptions {
     }
 }
 
-/// The format of the output, which must be one that holds what is to be written.
+/// The format of the output, which has to hold lists where the table has some.
 fn format_of(flags: &MineFlags, options: &MiningOptions) -> Result<TableFormat, UsageError> {
     let path = flags.output.display();
     let format = output::table_format("--output", &flags.output)?;
@@ -274,7 +274,7 @@ fn cached_embeddings(
     Ok(embeddings)
 }
 
-/// A name for what the embeddings depend on: weights, how texts are cut, prompt, texts.
+/// A digest of all that the embeddings depend on: weights, longest input, prompt, texts.
 fn cache_key(
     model: &SentenceTransformer,
     texts: &[&str],

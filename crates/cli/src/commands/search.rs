@@ -14,7 +14,7 @@ use crate::{
     usage::UsageError,
 };
 
-/// How much of a text the table shows.
+/// Most characters of a text in the table.
 const N_CHARS: usize = 100;
 
 /// Prints the hits of every query.

@@ -1,4 +1,4 @@
-//! `sentune sweep`: a grid of training runs one after the other, and what their results depend on.
+//! `sentune sweep`: a grid of training runs one after the other, with a table and a plot of their results.
 //!
 //! The runs share this process: they share the token cache and the signal handling anyway, and loading the program
 //! again would gain nothing but that a crash of one leaves the others alone. A panic is caught for that; after the
@@ -47,7 +47,7 @@ enum State {
     Done(Box<Figures>),
 }
 
-/// Runs what is left of the sweep, or lists it.
+/// Makes the runs that are not done, or lists all.
 pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
     let text = fs_err::read_to_string(&flags.config)
         .map_err(|error| UsageError(format!("--config: {error}")))?;
@@ -92,7 +92,7 @@ pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
     }
 }
 
-/// Makes every run that is not done. What fails is recorded; only a signal ends it early.
+/// Makes every run that is not done. Failures are recorded; only a signal ends it early.
 fn run_all(
     grid: &Grid,
     states: Vec<State>,
@@ -137,7 +137,7 @@ fn run_all(
             values: point.values.clone(),
             status,
         });
-        // What is known is on disk after every run.
+        // The results so far are on disk after every run.
         summary.write(root)?;
         summary.check_metric()?;
         session.check()?;
@@ -164,10 +164,10 @@ fn folder_of(point: &Point) -> anyhow::Result<&Path> {
     folder.context("a resolved configuration names its folder")
 }
 
-/// Looks at a run's folder.
+/// The state of a run, read from its folder.
 ///
 /// # Errors
-/// Where it holds a run of another configuration.
+/// If it holds a run of another configuration.
 fn state(point: &Point) -> anyhow::Result<State> {
     let folder = folder_of(point)?;
     let path = folder.join(CONFIG);

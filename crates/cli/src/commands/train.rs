@@ -61,7 +61,7 @@ pub(crate) struct Done {
     table: Option<String>,
 }
 
-/// Trains as a resolved configuration says. The run's folder holds what it made, [`RESULTS`] last of all.
+/// Trains as a resolved configuration says. Its files go to the run's folder, [`RESULTS`] last of all.
 pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Result<Done> {
     flags.arguments.validate()?;
     let output_dir = flags

@@ -10,18 +10,28 @@ use crate::source::Split;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
-    /// Rows, columns, lengths, repetitions, labels.
-    #[command(visible_alias = "look")]
+    /// Count rows, columns, lengths, repetitions, labels.
+    #[command(
+        visible_alias = "look",
+        before_help = "Example:
+  sentune data stat --data own.csv --model microsoft/mpnet-base --head 3"
+    )]
     Stat(StatFlags),
     /// Write a data set in another format, or parts of it.
+    #[command(before_help = "Example:
+  sentune data convert --data own.csv --columns anchor,positive --output own.parquet")]
     Convert(ConvertFlags),
     /// Split a data set into train, dev and test.
+    #[command(before_help = "Example:
+  sentune data split --data own.csv --output-dir parts --dev 0.1 --test 1000")]
     Split(SplitFlags),
     /// Turn premises and hypotheses with labels (NLI) into triplets.
+    #[command(before_help = "Example:
+  sentune data triplets --data nli.csv --output triplets.parquet")]
     Triplets(TripletsFlags),
 }
 
-/// A data set that is looked at or turned into another.
+/// The data set of a subcommand.
 #[derive(Debug, Args)]
 pub(crate) struct DataFlags {
     /// Data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an optional :subset.
@@ -46,7 +56,7 @@ pub(crate) struct DataFlags {
 pub(crate) struct StatFlags {
     #[command(flatten)]
     pub(crate) data: DataFlags,
-    /// Model whose tokenizer says how long texts are and which are cut off: a folder, or a name on the hub.
+    /// Model whose tokenizer counts tokens and texts that are cut off: a folder, or a name on the hub.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// Longest input in tokens [default: the model's].

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use train::by_name;
 
-/// How sentences are encoded.
+/// Options of encoding.
 #[derive(Debug, Args)]
 pub(crate) struct EncodingFlags {
     /// Most sentences per batch; sentences are sorted by length and never padded, and a batch holds no more
@@ -30,10 +30,10 @@ pub(crate) struct EncodingFlags {
     /// Longest input in tokens [default: the model's].
     #[arg(long, value_name = "N")]
     pub(crate) max_seq_length: Option<usize>,
-    /// What matrix products are computed in: fp32, bf16, fp16; embeddings are in fp32.
+    /// Precision of matrix products: fp32, bf16, fp16; embeddings are in fp32.
     #[arg(long, value_name = "NAME", default_value = "fp32", value_parser = by_name::<model::Precision>)]
     pub(crate) precision: model::Precision,
-    /// Who multiplies matrices in fp32: auto, rust, libtorch.
+    /// Backend of matrix products in fp32: auto, rust, libtorch.
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = by_name::<model::GemmName>)]
     pub(crate) gemm: model::GemmName,
 }
@@ -53,18 +53,18 @@ pub(crate) struct EncodeFlags {
     /// Column of the input that holds the sentences [default: its only text column].
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
-    /// What the sentences are in a search: the model's prompt for that is taken, where it has one and no other is
-    /// asked for.
+    /// Side of a search that the sentences are on. The model's prompt for it is used where it has one and no other is
+    /// given.
     #[arg(long = "as", value_enum, value_name = "WHAT")]
     pub(crate) task: Option<EncodeTask>,
-    /// What to write: one embedding a sentence, or one a token.
+    /// Embeddings to write: one a sentence, or one a token.
     #[arg(long, value_name = "WHAT", default_value = "sentence_embedding", value_parser = ["sentence_embedding", "token_embeddings"])]
     pub(crate) output_value: String,
     /// Quantise embeddings: int8, uint8, binary, ubinary (`precision` of sentence-transformers' `encode`). To .npy
     /// or JSON Lines.
     #[arg(long, value_name = "NAME")]
     pub(crate) quantize: Option<search::Precision>,
-    /// What int8 and uint8 take the ranges of dimensions from: embeddings (.npy), or sentences as for --input
+    /// Embeddings (.npy), or sentences as for --input, whose ranges of dimensions int8 and uint8 use
     /// [default: the embeddings themselves].
     #[arg(
         long,
@@ -86,7 +86,7 @@ pub(crate) struct EncodeFlags {
     pub(crate) encoding: EncodingFlags,
 }
 
-/// What sentences are in a search.
+/// A side of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EncodeTask {
     /// Prompt `query`.
@@ -95,7 +95,7 @@ pub(crate) enum EncodeTask {
     Document,
 }
 
-/// How texts of both sides of a search are encoded.
+/// Options of encoding both sides of a search.
 #[derive(Debug, Args)]
 pub(crate) struct TwoSidedEncodingFlags {
     /// Text put in front of every query [default: the model's prompt `query`, if it has one].
@@ -111,7 +111,7 @@ pub(crate) struct TwoSidedEncodingFlags {
     /// Name of the model's prompt for documents.
     #[arg(long, value_name = "NAME")]
     pub(crate) corpus_prompt_name: Option<String>,
-    /// How similar two embeddings are: cosine, dot, euclidean, manhattan [default: as the model says].
+    /// Similarity of two embeddings: cosine, dot, euclidean, manhattan [default: the model's].
     #[arg(long, value_name = "NAME")]
     pub(crate) similarity: Option<search::Similarity>,
     /// Most texts per batch.

@@ -10,7 +10,7 @@ use crate::{flags::encode::TwoSidedEncodingFlags, source::Split};
 
 #[derive(Debug, Args)]
 pub(crate) struct MineFlags {
-    /// Model that says what is near: a folder, or a name on the hub with an optional @revision.
+    /// Model whose embeddings are searched: a folder, or a name on the hub with an optional @revision.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: String,
     /// Pairs of anchor and positive: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub
@@ -87,7 +87,7 @@ pub(crate) struct MineFlags {
         help_heading = "Mining"
     )]
     pub(crate) relative_margin: Option<f32>,
-    /// Which candidates to take: the nearest, or any.
+    /// Candidates to take: the nearest, or any.
     #[arg(
         long,
         value_enum,
@@ -102,7 +102,7 @@ pub(crate) struct MineFlags {
     /// Leave an anchor's positives among its candidates; the output is then n-tuples.
     #[arg(long, help_heading = "Mining")]
     pub(crate) include_positives: bool,
-    /// What a row of the table is.
+    /// Form of the table's rows.
     #[arg(
         long,
         value_enum,
@@ -125,7 +125,7 @@ pub(crate) struct MineFlags {
     pub(crate) encoding: TwoSidedEncodingFlags,
 }
 
-/// Which candidates become negatives.
+/// The choice of negatives among the candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sampling {
     /// The nearest.
@@ -134,7 +134,7 @@ pub(crate) enum Sampling {
     Random,
 }
 
-/// What a row of a mined table is.
+/// The form of a mined table's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MinedFormat {
     /// Anchor, positive, negative.

@@ -87,14 +87,14 @@ fn add(
     Ok(())
 }
 
-/// As the file has it.
+/// Writes all values as one, in the form of the configuration file.
 pub(crate) fn serialize<S: Serializer>(values: &[Prompts], to: S) -> Result<S::Ok, S::Error> {
     merge(values.to_vec())
         .map_err(serde::ser::Error::custom)?
         .serialize(to)
 }
 
-/// What [`serialize`] wrote.
+/// Reads the form that [`serialize`] writes.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Prompts>, D::Error> {
     Ok(vec![Prompts::deserialize(from)?])
 }

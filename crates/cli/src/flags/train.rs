@@ -69,7 +69,7 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "LOSS", default_value = "multiple-negatives-ranking", help_heading = TRAINING)]
     #[serde(with = "crate::named")]
     pub(crate) loss: Vec<Named<losses::LossConfig>>,
-    /// Model whose embeddings, or similarities of query and document, are the labels: for mse, embed-distill,
+    /// Model whose embeddings, or similarities of query and document, become the labels: for mse, embed-distill,
     /// margin-mse and distill-kl-div.
     #[arg(long, value_name = "MODEL", help_heading = TRAINING)]
     pub(crate) teacher: Option<String>,

@@ -25,7 +25,7 @@ fn has_driver() -> bool {
     Path::new("/proc/driver/nvidia/version").exists()
 }
 
-/// Where the libtorch is that the program was linked to, by its own word.
+/// The folder of the libtorch that the program was linked to, from its own log.
 fn linked(sandbox: &Sandbox) -> PathBuf {
     let ended = eval(sandbox, &["-v", "--device", "cpu"], None);
     let line = ended.stderr.lines();

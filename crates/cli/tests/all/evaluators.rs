@@ -18,7 +18,7 @@ fn eval(sandbox: &Sandbox, flags: &[&str]) -> Ended {
     sandbox.run(&arguments)
 }
 
-/// The one object that a command prints.
+/// The single JSON object that a command prints.
 fn metrics(sandbox: &Sandbox, flags: &[&str]) -> Value {
     let all: Vec<&str> = flags.iter().copied().chain(["--json"]).collect();
     serde_json::from_str(&eval(sandbox, &all).ok()).unwrap()

@@ -105,7 +105,7 @@ fn numbers_that_are_not_finite_change_nothing_on_the_device_and_end_the_run() {
     ] {
         let ended = train(&sandbox, "run", what, &["--overwrite-output-dir"]);
         ended.failed(1, &[words, "training rows ["]);
-        // What came after step 7 was on its way and is not kept.
+        // The steps after step 7 were on their way and are not kept.
         assert!(sandbox.path("run/checkpoint-4").exists());
         assert!(!sandbox.path("run/checkpoint-8").exists());
         let steps = log(&sandbox, "run");

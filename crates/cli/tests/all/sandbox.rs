@@ -1,4 +1,4 @@
-//! A folder to call `sentune` in, and what comes of it.
+//! A folder to run `sentune` in, and its results.
 
 use std::{
     ffi::OsStr,
@@ -26,7 +26,7 @@ pub(crate) struct Sandbox {
     folder: TempDir,
 }
 
-/// How a command ended and what it said.
+/// The exit code and the output of a command.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -116,7 +116,7 @@ impl Ended {
         self.stdout
     }
 
-    /// The one line of a command that failed with `code`, which must hold all of `parts`, and no data.
+    /// Checks that a command failed with `code`, one error line that holds all of `parts`, and no data.
     pub(crate) fn failed(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");

@@ -195,7 +195,7 @@ pub(super) fn label(key: &str) -> &str {
     found.map_or(key, |(_, label)| label)
 }
 
-/// Where a key comes among others.
+/// The rank of a key in the order of tables and names.
 fn place(key: &str) -> (usize, String) {
     let familiar = FAMILIAR.iter().position(|(name, _)| *name == key);
     let place = match (familiar, key) {

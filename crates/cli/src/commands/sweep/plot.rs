@@ -4,9 +4,9 @@
 
 use std::fmt::Write;
 
-/// What is plotted.
+/// The content of a plot.
 pub(super) struct Plot {
-    /// Name of what the vertical axis shows.
+    /// Name of the vertical axis.
     pub(super) metric: String,
     /// Its value before training, where all runs began with the same.
     pub(super) before: Option<f64>,
@@ -14,7 +14,7 @@ pub(super) struct Plot {
     pub(super) panels: Vec<Panel>,
 }
 
-/// How the metric depends on one key.
+/// The metric against one key.
 pub(super) struct Panel {
     pub(super) title: String,
     pub(super) dots: Vec<Dot>,

@@ -101,7 +101,7 @@ impl Summary {
         })
     }
 
-    /// Looks whether the runs so far have the metric that was asked for.
+    /// Checks that the runs so far have the metric that was asked for.
     ///
     /// # Errors
     /// With those that they have.

@@ -11,7 +11,7 @@ use crate::{commands::train::results::RESULTS, flags::train::TrainFlags, usage::
 /// longer does.
 ///
 /// # Errors
-/// Where the folder holds a run and the flags do not say what to do with it.
+/// If the folder holds a run and the flags do not say what to do with it.
 pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Option<Checkpoint>> {
     let root = folder.root();
     let has_begun = root.join(CONFIG).exists();

@@ -18,7 +18,7 @@ use crate::{session::Session, usage::UsageError};
 /// query and of each document.
 ///
 /// # Errors
-/// Where the loss has no use for a teacher or the data has labels already.
+/// If the loss has no use for a teacher or the data has labels already.
 pub(crate) fn label(
     data: &mut TrainingData,
     loss: &dyn Loss,

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::*;
 
-/// What a process has at one moment.
+/// The resources of a process at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     step: u64,
@@ -13,7 +13,7 @@ struct Sample {
     n_files: usize,
 }
 
-/// Looks at a running process; `None` when it has ended.
+/// The resources of a running process; `None` when it has ended.
 fn sample(child: &mut Child, run: &Path) -> Option<Sample> {
     if child.try_wait().unwrap().is_some() {
         return None;

@@ -177,7 +177,7 @@ impl<'s> Training<'s> {
     }
 }
 
-/// How a process ended that was to fail.
+/// The end of a process that was to fail.
 #[derive(Debug)]
 struct Failed {
     status: ExitStatus,

@@ -67,7 +67,7 @@ fn spoil(kind: u64, newest: &Path, older: &Path, random: &mut Random) -> String 
             format!("{name} missing")
         }
         8 => {
-            // Those that are the same in every checkpoint may be swapped.
+            // Files that are the same in every checkpoint may be swapped.
             let name = files[random.below(4) as usize];
             fs_err::copy(older.join(name), newest.join(name)).unwrap();
             format!("{name} from an older checkpoint")
@@ -135,7 +135,7 @@ fn damaged_checkpoints_are_passed_over() {
     report("damaged checkpoints passed over or refused", n_passed, n);
 }
 
-/// What differs from the checkpoint's run is named, and gone on with only when told to.
+/// A difference from the checkpoint's run is named, and accepted only with a flag.
 #[test]
 fn another_run_is_named_and_refused() {
     let sandbox = Sandbox::new();

@@ -41,7 +41,7 @@ fn wait_until_listening(child: &mut Child) {
     }
 }
 
-/// What a signal interrupts.
+/// The work that a signal interrupts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Moment {
     /// Anything in a run with evaluations before, during and after it.
