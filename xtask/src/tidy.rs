@@ -1,7 +1,13 @@
-//! What no compiler checks: the tree's size and paths, module docs, who may depend on whom, and the size of a
-//! release build, where there is one.
+//! Checks that no compiler makes: the tree's size and paths, module docs, the names in docs/ARCHITECTURE.md, imports,
+//! who may depend on whom, and the size of a release build, where there is one.
 //!
 //! A stage of `cargo xtask test`, and a test of this crate too, so that `cargo test` runs it.
+
+mod imports;
+mod layers;
+mod map;
+mod source;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +16,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
-use serde_json::Value;
 use xshell::cmd;
 
+use self::{
+    imports::Circle,
+    map::Definitions,
+    source::{Token, tokens},
+};
 use crate::{checkout::Checkout, package};
 
 /// The largest file that the tree may hold, in bytes.
@@ -44,68 +54,43 @@ const FORBIDDEN_MARKS: [&str; 3] = [
     concat!("XX", "X"),
 ];
 
-/// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 17] = [
-    ("libtorch", &[]),
-    ("grammar", &[]),
-    ("mutate", &[]),
-    ("hub", &[]),
-    ("kernels", &[]),
-    ("launcher", &[]),
-    ("search", &["kernels"]),
-    ("shim", &["libtorch", "kernels"]),
-    ("data", &["mutate"]),
-    ("model", &["libtorch", "kernels", "shim", "mutate"]),
-    ("losses", &["libtorch"]),
-    ("eval", &["libtorch", "search"]),
-    (
-        "train",
-        &[
-            "libtorch", "kernels", "shim", "model", "data", "losses", "eval",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "libtorch", "kernels", "search", "shim", "launcher", "model", "data", "losses", "eval",
-            "train", "hub", "grammar",
-        ],
-    ),
-    ("fetch-data", &["hub"]),
-    ("xtask", &["grammar"]),
-    (
-        "bench",
-        &[
-            "libtorch", "kernels", "model", "data", "losses", "eval", "train",
-        ],
-    ),
-];
+/// Whether openings of doc comments, names of architectures, module files and circles of imports are held to the
+/// rules: from when the whole tree keeps them.
+const IS_STRICT: bool = false;
 
-/// The crates that know of tensors; the others build without libtorch.
-const TENSOR_CRATES: [&str; 7] = ["shim", "model", "losses", "eval", "train", "cli", "bench"];
+/// The circles of imports that are the feature itself.
+const CIRCLES: [Circle; 0] = [];
+
+/// The document whose names are looked up.
+const MAP: &str = "docs/ARCHITECTURE.md";
 
 /// Checks the whole tree, and reports everything that is wrong with it.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
+    let files = files(checkout)?;
     let mut problems = Vec::new();
-    let shell = &checkout.shell;
-    let listed = cmd!(
-        shell,
-        "git ls-files --cached --others --exclude-standard -z"
-    )
-    .quiet()
-    .read()
-    .context("listing the files of the tree")?;
-    for name in listed.split('\0').filter(|name| !name.is_empty()) {
-        let path = checkout.root.join(name);
-        // A file may be deleted and not committed so yet; a link is not ours to read.
-        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
-            continue;
-        };
-        if !metadata.is_file() {
-            continue;
-        }
-        let bytes = fs::read(&path)?;
+    let mut texts = Vec::new();
+    for name in &files {
+        let bytes = fs::read(checkout.root.join(name))?;
         problems.extend(file_problems(name, &bytes));
+        if let Ok(text) = String::from_utf8(bytes)
+            && (name.ends_with(".rs") || name == MAP)
+        {
+            texts.push((name.as_str(), text));
+        }
+    }
+    let is_rust = |(name, _): &&(&str, String)| name.ends_with(".rs");
+    let sources: Vec<Source> = texts.iter().filter(is_rust).map(Source::new).collect();
+    if IS_STRICT {
+        problems.extend(source_problems(&sources));
+        problems.extend(imports::problems(&circles(&sources), &CIRCLES));
+    }
+    let mut definitions = Definitions::default();
+    for source in &sources {
+        definitions.add(&source.module(), &source.tokens);
+    }
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    for (_, text) in texts.iter().filter(|(name, _)| *name == MAP) {
+        problems.extend(map::problems(text, &names, &definitions));
     }
     let metadata = checkout
         .cargo()
@@ -113,7 +98,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         .quiet()
         .read()?;
     let metadata = serde_json::from_str(&metadata)?;
-    problems.extend(layer_problems(&dependencies(&metadata)?));
+    problems.extend(layers::problems(&layers::dependencies(&metadata)?));
     if let Some(target) = metadata["target_directory"].as_str() {
         problems.extend(package::size_problems(Path::new(target)));
     }
@@ -128,7 +113,109 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with one file, by its path in the tree and its content.
+/// The files of the tree by their paths, those that git ignores left out.
+fn files(checkout: &Checkout) -> Result<Vec<String>> {
+    let shell = &checkout.shell;
+    let listed = cmd!(
+        shell,
+        "git ls-files --cached --others --exclude-standard -z"
+    )
+    .quiet()
+    .read()
+    .context("listing the files of the tree")?;
+    // A file may be deleted and not committed so yet; a link is not ours to read.
+    let is_file = |name: &&str| {
+        let metadata = std::fs::symlink_metadata(checkout.root.join(name));
+        metadata.is_ok_and(|metadata| metadata.is_file())
+    };
+    let names = listed.split('\0').filter(|name| !name.is_empty());
+    Ok(names.filter(is_file).map(str::to_owned).collect())
+}
+
+/// A Rust source of the tree.
+struct Source<'t> {
+    /// Its path from the root of the tree.
+    name: &'t str,
+    tokens: Vec<Token<'t>>,
+}
+
+impl<'t> Source<'t> {
+    fn new((name, text): &'t (&str, String)) -> Self {
+        Self {
+            name,
+            tokens: tokens(text),
+        }
+    }
+
+    /// The crate's folder and the path in the crate.
+    fn place(&self) -> (&'t str, &'t str) {
+        let below = self.name.strip_prefix("crates/").unwrap_or(self.name);
+        below.split_once('/').unwrap_or(("", below))
+    }
+
+    /// The path in the crate's src folder; `None` for tests, benchmarks and examples.
+    fn in_src(&self) -> Option<&'t str> {
+        self.place().1.strip_prefix("src/")
+    }
+
+    /// The module that the file is, from the crate on.
+    fn module(&self) -> Vec<&'t str> {
+        let (krate, path) = self.place();
+        let path = self.in_src().unwrap_or(path);
+        let mut module = vec![krate];
+        module.extend(imports::module_of(path));
+        module
+    }
+}
+
+/// Problems of sources one by one.
+fn source_problems(sources: &[Source]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for source in sources {
+        let name = source.name;
+        if let Some(folder) = name.strip_suffix("/mod.rs") {
+            problems.push(format!("{name}: a module is {folder}.rs beside its folder"));
+        }
+        let mut found = words::riddles(&source.tokens);
+        // The chores name models and data sets as inputs of measurements.
+        let is_free = source.place().0 == "xtask" || name.starts_with(words::ENCODERS);
+        if source.in_src().is_some() && !is_free {
+            found.extend(words::architectures(&source.tokens));
+        }
+        problems.extend(
+            found
+                .into_iter()
+                .map(|(line, problem)| format!("{name}:{line}: {problem}")),
+        );
+    }
+    problems
+}
+
+/// The circles of imports of all crates, with paths from the root of the tree.
+fn circles(sources: &[Source]) -> BTreeSet<Vec<String>> {
+    let mut crates: BTreeMap<&str, Vec<(&str, &[Token])>> = BTreeMap::new();
+    for source in sources {
+        if let Some(path) = source.in_src() {
+            let folder = &source.name[..source.name.len() - path.len()];
+            let files = crates.entry(folder).or_default();
+            files.push((path, &source.tokens));
+        }
+    }
+    let mut circles = BTreeSet::new();
+    for (folder, files) in &crates {
+        for circle in imports::circles(files) {
+            circles.insert(
+                circle
+                    .iter()
+                    .map(|file| format!("{folder}{file}"))
+                    .collect(),
+            );
+        }
+    }
+    circles
+}
+
+/// Problems of one file, by its path in the tree and its content.
 fn file_problems(name: &str, bytes: &[u8]) -> Vec<String> {
     let mut problems = Vec::new();
     if bytes.len() as u64 > MAX_FILE_BYTES {
@@ -161,7 +248,7 @@ fn file_problems(name: &str, bytes: &[u8]) -> Vec<String> {
     }
     if is_rust && !has_module_docs(text) {
         problems.push(format!(
-            "{name}: no module docs: start with `//!` and what the module is for"
+            "{name}: no module docs: start with `//!` and the purpose of the module"
         ));
     }
     problems
@@ -173,59 +260,6 @@ fn has_module_docs(text: &str) -> bool {
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.starts_with("#!["));
     lines.next().is_some_and(|line| line.starts_with("//!"))
-}
-
-/// The dependencies of each crate of the workspace, of all kinds, from `cargo metadata --no-deps`.
-fn dependencies(metadata: &Value) -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let name = |value: &Value| value["name"].as_str().map(str::to_owned);
-    let packages = metadata["packages"]
-        .as_array()
-        .context("cargo metadata lists no packages")?;
-    packages
-        .iter()
-        .map(|package| {
-            let own = name(package).context("a package has no name")?;
-            let listed = package["dependencies"]
-                .as_array()
-                .context("a package lists no dependencies")?;
-            // A crate's tests may depend on the crate itself, to switch a feature on.
-            let others = listed
-                .iter()
-                .filter_map(name)
-                .filter(|other| *other != own)
-                .collect();
-            Ok((own, others))
-        })
-        .collect()
-}
-
-/// Where the dependencies break the layers.
-fn layer_problems(dependencies: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
-    let mut problems = Vec::new();
-    for (name, own) in dependencies {
-        let Some((_, allowed)) = LAYERS.iter().find(|(layer, _)| layer == name) else {
-            problems.push(format!(
-                "{name}: say in {} which crates of the workspace it may depend on",
-                Path::new(file!()).display()
-            ));
-            continue;
-        };
-        for other in own {
-            if dependencies.contains_key(other) && !allowed.contains(&other.as_str()) {
-                problems.push(format!(
-                    "{name} depends on {other}, and may not: see docs/ARCHITECTURE.md"
-                ));
-            }
-            if ["tch", "torch-sys"].contains(&other.as_str())
-                && !TENSOR_CRATES.contains(&name.as_str())
-            {
-                problems.push(format!(
-                    "{name} depends on {other}, and must build without libtorch"
-                ));
-            }
-        }
-    }
-    problems
 }
 
 #[cfg(test)]
@@ -262,56 +296,38 @@ mod tests {
         assert_eq!(file_problems("a.parquet", &large[1..]).len(), 0);
     }
 
-    #[track_caller]
-    fn check_layers(name: &str, others: &[&str], expected: &[&str]) {
-        let mut all: BTreeMap<String, BTreeSet<String>> = LAYERS
-            .iter()
-            .map(|(name, _)| ((*name).to_owned(), BTreeSet::new()))
-            .collect();
-        all.insert(
-            name.to_owned(),
-            others.iter().map(|other| (*other).to_owned()).collect(),
-        );
-        let problems = layer_problems(&all);
-        assert_eq!(problems.len(), expected.len(), "{problems:?}");
-        for (problem, word) in problems.iter().zip(expected) {
-            assert!(problem.contains(word), "`{word}` is not in {problem}");
-        }
-    }
-
     #[test]
-    fn the_layers_point_one_way() {
-        check_layers(
-            "train",
-            &["model", "data", "losses", "eval", "tch", "serde"],
-            &[],
-        );
-        check_layers("losses", &["tch", "eval"], &["losses depends on eval"]);
-        check_layers("model", &["train"], &["model depends on train"]);
-        check_layers("data", &["polars", "tch"], &["without libtorch"]);
-        check_layers(
-            "xtask",
-            &["grammar", "torch-sys", "libtorch"],
-            &["libtorch", "torch-sys"],
-        );
-        check_layers("newcomer", &[], &["newcomer"]);
-    }
-
-    #[test]
-    fn dependencies_of_all_kinds_are_read() -> Result<()> {
-        let metadata = serde_json::json!({"packages": [{
-            "name": "hub",
-            "dependencies": [
-                {"name": "ureq", "kind": null},
-                {"name": "hub", "kind": "dev"},
-                {"name": "tempfile", "kind": "dev"},
-            ],
-        }]});
-        let read = dependencies(&metadata)?;
+    fn sources_are_judged_by_their_place() {
+        let problems = |name: &str, text: &str| {
+            let file = (name, text.to_owned());
+            source_problems(&[Source::new(&file)]).len()
+        };
+        let named = "let a = MPNet;";
+        assert_eq!(problems("crates/a/src/b.rs", named), 1);
+        assert_eq!(problems("crates/a/tests/b.rs", named), 0);
+        assert_eq!(problems("crates/model/src/encoder/mpnet.rs", named), 0);
+        assert_eq!(problems("xtask/src/b.rs", named), 0);
+        assert_eq!(problems("crates/a/tests/c/mod.rs", ""), 1);
         assert_eq!(
-            read["hub"],
-            BTreeSet::from(["tempfile".to_owned(), "ureq".to_owned()])
+            problems("xtask/src/b.rs", "/// What it does.\nfn a() {}"),
+            1
         );
-        Ok(())
+    }
+
+    #[test]
+    fn circles_are_told_with_their_paths() {
+        let files = [
+            ("crates/a/src/lib.rs", "mod b; mod c;"),
+            ("crates/a/src/b.rs", "use crate::c::C;"),
+            ("crates/a/src/c.rs", "use super::b::B;"),
+            ("crates/b/src/c.rs", "use super::b::B;"),
+        ]
+        .map(|(name, text)| (name, text.to_owned()));
+        let sources: Vec<Source> = files.iter().map(Source::new).collect();
+        let expected = vec![
+            "crates/a/src/b.rs".to_owned(),
+            "crates/a/src/c.rs".to_owned(),
+        ];
+        assert_eq!(circles(&sources), BTreeSet::from([expected]));
     }
 }
