@@ -1,6 +1,5 @@
-//! What is taken for a name of the hub stays within one folder, and comes back as it was.
-
-#![no_main]
+//! Parses the input as names of the hub: a name that parses stays within one folder, and prints as it was read.
+#![cfg_attr(fuzzing, no_main)]
 
 use hub::name::{DatasetId, RepoId};
 use libfuzzer_sys::fuzz_target;
@@ -16,3 +15,6 @@ fuzz_target!(|text: &str| {
         assert_eq!(DatasetId::parse(&dataset.to_string()).ok(), Some(dataset));
     }
 });
+
+#[cfg(not(fuzzing))]
+fn main() {}

@@ -1,6 +1,5 @@
-//! Loads the tiny model with one of its files replaced: the first byte chooses which.
-
-#![no_main]
+//! Loads the tiny model with one of its files replaced, which the first byte chooses.
+#![cfg_attr(fuzzing, no_main)]
 
 use std::{fs, path::Path};
 
@@ -22,7 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((choice, content)) = bytes.split_first() else {
         return;
     };
-    let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/fixtures/tiny-mpnet");
+    let good =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/fixtures/tiny-mpnet");
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::create_dir(folder.path().join("1_Pooling")).expect("made");
     for file in FILES.into_iter().chain(["vocab.txt"]) {
@@ -32,8 +32,15 @@ fuzz_target!(|bytes: &[u8]| {
     fs::write(folder.path().join(replaced), content).expect("written");
     if let Ok(model) = SentenceTransformer::load(folder.path(), tch::Device::Cpu) {
         let vocab_size = model.encoder().config().vocab_size;
-        for ids in model.tokenizer().encode_batch(&["", "a text"]).unwrap_or_default() {
+        for ids in model
+            .tokenizer()
+            .encode_batch(&["", "a text"])
+            .unwrap_or_default()
+        {
             assert!(ids.iter().all(|id| i64::from(*id) < vocab_size));
         }
     }
 });
+
+#[cfg(not(fuzzing))]
+fn main() {}

@@ -1,22 +1,25 @@
-//! The chip's rate of matrix products, by precision: what `cargo xtask bench` sets speeds beside.
+//! The processor's rate of matrix products by precision, which `cargo xtask bench` sets speeds beside.
 //!
 //! Each library that sentune or its peer computes with multiplies matrices of the shapes of MPNet-base and of a
-//! model half as wide; one JSON line a measurement, the best of many repetitions.
+//! model half as wide: one JSON line a measurement, the best of many repetitions.
+//!
+//! `cargo run --example matrix_rate -- THREADS`
 #![expect(clippy::print_stdout, reason = "stdout is this program's result")]
 
 use std::{
+    error::Error,
     hint::black_box,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
-use clap::Parser;
 use kernels::gemm::{
     Gemm, Kind, RustGemm, Shape,
     half::{Bf16Gemm, Fp16Gemm},
 };
 use serde_json::json;
 use tch::{Device, Tensor};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 /// Rows, columns and inner length: 606 tokens are a step of 16 NLI triplets.
 const SHAPES: [(usize, usize, usize); 7] = [
@@ -29,27 +32,17 @@ const SHAPES: [(usize, usize, usize); 7] = [
     (2048, 2048, 2048),
 ];
 
-/// The rate of matrix products by every library at hand, as JSON lines.
-#[derive(Debug, Parser)]
-struct Args {
-    /// Threads [default: all cores]
-    #[arg(long)]
-    num_threads: Option<usize>,
-    /// Seconds spent on each measurement
-    #[arg(long, default_value_t = 0.2)]
-    seconds: f64,
-}
+/// Time spent on each measurement.
+const BUDGET: Duration = Duration::from_millis(200);
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let n_threads = match args.num_threads {
-        Some(n_threads) => n_threads,
-        None => std::thread::available_parallelism()?.get(),
-    };
+fn main() -> Result {
+    let n_threads: usize = std::env::args()
+        .nth(1)
+        .ok_or("name the number of threads")?
+        .parse()?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(n_threads)
         .build_global()?;
-    let budget = Duration::try_from_secs_f64(args.seconds)?;
     // First, since libtorch's threads spin for a while after their work.
     let (bf16, fp16) = (Bf16Gemm::new(), Fp16Gemm::new());
     let products: [(&str, &str, Option<&dyn Gemm>); 3] = [
@@ -66,11 +59,11 @@ fn main() -> Result<()> {
         ),
     ];
     for (library, precision, gemm) in products {
-        // What the processor lacks is absent.
+        // A format that the processor lacks is absent.
         let Some(gemm) = gemm else { continue };
         for shape in SHAPES {
             for kind in [Kind::NT, Kind::NN, Kind::TN] {
-                let seconds = ours(gemm, shape, kind, budget);
+                let seconds = ours(gemm, shape, kind);
                 tell(library, precision, &format!("{kind:?}"), shape, seconds);
             }
         }
@@ -82,29 +75,24 @@ fn main() -> Result<()> {
         ("fp16", tch::Kind::Half),
     ] {
         for shape in SHAPES {
-            libtorch(shape, precision, kind, budget)?;
+            libtorch(shape, precision, kind)?;
         }
     }
     Ok(())
 }
 
 /// The time of a product as our layers compute it, from f32 and to f32.
-fn ours(gemm: &dyn Gemm, (m, n, k): (usize, usize, usize), kind: Kind, budget: Duration) -> f64 {
+fn ours(gemm: &dyn Gemm, (m, n, k): (usize, usize, usize), kind: Kind) -> f64 {
     let (a, b) = (values(m * k), values(k * n));
     let mut c = vec![0.0; m * n];
-    best(budget, || {
+    best(|| {
         gemm.product(kind, Shape { m, n, k }, 1.0, &a, &b, 0.0, &mut c);
         black_box(&c);
     })
 }
 
-/// A linear layer of libtorch, forward: the peer's.
-fn libtorch(
-    (m, n, k): (usize, usize, usize),
-    precision: &str,
-    kind: tch::Kind,
-    budget: Duration,
-) -> Result<()> {
+/// A linear layer of libtorch, forward, as the peer computes it.
+fn libtorch((m, n, k): (usize, usize, usize), precision: &str, kind: tch::Kind) -> Result {
     let matrix = |rows: usize, columns: usize| -> Result<Tensor> {
         let values = Tensor::f_from_slice(&values(rows * columns))?;
         let matrix = values.f_view([rows as i64, columns as i64])?;
@@ -112,7 +100,7 @@ fn libtorch(
     };
     let (a, b) = (matrix(m, k)?, matrix(n, k)?);
     let mut result = Ok(());
-    let seconds = best(budget, || {
+    let seconds = best(|| {
         match a.f_linear::<Tensor>(&b, None) {
             Ok(c) => drop(black_box(c)),
             Err(error) => result = Err(error),
@@ -124,12 +112,12 @@ fn libtorch(
 }
 
 /// The shortest time of one call, in seconds, after one that does not count.
-fn best(budget: Duration, mut call: impl FnMut()) -> f64 {
+fn best(mut call: impl FnMut()) -> f64 {
     call();
     let started = Instant::now();
     let mut best = Duration::MAX;
     for n_calls in 0.. {
-        if n_calls >= 3 && started.elapsed() > budget {
+        if n_calls >= 3 && started.elapsed() > BUDGET {
             break;
         }
         let begin = Instant::now();
@@ -150,7 +138,7 @@ fn tell(
     println!(
         "{}",
         json!({
-            "library": library, "precision": precision, "product": product,
+            "type": "product", "library": library, "precision": precision, "product": product,
             "m": m, "n": n, "k": k, "gflops": gflops,
         })
     );
