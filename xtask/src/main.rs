@@ -8,6 +8,7 @@
 mod bench;
 mod benchmark;
 mod checkout;
+mod dependencies;
 mod fetch_data;
 mod nvidia;
 mod package;

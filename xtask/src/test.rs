@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use xshell::cmd;
 
-use crate::{checkout::Checkout, setup, tidy};
+use crate::{checkout::Checkout, dependencies, setup, tidy};
 
 /// Check everything: tidiness, formatting, lints, tests, docs.
 ///
@@ -39,11 +38,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
         eprintln!("\n==> {}", stage.name);
         let start = Instant::now();
         let outcome = (stage.run)(checkout);
-        let word = match &outcome {
-            Ok(Outcome::Passed) => "ok",
-            Ok(Outcome::Skipped) => "skipped",
-            Err(_) => "FAILED",
-        };
+        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
         report.push(report_line(stage.name, word, start.elapsed()));
         if let Err(error) = outcome {
             eprintln!("\n{}", report.join("\n"));
@@ -54,23 +49,17 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// One thing that is checked.
+/// A check by its name.
 struct Stage {
     name: &'static str,
-    run: fn(&Checkout) -> Result<Outcome>,
-}
-
-enum Outcome {
-    Passed,
-    /// What it needs is not on this machine; the stage itself has said so.
-    Skipped,
+    run: fn(&Checkout) -> Result<()>,
 }
 
 /// The stages, from cheap to dear.
 const STAGES: [Stage; 8] = [
     Stage {
         name: "tidy",
-        run: |checkout| tidy::run(checkout).map(|()| Outcome::Passed),
+        run: tidy::run,
     },
     Stage {
         name: "format",
@@ -78,14 +67,14 @@ const STAGES: [Stage; 8] = [
     },
     Stage {
         name: "dependencies",
-        run: dependencies,
+        run: dependencies::run,
     },
     Stage {
         name: "libtorch",
-        run: |checkout| setup::run(checkout, &setup::Args::default()).map(|()| Outcome::Passed),
+        run: |checkout| setup::run(checkout, &setup::Args::default()),
     },
     Stage {
-        name: "lints",
+        name: "lints, fuzz targets built",
         run: |checkout| {
             cargo(
                 checkout,
@@ -109,6 +98,7 @@ const STAGES: [Stage; 8] = [
                 &[
                     "test",
                     "--workspace",
+                    "--exclude=sentune-fuzz",
                     "--locked",
                     "--lib",
                     "--bins",
@@ -128,31 +118,16 @@ const STAGES: [Stage; 8] = [
     },
 ];
 
-fn cargo(checkout: &Checkout, args: &[&str]) -> Result<Outcome> {
-    checkout.cargo().args(args).run()?;
-    Ok(Outcome::Passed)
+fn cargo(checkout: &Checkout, args: &[&str]) -> Result<()> {
+    Ok(checkout.cargo().args(args).run()?)
 }
 
-fn docs(checkout: &Checkout) -> Result<Outcome> {
-    checkout
+fn docs(checkout: &Checkout) -> Result<()> {
+    Ok(checkout
         .cargo()
         .args(["doc", "--workspace", "--no-deps", "--locked"])
         .env("RUSTDOCFLAGS", "-D warnings")
-        .run()?;
-    Ok(Outcome::Passed)
-}
-
-/// Licences, sources and advisories of the dependencies, where cargo-deny is there to check them.
-fn dependencies(checkout: &Checkout) -> Result<Outcome> {
-    let installed = cmd!(checkout.shell, "cargo-deny --version")
-        .quiet()
-        .ignore_stderr()
-        .read();
-    if installed.is_err() {
-        eprintln!("skipped: cargo-deny is not installed (`cargo install cargo-deny` brings it)");
-        return Ok(Outcome::Skipped);
-    }
-    cargo(checkout, &["deny", "--locked", "check"])
+        .run()?)
 }
 
 fn report_line(name: &str, word: &str, elapsed: Duration) -> String {
