@@ -1,4 +1,4 @@
-"""What the peer's programs share: arguments, data, and how they tell what happens.
+"""Arguments, data and events of the peer's programs.
 
 Every event is a JSON object on a line of its own on stdout, flushed; `cargo xtask bench` takes the time when
 the line arrives, as it does with sentune's lines.

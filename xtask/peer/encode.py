@@ -1,7 +1,4 @@
-"""`SentenceTransformer.encode` over the lines of a file, with its default batches of 32.
-
-With `--seconds` it goes over the lines again and again, in calls of 4,096, until that time is over.
-"""
+"""`SentenceTransformer.encode` over the lines of a file, again and again in calls of 4,096, until the time is over."""
 
 import itertools
 import time
@@ -11,7 +8,7 @@ from common import arguments, device_peak, synchronize, tell
 args = arguments(
     ("--precision", {"choices": ["fp32", "tf32", "bf16"], "default": "fp32"}),
     ("--batch-size", {"type": int, "default": 32}),
-    ("--seconds", {"type": float}),
+    ("--seconds", {"type": float, "required": True}),
 )
 
 import torch
@@ -29,24 +26,15 @@ def encode(texts):
     model.encode(texts, batch_size=args.batch_size)
 
 
-def parts():
-    """The sentences, in one call or, until the time is over, in many."""
-    if args.seconds is None:
-        yield sentences
-        return
-    starts = itertools.cycle(range(0, len(sentences), 4096))
-    while time.perf_counter() - begin < args.seconds:
-        start = next(starts)
-        yield sentences[start : start + 4096]
-
-
-encode(sentences[: 32 if args.seconds is None else 4096])
+encode(sentences[: 32 if args.device == "cpu" else 4096])
 synchronize(args.device)
 encoded = []
+starts = itertools.cycle(range(0, len(sentences), 4096))
 begin = time.perf_counter()
-for part in parts():
-    encode(part)
-    encoded.append(part)
+while time.perf_counter() - begin < args.seconds:
+    start = next(starts)
+    encoded.append(sentences[start : start + 4096])
+    encode(encoded[-1])
 synchronize(args.device)
 seconds = time.perf_counter() - begin
 n_tokens = sum(
@@ -57,7 +45,7 @@ n_tokens = sum(
 tell(
     "encoded",
     seconds=seconds,
-    n_sentences=sum(len(part) for part in encoded),
+    n_rows=sum(len(part) for part in encoded),
     n_tokens=n_tokens,
     device_peak_bytes=device_peak(args.device),
 )

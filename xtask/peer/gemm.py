@@ -1,4 +1,4 @@
-"""What matrix products reach on the GPU, with torch: the rate that shares are of. One line a product.
+"""The rate of torch's matrix products on the GPU, which shares are of. One line a product.
 
 The shapes are square ones, and those of MPNet-base's layers over the tokens of a large batch.
 """

@@ -1,7 +1,7 @@
 """Steps of sentence-transformers' own trainer, with its defaults: dropout on, AdamW, clipping at 1.
 
-On the CPU every step is told. With `--seconds` only what came in that time after the warm-up is, in one line: on a
-GPU a step's end is no moment of its own, so the clock is read where the device has done its work.
+It tells when the first step begins, and of the steps in a window of time after the warm-up, then ends. The window
+begins and ends where the device has done its work.
 """
 
 import tempfile
@@ -11,10 +11,9 @@ from common import arguments, device_peak, load, synchronize, tell
 
 args = arguments(
     ("--batch-size", {"type": int, "required": True}),
-    ("--max-steps", {"type": int, "required": True}),
     ("--precision", {"choices": ["fp32", "tf32", "bf16"], "default": "fp32"}),
     ("--warmup-seconds", {"type": float, "default": 0.0}),
-    ("--seconds", {"type": float}),
+    ("--seconds", {"type": float, "required": True}),
 )
 
 from sentence_transformers import (
@@ -26,36 +25,21 @@ from sentence_transformers import (
 from transformers import TrainerCallback
 
 
-class Steps(TrainerCallback):
-    """Tells when the first step begins and when each one ends."""
-
-    def __init__(self, tokens):
-        self.tokens = tokens
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0:
-            tell("begin")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        tell(
-            "step",
-            step=state.global_step,
-            n_rows=args.per_device_train_batch_size,
-            n_tokens=self.tokens[state.global_step - 1],
-        )
-
-
 class Window(TrainerCallback):
     """Tells of the steps in a window of time, and ends the training after it."""
 
-    # What the first steps take for setting up is not all over when the time of warm-up is.
-    LEAST_WARMUP = 3
+    # Setting up takes the first steps longer than the time of warm-up.
+    LEAST_WARMUP = 2
 
     def __init__(self, tokens):
         self.tokens = tokens
         self.first = None
         self.begin = None
         self.last_warmup = 0
+
+    def on_step_begin(self, training, state, control, **kwargs):
+        if state.global_step == 0:
+            tell("begin")
 
     def on_step_end(self, training, state, control, **kwargs):
         step, now = state.global_step, time.perf_counter()
@@ -73,7 +57,6 @@ class Window(TrainerCallback):
         tell(
             "window",
             seconds=time.perf_counter() - self.begin,
-            n_steps=n_steps,
             n_rows=n_steps * training.per_device_train_batch_size,
             n_tokens=sum(self.tokens[self.last_warmup : step]),
             device_peak_bytes=device_peak(args.device),
@@ -87,13 +70,13 @@ with tempfile.TemporaryDirectory() as folder:
     training = SentenceTransformerTrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=args.batch_size,
-        max_steps=args.max_steps,
+        max_steps=1_000_000,
         bf16=args.precision == "bf16",
-        # Said only where there is such a thing, and then either way: torch's own default has changed before.
+        # Set either way on a GPU, since torch's own default has changed before.
         tf32=(args.precision == "tf32") if on_gpu else None,
         use_cpu=not on_gpu,
         # A last batch of another size would say little about this one.
-        dataloader_drop_last=args.seconds is not None,
+        dataloader_drop_last=True,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
@@ -117,5 +100,5 @@ with tempfile.TemporaryDirectory() as folder:
             return batch
 
     collator.__class__ = Counting
-    trainer.add_callback(Steps(tokens) if args.seconds is None else Window(tokens))
+    trainer.add_callback(Window(tokens))
     trainer.train()

@@ -1,160 +1,197 @@
-//! `cargo xtask bench`: how fast sentune is beside Python's sentence-transformers, measured in turn.
+//! `cargo xtask bench`: the speed of sentune beside Python's sentence-transformers, measured in turn.
 //!
-//! Every measurement is a process of its own, peer and sentune one after the other, round after round, with the
-//! same threads, model, data and batches. What is measured is kept case by case in runs/bench, so that a case can
-//! be measured again or an interrupted run be gone on with; the tables are made of all that is kept.
+//! Every measurement is a process of its own, peer and sentune one after the other, round after round, with the same
+//! threads, model, data and batches, on a processor or a GPU. Results are kept case by case in runs/bench, so that a
+//! case can be measured again and an interrupted run resumed; the tables are made of everything kept. Where programs
+//! are given by flags nothing is built, so that this program can be carried to a machine without Rust.
 
 mod case;
-mod gpu;
 mod inputs;
-pub(crate) mod peer;
-mod process;
+mod measure;
+mod memory;
 mod report;
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::{
+    env,
+    path::{self, Path, PathBuf},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use fs_err as fs;
 use serde_json::{Value, json};
 
 use self::{
-    case::{Case, Sample, Setting},
+    case::{Case, Device, Precision, Side},
     inputs::Inputs,
-    peer::Peer,
-    process::Ended,
-    report::Report,
+    measure::{Bench, Measurement, Program},
+    memory::Watch,
+    report::{GEMM, PROFILE, Report, Results},
 };
-use crate::{checkout::Checkout, setup};
+use crate::{checkout::Checkout, document, nvidia, peer::Peer, process, setup};
 
-/// What is kept of each case, in the checkout.
-const RESULTS: &str = "runs/bench/results.json";
-
-/// Where the tables go, between its markers.
+/// The document that the tables go into, between its markers.
 const DOCUMENT: &str = "docs/benchmarks.md";
 
-/// Measure the speed of training, encoding and starting beside Python's sentence-transformers.
+/// Speed: measure training, encoding and starting beside Python's sentence-transformers.
 ///
 /// Takes about half an hour on two cores, and 20 GB of memory for the peer's batches of 128; with --device cuda
 /// less than nine minutes. The peer is installed into your cache folder first; leave the machine alone meanwhile.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What both sides compute on
+    /// Device that both sides compute on
     #[arg(long, value_name = "DEVICE", value_enum, default_value = "cpu")]
     device: Device,
-    /// Measure only these cases, separated by commas; the others keep what was measured before
-    #[arg(long, value_name = "CASES", value_delimiter = ',', value_enum)]
-    only: Option<Vec<Case>>,
+    /// Measure only these cases, separated by commas, such as train-base-16, gemm or profile
+    #[arg(long, value_name = "CASES", value_delimiter = ',')]
+    only: Option<Vec<String>>,
+    /// Measure only these precisions
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_enum)]
+    precisions: Option<Vec<Precision>>,
     /// Skip the cases that are measured already
     #[arg(long)]
     resume: bool,
-    /// Processes of each kind per case
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// One round without batches of 128, to see that everything works; the document stays as it is
+    /// Processes of each side per case [default: 3, on a GPU 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Length of a measurement in seconds [default: 10, on a GPU 5]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    seconds: Option<f64>,
+    /// Time for everything but the build, in minutes; later cases are left out [default: no limit, on a GPU 8.5]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    minutes: Option<f64>,
+    /// Measure a few cases briefly, to see that everything works; the document stays as it is
     #[arg(long)]
     quick: bool,
     /// Threads of both sides [default: all cores]
     #[arg(long, value_name = "N")]
     num_threads: Option<usize>,
-    /// A Python that has the peer installed, instead of one in your cache folder
+    /// Built `sentune` to measure, instead of one that is built here first; on a GPU it runs with the libtorch of the
+    /// peer's torch, unless SENTUNE_LIBTORCH names another
+    #[arg(long, value_name = "PROGRAM")]
+    sentune: Option<PathBuf>,
+    /// More flags for `sentune train`, such as "--cuda-graphs"
+    #[arg(long, value_name = "FLAGS")]
+    sentune_args: Option<String>,
+    /// Another `sentune` to compare with, instead of the peer
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
+    /// Python that has the peer installed, instead of one in your cache folder
     #[arg(long, value_name = "PYTHON")]
     python: Option<PathBuf>,
-    /// The folder of packages of a Python that has torch and the peer, for `python3` or --python
+    /// Folder of packages of a Python that has torch and the peer, for `python3` or --python
     #[arg(long, value_name = "FOLDER")]
     python_packages: Option<PathBuf>,
-    /// The small model [default: ../shared/models/mini-mpnet, or one with random weights]
+    /// Small model [default: ../shared/models/mini-mpnet, or one with random weights]
     #[arg(long, value_name = "FOLDER")]
     mini: Option<PathBuf>,
     /// Triplets, .parquet or .csv [default: ../shared/data/snli-triplets/train.parquet, or generated ones]
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Write what was measured to this file too
+    /// Write everything measured to this file too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure nothing: print the tables of what is kept, and write them down
+    /// Measure nothing: print the tables of everything kept, and write them down
     #[arg(long, conflicts_with_all = ["only", "resume", "quick"])]
     report: bool,
-    #[command(flatten)]
-    gpu: gpu::Args,
 }
 
-/// What both sides compute on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Device {
-    /// The processor
-    Cpu,
-    /// The first NVIDIA GPU
-    Cuda,
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if number > 0.0 && number.is_finite() {
+        Ok(number)
+    } else {
+        Err("it must be more than 0".to_owned())
+    }
 }
 
-/// A `sentune` to be measured.
-#[derive(Debug)]
-struct Program {
-    path: PathBuf,
-    /// The libtorch that it is to run with, where it is not the one that it was built with.
-    libtorch: Option<PathBuf>,
-}
+impl Args {
+    fn rounds(&self) -> u32 {
+        let default = if self.quick || self.device == Device::Cuda {
+            1
+        } else {
+            3
+        };
+        self.rounds.unwrap_or(default)
+    }
 
-impl Program {
-    /// A call of it, far from the hub.
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
-        command.env("HF_HUB_OFFLINE", "1").env_remove("RUST_LOG");
-        if let Some(libtorch) = &self.libtorch {
-            command.env("SENTUNE_LIBTORCH", libtorch);
+    fn window(&self) -> f64 {
+        self.seconds.unwrap_or(match self.device {
+            _ if self.quick => 2.0,
+            Device::Cpu => 10.0,
+            Device::Cuda => 5.0,
+        })
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        let on_gpu = Some(8.5).filter(|_| self.device == Device::Cuda);
+        let minutes = self.minutes.or(on_gpu)?;
+        Some(Duration::from_secs_f64(60.0 * minutes))
+    }
+
+    /// Whether the flags ask for this: one of the cases, or one of the measurements without two sides.
+    fn asks_for(&self, name: &str, case: Option<Case>) -> bool {
+        if let (Some(precisions), Some(case)) = (&self.precisions, case)
+            && !precisions.contains(&case.precision)
+        {
+            return false;
         }
-        command
+        match &self.only {
+            Some(only) => only.iter().any(|wanted| wanted == name),
+            None => !self.quick || case.is_some_and(Case::is_quick) || name == GEMM,
+        }
+    }
+
+    /// Fails where --only names no case.
+    fn check(&self) -> Result<()> {
+        let mut known: Vec<String> = Case::all(self.device).into_iter().map(Case::work).collect();
+        known.extend([GEMM, PROFILE].map(str::to_owned));
+        known.sort();
+        known.dedup();
+        for name in self.only.iter().flatten() {
+            ensure!(
+                known.contains(name),
+                "--only {name}: the cases are {}",
+                known.join(", ")
+            );
+        }
+        Ok(())
     }
 }
 
 /// Measures, prints the tables and writes them down.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
-    if args.device == Device::Cuda {
-        return gpu::run(checkout, args);
-    }
-    args.gpu.refuse()?;
-    let path = checkout.root.join(RESULTS);
-    let mut results = if args.quick {
-        Results::new()
-    } else {
-        kept(&path)?
-    };
+    args.check()?;
+    let quick = if args.quick { "-quick" } else { "" };
+    let kept = format!("runs/bench/{}{quick}.json", args.device.name());
+    let path = checkout.root.join(&kept);
+    let mut results = read(&path)?;
     if !args.report {
         measure_all(checkout, args, &mut results, |results| {
-            if args.quick {
-                return Ok(());
-            }
-            fs::write(&path, format!("{:#}\n", json!(results)))?;
-            Ok(())
+            Ok(fs::write(&path, format!("{:#}\n", json!(results)))?)
         })?;
     }
-    ensure!(
-        !results.is_empty(),
-        "nothing is measured yet: leave out --report"
-    );
-    let report = Report::new(&results)?;
+    let report = Report::new(args.device, &results)?;
     println!("{}", report.markdown());
     if let Some(path) = &args.json {
         fs::write(path, format!("{:#}\n", report.json()))?;
     }
-    if !args.quick {
-        let document = checkout.root.join(DOCUMENT);
-        let text = report::replace(
-            &fs::read_to_string(&document)?,
-            report::MARKERS,
-            &report.markdown(),
-        )
-        .with_context(|| format!("the tables could not be put into {DOCUMENT}"))?;
-        fs::write(&document, text)?;
-        eprintln!("bench: the tables are in {DOCUMENT}, what was measured in {RESULTS}");
+    eprintln!("bench: everything measured is in {}", path.display());
+    if args.quick || args.against.is_some() {
+        return Ok(());
     }
-    Ok(())
+    if !checkout.root.join(DOCUMENT).exists() {
+        eprintln!(
+            "bench: with that file as {kept} in a checkout, `cargo xtask bench --device {} --report` writes it into {DOCUMENT}",
+            args.device.name()
+        );
+        return Ok(());
+    }
+    let markers = report::markers(args.device);
+    document::write(checkout, DOCUMENT, markers, &report.markdown())
 }
 
-/// What was measured, by the name of the case.
-type Results = BTreeMap<String, Value>;
-
-fn kept(path: &std::path::Path) -> Result<Results> {
+fn read(path: &Path) -> Result<Results> {
     if !path.exists() {
         return Ok(Results::new());
     }
@@ -168,267 +205,262 @@ fn measure_all(
     results: &mut Results,
     keep: impl Fn(&Results) -> Result<()>,
 ) -> Result<()> {
-    setup::run(checkout, &setup::Args::default())?;
-    let build = ["build", "--package", "cli", "--package", "bench"];
-    checkout.cargo().args(build).run()?;
-    let peer = Peer::find(
-        checkout,
-        args.python.as_deref(),
-        args.python_packages.as_deref(),
-    )?;
-    let n_threads = n_threads(args)?;
-    let programs = checkout.root.join("target/debug");
-    let sentune = Program {
-        path: programs.join("sentune"),
-        libtorch: None,
+    let (bench, matrix_rate) = prepare(checkout, args)?;
+    let describe = |result: &mut Value| {
+        result["commit"] = json!(document::commit(checkout));
+        result["machine"] = json!(document::machine());
+        result["n_threads"] = json!(bench.n_threads);
+        result["peer"] = json!(bench.peer_name());
+        result["sentune_args"] = json!(args.sentune_args);
     };
-    let (mini, data) = (args.mini.as_deref(), args.data.as_deref());
-    let bench = Bench {
-        inputs: Inputs::prepare(checkout, &sentune, &peer, mini, data)?,
-        peer,
-        sentune,
-        gemm: programs.join("bench"),
-        n_threads,
-        rounds: if args.quick { 1 } else { args.rounds },
-        quick: args.quick,
-    };
-    let commit = commit(checkout);
-    for case in Case::ALL {
-        let wanted = match &args.only {
-            Some(only) => only.contains(&case),
-            None => !(args.quick && case == Case::TrainBase128),
+    if args.asks_for(GEMM, None) && !(args.resume && results.contains_key(GEMM)) {
+        results.insert(GEMM.to_owned(), bench.matrix_rates(&matrix_rate)?);
+        keep(results)?;
+    }
+    for case in Case::all(args.device) {
+        let name = case.to_string();
+        let is_done = || {
+            results
+                .get(&name)
+                .is_some_and(|result| is_whole(case, result))
         };
-        if !wanted || (args.resume && results.contains_key(case.name())) {
+        if !args.asks_for(&case.work(), Some(case)) || (args.resume && is_done()) {
             continue;
         }
-        let mut result = bench.measure(case)?;
-        result["commit"] = json!(commit);
-        result["machine"] = json!(machine());
-        result["n_threads"] = json!(n_threads);
-        results.insert(case.name().to_owned(), result);
+        let is_late = bench.end.is_some_and(|end| Instant::now() > end);
+        let mut result = if is_late {
+            eprintln!("bench: {case}: no time is left for it");
+            json!({"problem": "no time was left"})
+        } else {
+            measure_in_turn(&bench, case, args.rounds())
+        };
+        let [model, data] = bench.inputs.names(case);
+        result["model"] = json!(model);
+        result["data"] = json!(data);
+        result["flops_per_token"] = json!(bench.inputs.flops_per_token(case)?);
+        describe(&mut result);
+        results.insert(name, result);
+        keep(results)?;
+    }
+    let has_profile = args.device == Device::Cpu && args.asks_for(PROFILE, None);
+    if has_profile && !(args.resume && results.contains_key(PROFILE)) {
+        results.insert(PROFILE.to_owned(), bench.profiles()?);
         keep(results)?;
     }
     Ok(())
 }
 
-fn n_threads(args: &Args) -> Result<usize> {
-    match args.num_threads {
-        Some(n_threads) => Ok(n_threads),
-        None => Ok(std::thread::available_parallelism()?.get()),
+/// Builds and makes everything that measurements need; with it comes the program for a processor's rate.
+fn prepare(checkout: &Checkout, args: &Args) -> Result<(Bench, PathBuf)> {
+    if args.device == Device::Cuda {
+        nvidia::need_driver(&checkout.shell, "`cargo xtask bench --device cuda`")?;
     }
-}
-
-/// What was measured, as git names it.
-fn commit(checkout: &Checkout) -> String {
-    xshell::cmd!(checkout.shell, "git describe --always --dirty")
-        .quiet()
-        .ignore_stderr()
-        .read()
-        .unwrap_or_else(|_| "unknown".to_owned())
-}
-
-/// Everything that measurements need.
-struct Bench {
-    inputs: Inputs,
-    peer: Peer,
-    sentune: Program,
-    /// The program that measures the chip's rate.
-    gemm: PathBuf,
-    n_threads: usize,
-    rounds: u32,
-    quick: bool,
-}
-
-impl Bench {
-    /// Measures all settings of a case in turn, round after round.
-    fn measure(&self, case: Case) -> Result<Value> {
-        match case {
-            Case::Gemm => return self.measure_gemm(),
-            Case::Profile => return self.measure_profiles(),
-            _ => {}
-        }
-        let mut settings = case.settings();
-        if self.quick {
-            for setting in &mut settings {
-                setting.n_measured = setting.n_measured.min(2);
-            }
-        }
-        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); settings.len()];
-        let mut problems: Vec<Option<String>> = vec![None; settings.len()];
-        // What a start reads from the disk, and our cache of tokens, are to be there.
-        if case == Case::Start {
-            for setting in &settings {
-                self.sample(case, setting)?;
-            }
-        }
-        for round in 1..=self.rounds {
-            for (i, setting) in settings.iter().enumerate() {
-                if problems[i].is_some() {
-                    continue;
-                }
-                match self.sample(case, setting) {
-                    Ok(sample) => {
-                        eprintln!(
-                            "bench: {} round {round}/{}, {setting}: {sample}",
-                            case.name(),
-                            self.rounds
-                        );
-                        samples[i].push(sample);
-                    }
-                    Err(error) => {
-                        eprintln!("bench: {} {setting}: {error:#}", case.name());
-                        problems[i] = Some(format!("{error:#}"));
-                    }
-                }
-            }
-        }
-        self.check_same_work(case, &settings, &samples);
-        let settings = settings.iter().zip(samples).zip(problems);
-        let settings: Vec<Value> = settings
-            .map(|((setting, samples), problem)| {
-                json!({
-                    "side": setting.side.name(),
-                    "precision": setting.precision,
-                    "n_warmup_steps": setting.n_warmup,
-                    "n_measured_steps": setting.n_measured,
-                    "samples": samples.iter().map(Sample::json).collect::<Vec<_>>(),
-                    "problem": problem,
-                })
-            })
-            .collect();
-        Ok(json!({
-            "unit": case.unit(),
-            "model": self.inputs.model_of(case),
-            "data": self.inputs.data_of(case),
-            "flops_per_token": case.flops_per_token(self.inputs.shape_of(case)),
-            "settings": settings,
-        }))
-    }
-
-    /// Both sides read the same text, so they count the same tokens; where they don't, ratios mean little.
-    fn check_same_work(&self, case: Case, settings: &[Setting], samples: &[Vec<Sample>]) {
-        let mut seen: BTreeMap<usize, u64> = BTreeMap::new();
-        for (setting, samples) in settings.iter().zip(samples) {
-            for tokens in samples.iter().map(|sample| &sample.n_tokens_by_step) {
-                for (step, &n_tokens) in tokens.iter().enumerate() {
-                    if *seen.entry(step).or_insert(n_tokens) != n_tokens {
-                        eprintln!(
-                            "bench: {} {setting}: step {} has {n_tokens} tokens, others' {}: the batches differ",
-                            case.name(),
-                            step + 1,
-                            seen[&step]
-                        );
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// One process, and what came of it.
-    fn sample(&self, case: Case, setting: &Setting) -> Result<Sample> {
-        let command = self.command(case, setting)?;
-        let ended = process::run(command)?;
-        if ended.code != Some(0) {
-            bail!("{}", ended.problem());
-        }
-        Sample::of(case, setting, &ended)
-    }
-
-    /// The parts of sentune's steps on both models, in every precision that it and the chip have.
-    fn measure_profiles(&self) -> Result<Value> {
-        let mut profiles = Vec::new();
-        for case in [Case::TrainBase16, Case::TrainMini16] {
-            for precision in ["fp32", "bf16", "fp16"] {
-                let setting = Setting {
-                    side: case::Side::Ours,
-                    precision,
-                    n_warmup: 2,
-                    n_measured: if self.quick { 2 } else { 10 },
-                };
-                let mut command = self.command(case, &setting)?;
-                command.arg("--profile");
-                let ended = process::run(command)?;
-                if ended.code != Some(0) {
-                    eprintln!("bench: profile, {setting}: {}", ended.problem());
-                    continue;
-                }
-                let mut profile = case::find(&ended, "profile")?.1.clone();
-                profile["model"] = json!(self.inputs.model_of(case));
-                profile["precision"] = json!(precision);
-                eprintln!(
-                    "bench: profile of {} in {precision}: {:.0} ms a step",
-                    self.inputs.model_of(case),
-                    profile["milliseconds_per_step"]
-                        .as_f64()
-                        .unwrap_or(f64::NAN)
-                );
-                profiles.push(profile);
-            }
-        }
-        ensure!(!profiles.is_empty(), "no profile could be taken");
-        Ok(json!({ "profiles": profiles }))
-    }
-
-    /// The best rate of each precision, of all libraries and shapes.
-    fn measure_gemm(&self) -> Result<Value> {
-        let mut command = Command::new(&self.gemm);
-        command.args(["--num-threads", &self.n_threads.to_string()]);
-        let ended = process::run(command)?;
-        ensure!(ended.code == Some(0), "{}", ended.problem());
-        let products: Vec<&Value> = ended.lines.iter().map(|(_, line)| line).collect();
-        for precision in ["fp32", "bf16", "fp16"] {
-            if let Some(rate) = report::best_rate(&json!({"products": products}), precision) {
-                eprintln!("bench: matrix products in {precision}: {rate:.0} GFLOP/s");
-            }
-        }
-        Ok(json!({ "products": products }))
-    }
-}
-
-/// The processor and how many threads it runs.
-fn machine() -> String {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let field = |text: &str, name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
+    let built = checkout.root.join("target/debug");
+    build(checkout, args)?;
+    let mut sentune = match &args.sentune {
+        Some(path) => program("--sentune", path)?,
+        None => program("the built", &built.join("sentune"))?,
     };
-    let info = read("/proc/cpuinfo");
-    let model = field(&info, "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    let mut extensions = Vec::new();
-    let flags = field(&info, "flags").unwrap_or_default();
-    for (flag, name) in [
-        ("avx512f", "AVX-512"),
-        ("avx512_bf16", "AVX512_BF16"),
-        ("avx512_fp16", "AVX512-FP16"),
-        ("amx_bf16", "AMX-BF16"),
-    ] {
-        if flags.split(' ').any(|known| known == flag) {
-            extensions.push(name);
-        }
+    let against = args.against.as_deref();
+    let against = against.map(|path| program("--against", path)).transpose()?;
+    let (python, packages) = (args.python.as_deref(), args.python_packages.as_deref());
+    let peer = Peer::find(checkout, python, packages)?;
+    let is_carried = args.sentune.is_some() && args.device == Device::Cuda;
+    if is_carried && env::var_os("SENTUNE_LIBTORCH").is_none() {
+        sentune.libtorch = Some(peer.torch()?);
     }
-    let kilobytes = field(&read("/proc/meminfo"), "MemTotal")
-        .and_then(|text| text.trim_end_matches(" kB").parse::<f64>().ok());
-    let memory = kilobytes.map_or_else(String::new, |n| format!(", {:.0} GiB", n / 1048576.0));
-    format!(
-        "{threads} threads of {model} ({}){memory}",
-        extensions.join(", ")
-    )
+    // From here on the time counts.
+    let end = args.limit().map(|limit| Instant::now() + limit);
+    let files = [args.mini.as_deref(), args.data.as_deref()];
+    let init = || sentune.command();
+    let inputs = Inputs::prepare(&checkout.root, args.device, &init, &peer, files)?;
+    let more = args.sentune_args.as_deref().unwrap_or_default();
+    let bench = Bench {
+        device: args.device,
+        inputs,
+        sentune,
+        against,
+        peer,
+        n_threads: match args.num_threads {
+            Some(n_threads) => n_threads,
+            None => std::thread::available_parallelism()?.get(),
+        },
+        more: more.split_whitespace().map(str::to_owned).collect(),
+        window: args.window(),
+        end,
+        memory: (args.device == Device::Cuda).then(|| Watch::start(&measure::visible_gpu())),
+    };
+    Ok((bench, built.join("examples/matrix_rate")))
 }
 
-impl Ended {
-    /// Why a process failed: its code with its error line, or the last of what it said.
-    fn problem(&self) -> String {
-        let lines: Vec<&str> = self.stderr.trim_end().lines().collect();
-        let error = lines.iter().find(|line| line.starts_with("error: "));
-        let words = match error {
-            Some(error) => (*error).to_owned(),
-            None => lines[lines.len().saturating_sub(3)..].join(" / "),
-        };
-        match self.code {
-            Some(code) => format!("exit code {code}: {words}"),
-            None => format!("ended by a signal (out of memory?): {words}"),
+/// Builds the programs that are not given: `sentune`, and on a processor the one that measures its rate.
+fn build(checkout: &Checkout, args: &Args) -> Result<()> {
+    let mut build = vec!["build"];
+    if args.sentune.is_none() {
+        build.extend(["--bin", "sentune"]);
+    }
+    if args.device == Device::Cpu && args.asks_for(GEMM, None) {
+        build.extend(["--example", "matrix_rate"]);
+    }
+    if build.len() == 1 {
+        return Ok(());
+    }
+    let mut features: &[&str] = &[];
+    if args.device == Device::Cuda {
+        setup::run(checkout, &setup::Args::with_cuda())?;
+        features = setup::features(checkout);
+    } else {
+        setup::run(checkout, &setup::Args::default())?;
+    }
+    Ok(checkout.cargo().args(build).args(features).run()?)
+}
+
+fn program(flag: &str, path: &Path) -> Result<Program> {
+    let path = path::absolute(path)?;
+    ensure!(path.is_file(), "{flag} {} is no file", path.display());
+    Ok(Program {
+        path,
+        libtorch: None,
+    })
+}
+
+/// The processes of a case, peer and sentune in turn, round after round. A problem is kept as a result.
+fn measure_in_turn(bench: &Bench, case: Case, rounds: u32) -> Value {
+    let mut sides = Side::BOTH.map(|side| (side, Vec::<Measurement>::new(), None::<String>));
+    for round in 1..=rounds {
+        for (side, measured, problem) in &mut sides {
+            if !case.sides().contains(side) || problem.is_some() {
+                continue;
+            }
+            let place = format!("bench: {case}, round {round}/{rounds}, {}", side.name());
+            match bench.measure(case, *side) {
+                Ok(measurement) => {
+                    let bytes = measurement.peak_bytes.unwrap_or_default() as f64;
+                    let figure = document::figure(measurement.value);
+                    eprintln!("{place}: {figure} {}, {:.2} GB", case.unit(), bytes / 1e9);
+                    measured.push(measurement);
+                }
+                Err(error) => {
+                    eprintln!("{place}: {error:#}");
+                    *problem = Some(in_short(&error));
+                }
+            }
         }
+    }
+    warn_of_other_work(
+        case,
+        sides.each_ref().map(|(_, measured, _)| measured.first()),
+    );
+    let sides = sides.map(|(side, measured, problem)| {
+        let measurements: Vec<Value> = measured.iter().map(Measurement::json).collect();
+        let result = json!({"measurements": measurements, "problem": problem});
+        (side.name().to_owned(), result)
+    });
+    json!({"sides": sides.into_iter().collect::<serde_json::Map<_, _>>(), "window_seconds": bench.window})
+}
+
+/// Why a side was not measured, in the words of the table where they are known.
+fn in_short(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    if process::is_out_of_memory(&text) {
+        "out of memory".to_owned()
+    } else {
+        text
+    }
+}
+
+/// Both sides read the same rows in the same order, if not as many: a row has as many tokens on both.
+fn warn_of_other_work(case: Case, first: [Option<&Measurement>; 2]) {
+    let [peers, ours] = first.map(|measured| measured.and_then(|measured| measured.tokens_per_row));
+    if let (Some(peers), Some(ours)) = (peers, ours)
+        && (ours / peers - 1.0).abs() > 0.05
+    {
+        eprintln!(
+            "bench: {case}: a row had {peers:.1} tokens for the peer and {ours:.1} for sentune: the work differs"
+        );
+    }
+}
+
+/// Whether all sides that have the precision were measured.
+fn is_whole(case: Case, result: &Value) -> bool {
+    case.sides().iter().all(|side| {
+        let measurements = result["sides"][side.name()]["measurements"].as_array();
+        measurements.is_some_and(|measured| !measured.is_empty())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(flags: &str) -> Args {
+        Cli::parse_from(format!("bench {flags}").split_whitespace()).args
+    }
+
+    #[test]
+    fn cases_are_chosen_by_name_and_precision() {
+        let chosen = |flags: &str| {
+            let args = args(flags);
+            let cases = Case::all(args.device).into_iter();
+            let chosen = cases.filter(|case| args.asks_for(&case.work(), Some(*case)));
+            chosen.map(|case| case.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("").len(), 17);
+        assert_eq!(
+            chosen("--only start,train-base-16 --precisions fp32"),
+            ["start, fp32", "train-base-16, fp32"]
+        );
+        assert_eq!(
+            chosen("--device cuda --quick"),
+            [
+                "train-base-16, bf16",
+                "encode-base, bf16",
+                "train-base-16, fp32",
+                "encode-base, fp32"
+            ]
+        );
+        assert!(args("--quick").asks_for(GEMM, None) && !args("--quick").asks_for(PROFILE, None));
+        let error = args("--only train").check().unwrap_err().to_string();
+        assert!(
+            error.starts_with("--only train: the cases are encode-base, "),
+            "{error}"
+        );
+        assert!(args("--only gemm,profile").check().is_ok());
+    }
+
+    #[test]
+    fn a_gpu_has_a_limit_and_shorter_windows() {
+        let gpu = args("--device cuda");
+        assert_eq!(
+            (gpu.rounds(), gpu.window(), gpu.limit()),
+            (1, 5.0, Some(Duration::from_secs(510)))
+        );
+        let cpu = args("");
+        assert_eq!((cpu.rounds(), cpu.window(), cpu.limit()), (3, 10.0, None));
+        assert_eq!(args("--minutes 2").limit(), Some(Duration::from_secs(120)));
+        assert!(Cli::try_parse_from(["bench", "--seconds", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_case_is_whole_with_all_its_sides() {
+        let side = json!({"measurements": [{"value": 1.0}]});
+        let [both, fp16] = [Precision::Bf16, Precision::Fp16].map(|precision| Case {
+            precision,
+            ..Case::all(Device::Cpu)[0]
+        });
+        let half = json!({"sides": {"sentune": side, "peer": {"measurements": []}}});
+        assert!(!is_whole(both, &half) && is_whole(fp16, &half));
+        assert!(is_whole(
+            both,
+            &json!({"sides": {"sentune": side, "peer": side}})
+        ));
     }
 }

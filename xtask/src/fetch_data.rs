@@ -23,8 +23,6 @@ pub(crate) struct Args {
 
 /// Builds and runs the program that fetches.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
-    let cargo = checkout
-        .cargo()
-        .args(["run", "--package", "fetch-data", "--"]);
+    let cargo = checkout.cargo().args(["run", "--bin", "fetch-data", "--"]);
     Ok(cargo.args(&args.args).run()?)
 }

@@ -5,14 +5,17 @@
     reason = "a program talks to whoever runs it"
 )]
 
+mod before_after;
 mod bench;
-mod benchmark;
 mod checkout;
 mod dependencies;
+mod document;
 mod fetch_data;
 mod nvidia;
 mod package;
 mod parity;
+mod peer;
+mod process;
 mod quickstart;
 mod reliability;
 mod setup;
@@ -41,8 +44,8 @@ enum Command {
     Quickstart(quickstart::Args),
     TrainGpu(train_gpu::Args),
     Test(test::Args),
-    Benchmark(benchmark::Args),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
+    BeforeAfter(before_after::Args),
     Parity(parity::Args),
     Reliability(reliability::Args),
     Package(package::Args),
@@ -66,8 +69,8 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Quickstart(quickstart::Args {}) => quickstart::run(&checkout),
         Command::TrainGpu(args) => train_gpu::run(&checkout, args),
         Command::Test(args) => test::run(&checkout, args),
-        Command::Benchmark(args) => benchmark::run(&checkout, args),
         Command::Bench(args) => bench::run(&checkout, args),
+        Command::BeforeAfter(args) => before_after::run(&checkout, args),
         Command::Parity(args) => parity::run(&checkout, args),
         Command::Reliability(args) => reliability::run(&checkout, args),
         Command::Package(package::Args {}) => package::run(&checkout),

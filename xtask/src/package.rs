@@ -22,18 +22,10 @@ pub(crate) struct Args {}
 /// Builds, packs, and checks the size.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     setup::run(checkout, &setup::Args::default())?;
-    let packages = [
-        "--package",
-        "cli",
-        "--package",
-        "launcher",
-        "--package",
-        "xtask",
-    ];
     checkout
         .cargo()
         .args(["build", "--release"])
-        .args(packages)
+        .args(["--bin", "sentune", "--bin", "launcher", "--bin", "xtask"])
         .args(setup::features(checkout))
         .run()?;
     let target = target_folder(checkout)?;

@@ -1,4 +1,4 @@
-//! `cargo xtask parity`: every evaluator beside Python's, on the same real embeddings.
+//! `cargo xtask parity`: the figures of every evaluator beside Python's, on the same real embeddings.
 //!
 //! The peer embeds the texts of ../shared/data once and puts the embeddings through its evaluators; ours get the
 //! same embeddings (crates/eval/examples/parity.rs), and then `sentune eval` the texts themselves. The largest
@@ -13,27 +13,27 @@ use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 use serde_json::Value;
 
-use crate::{bench::peer::Peer, checkout::Checkout, setup};
+use crate::{checkout::Checkout, document, peer::Peer, setup};
 
-/// Where the table goes, between its markers.
+/// The document that the table goes into, between its markers.
 const DOCUMENT: &str = "docs/results.md";
-const MARKERS: [&str; 2] = ["<!-- parity: begin -->\n", "<!-- parity: end -->"];
+const MARKERS: [&str; 2] = ["<!-- parity: begin -->", "<!-- parity: end -->"];
 
-/// How far figures on the same embeddings may lie apart.
+/// The largest difference allowed between figures on the same embeddings.
 const TOLERANCE: f64 = 1e-6;
 
-/// Compare every evaluator with that of Python's sentence-transformers on real embeddings.
+/// Numbers: compare every evaluator with that of Python's sentence-transformers on real embeddings.
 ///
 /// Takes some minutes. The peer is installed into your cache folder first, as for `bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A Python that has the peer installed, instead of one in your cache folder
+    /// Python that has the peer installed, instead of one in your cache folder
     #[arg(long, value_name = "PYTHON")]
     python: Option<PathBuf>,
-    /// The model [default: ../shared/models/mini-mpnet]
+    /// Model [default: ../shared/models/mini-mpnet]
     #[arg(long, value_name = "FOLDER")]
     model: Option<PathBuf>,
-    /// The folder with stsb/dev.parquet and snli-triplets/dev.parquet [default: ../shared/data]
+    /// Folder with stsb/dev.parquet and snli-triplets/dev.parquet [default: ../shared/data]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Leave docs/results.md as it is
@@ -63,17 +63,9 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
         .arg(&folder)
         .status()?;
     ensure!(status.success(), "the peer's evaluators failed: {status}");
-    let example = [
-        "run",
-        "--quiet",
-        "--package",
-        "eval",
-        "--example",
-        "parity",
-        "--",
-    ];
+    let example = ["run", "--quiet", "--example", "parity", "--"];
     checkout.cargo().args(example).arg(&folder).run()?;
-    checkout.cargo().args(["build", "--package", "cli"]).run()?;
+    checkout.cargo().args(["build", "--bin", "sentune"]).run()?;
 
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("cases.json"))?)?;
     let ours = fs::read_to_string(folder.join("ours.jsonl"))?;
@@ -116,15 +108,10 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
             row.whole.get_or_insert_default().take(&whole);
         }
     }
-    let table = table(&rows);
+    let table = format!("Beside {}:\n\n{}", peer.name(), table(&rows));
     println!("{table}");
     if !args.dry_run {
-        let document = checkout.root.join(DOCUMENT);
-        fs::write(
-            &document,
-            replaced(&fs::read_to_string(&document)?, &table)?,
-        )?;
-        eprintln!("parity: the table is in {DOCUMENT}");
+        document::write(checkout, DOCUMENT, MARKERS, &table)?;
     }
     let worst = rows.iter().find(|(_, row)| row.same.value > TOLERANCE);
     match worst {
@@ -153,13 +140,13 @@ fn eval(checkout: &Checkout, folder: &Path, model: &Path, flags: &[Value]) -> Re
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// What became of an evaluator's cases.
+/// The cases of one evaluator.
 #[derive(Debug, Default)]
 struct Row {
     n_cases: usize,
     n_figures: usize,
     same: Largest,
-    /// Of the command with its own embeddings, where it was run.
+    /// The difference of the command with its own embeddings, where it was run.
     whole: Option<Largest>,
 }
 
@@ -235,17 +222,6 @@ fn table(rows: &BTreeMap<String, Row>) -> String {
     table
 }
 
-/// The document with the table between its markers.
-fn replaced(document: &str, table: &str) -> Result<String> {
-    let [begin, end] = MARKERS;
-    let parts = document
-        .split_once(begin)
-        .and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
-    let (before, after) =
-        parts.with_context(|| format!("{DOCUMENT} lacks the markers of the table"))?;
-    Ok(format!("{before}{begin}{table}{end}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,16 +239,5 @@ mod tests {
         ] {
             difference(&theirs, &other).unwrap_err();
         }
-    }
-
-    #[test]
-    fn the_table_goes_between_its_markers() {
-        let document = format!("x\n{}old\n{}\ny\n", MARKERS[0], MARKERS[1]);
-        let replaced = replaced(&document, "new\n").unwrap();
-        assert_eq!(
-            replaced,
-            format!("x\n{}new\n{}\ny\n", MARKERS[0], MARKERS[1])
-        );
-        assert!(super::replaced("x", "new").is_err());
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct Args {}
 /// Sets up, builds, writes the data, trains, and says where the model is.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     setup::run(checkout, &setup::Args::default())?;
-    checkout.cargo().args(["build", "--package", "cli"]).run()?;
+    checkout.cargo().args(["build", "--bin", "sentune"]).run()?;
 
     let folder = checkout.root.join(FOLDER);
     if folder.exists() {
@@ -82,7 +82,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     let sentune = || {
         checkout
             .cargo()
-            .args(["run", "--quiet", "--package", "cli", "--"])
+            .args(["run", "--quiet", "--bin", "sentune", "--"])
     };
     sentune()
         .args(["init", "--vocab-file", &vocabulary, "--output", &random])

@@ -31,7 +31,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let features = setup::features(checkout);
     checkout
         .cargo()
-        .args(["build", "--package", "cli"])
+        .args(["build", "--bin", "sentune"])
         .args(features)
         .run()?;
     let gpus = nvidia::gpus(&checkout.shell).unwrap_or_default();
@@ -46,7 +46,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let has_bf16 = gpus.first().is_none_or(nvidia::Gpu::has_bf16);
     checkout
         .cargo()
-        .args(["run", "--quiet", "--package", "cli"])
+        .args(["run", "--quiet", "--bin", "sentune"])
         .args(features)
         .args(["--", "train"])
         .args(settings(has_bf16, &args.args))

@@ -113,9 +113,9 @@ fn the_articles_run_is_made_as_suits_the_gpu() -> Result {
     assert_eq!(
         machine.calls("cargo"),
         [
-            "build --package cli",
+            "build --bin sentune",
             // The chip has no bf16.
-            "run --quiet --package cli -- train --device cuda --precision fp16 --auto-micro-batch",
+            "run --quiet --bin sentune -- train --device cuda --precision fp16 --auto-micro-batch",
         ]
     );
     Ok(())
@@ -136,7 +136,7 @@ fn what_follows_the_dashes_goes_to_the_training() -> Result {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
         machine.calls("cargo")[1],
-        "run --quiet --package cli -- train --precision bf16 --auto-micro-batch --train-data own.csv --device=cuda:1"
+        "run --quiet --bin sentune -- train --precision bf16 --auto-micro-batch --train-data own.csv --device=cuda:1"
     );
     Ok(())
 }
@@ -167,11 +167,11 @@ case "$*" in
   *find_spec*) echo "$PYTHONPATH/torch" ;;
   *"import sentence_transformers"*) echo 6.0.1 ;;
   *"import torch"*) echo 2.11.0+cu130 ;;
-  *gpu_inputs.py*)
+  *inputs.py*)
     while [ $# -gt 0 ]; do
       case "$1" in --triplets | --sentences)
         n=0
-        while [ $n -lt 9000 ]; do echo text; n=$((n + 1)); done > "$2" ;;
+        while [ $n -lt 40000 ]; do echo text; n=$((n + 1)); done > "$2" ;;
       esac
       shift
     done ;;
@@ -179,12 +179,12 @@ case "$*" in
     echo '{"type":"gpu","name":"GPU X","memory_bytes":80e9,"capability":"9.0","cuda":"13.0","torch":"2.11.0"}'
     echo '{"type":"product","precision":"bf16","shape":[1,1,1],"gflops":700000}' ;;
   *train.py*"--device cuda --precision bf16 --batch-size 16 "*)
-    echo '{"type":"window","seconds":2,"n_steps":50,"n_rows":800,"n_tokens":30000,"device_peak_bytes":2000000000}' ;;
+    echo '{"type":"window","seconds":2,"n_rows":800,"n_tokens":30000,"device_peak_bytes":2000000000}' ;;
   *train.py*)
     echo 'torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB' >&2
     exit 1 ;;
   *encode.py*"--device cuda --precision bf16 --batch-size 256"*)
-    echo '{"type":"encoded","seconds":2,"n_sentences":8192,"n_tokens":100000,"device_peak_bytes":1000000000}' ;;
+    echo '{"type":"encoded","seconds":2,"n_rows":8192,"n_tokens":100000,"device_peak_bytes":1000000000}' ;;
   *) exit 1 ;;
 esac
 "#;
@@ -195,7 +195,6 @@ const SENTUNE: &str = r#"#!/bin/sh
 case "$SENTUNE_LIBTORCH" in */packages/torch) ;; *) exit 3 ;; esac
 echo "$*" >> "$0.log"
 case "$*" in
-  *"train --help"*) echo "      --auto-micro-batch[=<BOOL>]" ;;
   init*)
     while [ "$1" != --output ]; do shift; done
     /bin/mkdir -p "$2"
@@ -235,7 +234,7 @@ fn a_carried_benchmark_builds_nothing_and_ends_with_its_table() -> Result {
         "--sentune-args=--cuda-graphs",
         &flag("python-packages", "packages"),
         "--precisions=bf16",
-        "--batch-sizes=16,1024",
+        "--only=gemm,train-base-16,train-base-1024,encode-base",
         // Short windows, and time enough on a machine that has other things to do.
         "--quick",
         "--minutes=5",
@@ -245,12 +244,13 @@ fn a_carried_benchmark_builds_nothing_and_ends_with_its_table() -> Result {
     assert!(output.status.success(), "{words}");
     assert!(machine.calls("cargo").is_empty(), "{words}");
     for line in [
-        "Measured on GPU X (80 GB, compute capability 9.0;",
+        " with GPU X (80 GB, compute capability 9.0;",
+        ", beside sentence-transformers 6.0.1: mpnet-base-random on ",
         "sentune ran with `--cuda-graphs`.",
         // sentune's own clock is real, so its figure is not known to the last digit.
-        "| train-1024-bf16 | out of memory | out of memory |",
+        "| train-base-1024, bf16 | out of memory | out of memory |",
         " triplets/s | 400 triplets/s | ",
-        "| encode-bf16 | sentune | ",
+        "| encode-base, bf16 | sentune | ",
     ] {
         assert!(
             table.contains(line),
@@ -264,14 +264,14 @@ fn a_carried_benchmark_builds_nothing_and_ends_with_its_table() -> Result {
     let row = &json["rows"][0];
     assert_eq!(
         (&row["case"], &row["peer"]["value"]),
-        (&"train-16-bf16".into(), &400.0.into())
+        (&"train-base-16, bf16".into(), &400.0.into())
     );
     let speed = row["sentune"]["value"].as_f64().ok_or("no speed")?;
     // 800 rows every fifth of a second and a little more.
     assert!((400.0..=4200.0).contains(&speed), "{speed}");
-    assert_eq!(row["sentune"]["allocated_peak_bytes"], 1.5e9);
-    let kept = machine.path("checkout/runs/bench/gpu-quick.json");
-    assert!(kept.exists() && !kept.with_file_name("gpu.json").exists());
+    assert_eq!(row["sentune"]["allocated_bytes"], 1.5e9);
+    let kept = machine.path("checkout/runs/bench/cuda-quick.json");
+    assert!(kept.exists() && !kept.with_file_name("cuda.json").exists());
 
     // In a checkout, what was measured elsewhere is written down without a GPU.
     let document = machine.path("checkout/docs/benchmarks.md");
@@ -280,12 +280,12 @@ fn a_carried_benchmark_builds_nothing_and_ends_with_its_table() -> Result {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md"),
         &document,
     )?;
-    fs::rename(&kept, kept.with_file_name("gpu.json"))?;
+    fs::rename(&kept, kept.with_file_name("cuda.json"))?;
     fs::remove_file(machine.path("bin/nvidia-smi"))?;
     let output = machine.run(&["bench", "--device=cuda", "--report"])?;
     assert!(output.status.success(), "{}", stderr(&output));
     let text = fs::read_to_string(document)?;
-    assert!(text.contains("| train-1024-bf16 | out of memory | out of memory |"));
+    assert!(text.contains("| train-base-1024, bf16 | out of memory | out of memory |"));
     let calls = machine.calls("sentune");
     let called = |words: &str| calls.iter().any(|call| call.contains(words));
     assert!(

@@ -1,8 +1,9 @@
-//! What both sides are measured on: two models and three files, made where they are not there.
+//! The models and files that both sides are measured on, made where they are missing.
 
 use std::{
-    fmt::Write,
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -10,25 +11,21 @@ use fs_err as fs;
 use grammar::Split;
 use serde_json::Value;
 
-use super::{
-    Program,
-    case::{Case, shown},
-    peer::Peer,
-};
-use crate::{checkout::Checkout, quickstart};
-
-/// Sentences that are encoded.
-pub(super) const N_SENTENCES: usize = 1500;
+use super::case::{Case, Device, Model, Task};
+use crate::{peer::Peer, process, quickstart};
 
 /// Triplets that are tokenised.
 const N_MANY: usize = 100_000;
 
-/// Triplets to train on, where there are none of the user's.
+/// Generated triplets to train on, where the user has none.
 const N_TRIPLETS: usize = 3_000;
+
+/// Rows of the files for a GPU, so that no epoch ends within a window.
+const N_ON_GPU: usize = 131_072;
 
 const SEED: u64 = 42;
 
-/// Beside the checkout, where a team shares models and data.
+/// Models and data of a team beside the checkout.
 const MINI: &str = "../shared/models/mini-mpnet";
 const TRIPLETS: &str = "../shared/data/snli-triplets/train.parquet";
 
@@ -47,111 +44,135 @@ const MINI_SHAPE: [&str; 8] = [
 /// Models and data.
 #[derive(Debug)]
 pub(super) struct Inputs {
-    /// Where everything made is, and what runs leave.
+    /// The folder of everything made, and of what runs leave behind.
     pub(super) folder: PathBuf,
     base: PathBuf,
     mini: PathBuf,
-    /// To train on.
-    pub(super) triplets: PathBuf,
-    /// To tokenise.
-    pub(super) many: PathBuf,
-    /// To encode, one a line.
-    pub(super) sentences: PathBuf,
-}
-
-/// A model's sizes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Shape {
-    pub(super) width: f64,
-    pub(super) inner: f64,
-    pub(super) n_layers: f64,
-}
-
-impl Shape {
-    /// Weights of all linear layers of the encoder.
-    pub(super) fn n_linear_weights(self) -> f64 {
-        self.n_layers * (4.0 * self.width * self.width + 2.0 * self.width * self.inner)
-    }
+    /// Triplets to train on.
+    triplets: PathBuf,
+    /// The file that the others are made of.
+    source: PathBuf,
+    /// Sentences to encode, one a line, in files of these lengths.
+    pub(super) sentences: Vec<(usize, PathBuf)>,
+    /// Triplets to tokenise.
+    many: PathBuf,
 }
 
 impl Inputs {
-    /// Makes what is missing, models with `sentune`.
+    /// Makes the missing ones, models with `sentune` and files with Python.
     pub(super) fn prepare(
-        checkout: &Checkout,
-        sentune: &Program,
+        root: &Path,
+        device: Device,
+        sentune: &dyn Fn() -> Command,
         peer: &Peer,
-        mini: Option<&Path>,
-        triplets: Option<&Path>,
+        [mini, triplets]: [Option<&Path>; 2],
     ) -> Result<Self> {
-        let root = &checkout.root;
         let folder = root.join("runs/bench");
         fs::create_dir_all(&folder)?;
         let mini = given(root, mini, MINI)?;
         let vocabulary = vocabulary(&folder, mini.as_deref())?;
-        let inputs = Self {
-            base: init(sentune, &folder.join("mpnet-base-random"), &vocabulary, &[])?,
-            mini: match mini {
-                Some(mini) => mini,
-                None => init(
-                    sentune,
-                    &folder.join("mini-random"),
-                    &vocabulary,
-                    &MINI_SHAPE,
-                )?,
-            },
-            triplets: triplets_of(root, &folder, triplets)?,
-            many: generate(&folder, N_MANY)?,
-            sentences: folder.join("sentences.txt"),
-            folder,
+        let init =
+            |name: &str, shape: &[&str]| init(sentune(), &folder.join(name), &vocabulary, shape);
+        let source = match given(root, triplets, TRIPLETS)? {
+            Some(triplets) => triplets,
+            None => generate(&folder, N_TRIPLETS)?,
         };
-        let mut command = peer.command("sentences.py", &inputs.base, &inputs.triplets, 1);
-        command.args(["--count", &N_SENTENCES.to_string(), "--output"]);
-        let ended = super::process::run({
-            command.arg(&inputs.sentences);
+        let base = init("mpnet-base-random", &[])?;
+        // Of two lengths on a GPU: the difference of two runs has no first use of the device in it.
+        let lengths = match device {
+            Device::Cpu => vec![1500],
+            Device::Cuda => vec![4096, 4096 + 32_768],
+        };
+        let longest = folder.join(format!("sentences-{}.txt", device.name()));
+        let mut command = peer.command("inputs.py", &base, &source, 1);
+        let mut repeated = source.clone();
+        if device == Device::Cuda {
+            repeated = folder.join("triplets-cuda.csv");
+            command.args(["--n-triplets", &N_ON_GPU.to_string(), "--triplets"]);
+            command.arg(&repeated);
+        }
+        let n_sentences = match device {
+            Device::Cpu => lengths[0],
+            Device::Cuda => N_ON_GPU,
+        };
+        command.args(["--n-sentences", &n_sentences.to_string(), "--sentences"]);
+        process::run({
+            command.arg(&longest);
             command
         })?;
-        ensure!(ended.code == Some(0), "{}", ended.problem());
-        let n_sentences = fs::read_to_string(&inputs.sentences)?.lines().count();
-        ensure!(
-            n_sentences == N_SENTENCES,
-            "{} holds only {n_sentences} different sentences, and {N_SENTENCES} are to be encoded",
-            inputs.triplets.display()
-        );
-        Ok(inputs)
+        Ok(Self {
+            mini: match (mini, device) {
+                (Some(mini), _) => mini,
+                (None, Device::Cpu) => init("mini-random", &MINI_SHAPE)?,
+                (None, Device::Cuda) => base.clone(),
+            },
+            many: match device {
+                Device::Cpu => generate(&folder, N_MANY)?,
+                Device::Cuda => source.clone(),
+            },
+            sentences: lengths
+                .into_iter()
+                .map(|n| Ok((n, first_lines(&longest, n)?)))
+                .collect::<Result<_>>()?,
+            triplets: repeated,
+            base,
+            source,
+            folder,
+        })
     }
 
     pub(super) fn model(&self, case: Case) -> &Path {
-        if case.is_base() {
-            &self.base
-        } else {
-            &self.mini
+        match case.model {
+            Model::Base => &self.base,
+            Model::Mini => &self.mini,
         }
     }
 
-    /// The model's name, as documents show it.
-    pub(super) fn model_of(&self, case: Case) -> String {
-        shown(self.model(case))
+    /// The file that a case reads: for encoding the longest.
+    pub(super) fn data(&self, case: Case) -> &Path {
+        match case.task {
+            Task::Encode => self
+                .sentences
+                .last()
+                .map_or(&self.triplets, |(_, path)| path),
+            Task::Tokenize => &self.many,
+            Task::Start | Task::Train(_) => &self.triplets,
+        }
     }
 
-    /// The data's name, as documents show it.
-    pub(super) fn data_of(&self, case: Case) -> String {
-        match case {
-            Case::Tokenize => format!("{N_MANY} generated triplets"),
+    /// The names of model and data, as documents show them.
+    pub(super) fn names(&self, case: Case) -> [String; 2] {
+        let data = match case.task {
+            Task::Tokenize => format!("{N_MANY} generated triplets"),
             _ => {
-                let folder = self.triplets.parent().map(shown).unwrap_or_default();
-                format!("{folder}/{}", shown(&self.triplets))
+                let folder = self.source.parent().map(shown).unwrap_or_default();
+                format!("{folder}/{}", shown(&self.source))
             }
-        }
+        };
+        [shown(self.model(case)), data]
     }
 
-    pub(super) fn shape_of(&self, case: Case) -> Shape {
-        // A model without these sizes was refused long before.
-        shape(self.model(case)).unwrap_or(Shape {
-            width: f64::NAN,
-            inner: f64::NAN,
-            n_layers: f64::NAN,
+    /// Multiplications and additions in matrix products a token: forward, and in training twice that for the
+    /// gradients of inputs and weights. Attention's own products come on top and are left out, for both sides.
+    pub(super) fn flops_per_token(&self, case: Case) -> Result<Option<f64>> {
+        let forward = 2.0 * n_linear_weights(&read_config(self.model(case))?)?;
+        Ok(match case.task {
+            Task::Train(_) => Some(3.0 * forward),
+            Task::Encode => Some(forward),
+            Task::Start | Task::Tokenize => None,
         })
     }
+}
+
+/// The number of weights in all linear layers of the encoder.
+fn n_linear_weights(config: &Value) -> Result<f64> {
+    let size = |key: &str| {
+        config[key]
+            .as_f64()
+            .with_context(|| format!("the model's config.json has no {key}"))
+    };
+    let (width, inner) = (size("hidden_size")?, size("intermediate_size")?);
+    Ok(size("num_hidden_layers")? * (4.0 * width * width + 2.0 * width * inner))
 }
 
 /// The path that a flag gives, or the default where that is there; from the root.
@@ -172,40 +193,18 @@ fn vocabulary(folder: &Path, mini: Option<&Path>) -> Result<PathBuf> {
     Ok(generated)
 }
 
-/// The triplets that a flag gives, those beside the checkout, or generated ones.
-pub(super) fn triplets_of(root: &Path, folder: &Path, triplets: Option<&Path>) -> Result<PathBuf> {
-    match given(root, triplets, TRIPLETS)? {
-        Some(triplets) => Ok(triplets),
-        None => generate(folder, N_TRIPLETS),
-    }
-}
-
-/// MPNet-base's shape with random weights, and the word pieces of the small model where that is there.
-pub(super) fn base_model(
-    root: &Path,
-    folder: &Path,
-    sentune: &Program,
-    mini: Option<&Path>,
-) -> Result<PathBuf> {
-    let mini = given(root, mini, MINI)?;
-    let vocabulary = vocabulary(folder, mini.as_deref())?;
-    init(sentune, &folder.join("mpnet-base-random"), &vocabulary, &[])
-}
-
 /// A model with random weights, by `sentune init`.
-fn init(sentune: &Program, folder: &Path, vocabulary: &Path, shape: &[&str]) -> Result<PathBuf> {
-    let config = folder.join("config.json");
+fn init(mut sentune: Command, folder: &Path, vocabulary: &Path, shape: &[&str]) -> Result<PathBuf> {
     let n_words = fs::read_to_string(vocabulary)?.lines().count() as u64;
-    let made = config.exists() && read_config(folder)?["vocab_size"].as_u64() == Some(n_words);
-    if !made {
+    let config = read_config(folder);
+    let is_made = config.is_ok_and(|config| config["vocab_size"].as_u64() == Some(n_words));
+    if !is_made {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
-        let mut command = sentune.command();
-        command.arg("init").arg("--vocab-file").arg(vocabulary);
-        command.arg("--output").arg(folder).args(shape);
-        let ended = super::process::run(command)?;
-        ensure!(ended.code == Some(0), "{}", ended.problem());
+        sentune.arg("init").arg("--vocab-file").arg(vocabulary);
+        sentune.arg("--output").arg(folder).args(shape);
+        process::run(sentune)?;
     }
     Ok(folder.to_owned())
 }
@@ -216,19 +215,22 @@ fn read_config(model: &Path) -> Result<Value> {
         .with_context(|| format!("{} is no JSON", path.display()))
 }
 
-/// A model's sizes, by its configuration.
-pub(super) fn shape(model: &Path) -> Result<Shape> {
-    let config = read_config(model)?;
-    let size = |key: &str| {
-        config[key]
-            .as_f64()
-            .with_context(|| format!("{key} in {}", model.join("config.json").display()))
-    };
-    Ok(Shape {
-        width: size("hidden_size")?,
-        inner: size("intermediate_size")?,
-        n_layers: size("num_hidden_layers")?,
-    })
+/// The first lines of a file, in a file of their own.
+fn first_lines(path: &Path, n: usize) -> Result<PathBuf> {
+    let text = fs::read_to_string(path)?;
+    let n_lines = text.lines().count();
+    ensure!(
+        n_lines >= n,
+        "{} holds only {n_lines} sentences, and {n} are to be encoded",
+        path.display()
+    );
+    let first = path.with_extension(format!("{n}.txt"));
+    let mut file = BufWriter::new(fs::File::create(&first)?);
+    for line in text.lines().take(n) {
+        writeln!(file, "{line}")?;
+    }
+    file.flush()?;
+    Ok(first)
 }
 
 /// A file of so many triplets of the grammar.
@@ -243,17 +245,10 @@ fn generate(folder: &Path, n_triplets: usize) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A count with commas between thousands.
-pub(super) fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        let _ = text.write_char(digit);
-    }
-    text
+/// The name of a folder or file, as documents show it.
+fn shown(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -261,22 +256,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mpnet_base_has_85_million_linear_weights() {
-        let shape = Shape {
-            width: 768.0,
-            inner: 3072.0,
-            n_layers: 12.0,
-        };
-        assert_eq!(shape.n_linear_weights(), 84_934_656.0);
-        let step = 606.0 * Case::TrainBase16.flops_per_token(shape).unwrap();
-        assert_eq!((step / 1e9).round(), 309.0);
-    }
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(thousands(0), "0");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(1_500), "1,500");
-        assert_eq!(thousands(1_234_567), "1,234,567");
+    fn mpnet_base_has_85_million_linear_weights() -> Result<()> {
+        let config = serde_json::json!({
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        });
+        assert_eq!(n_linear_weights(&config)?, 84_934_656.0);
+        assert!(n_linear_weights(&serde_json::json!({"hidden_size": 768})).is_err());
+        Ok(())
     }
 }

@@ -1,437 +1,492 @@
-//! Medians, ratios, and the tables of docs/benchmarks.md.
+//! Medians, ratios, and the tables of docs/benchmarks.md: the same for a processor and a GPU.
 
-use std::{collections::BTreeSet, fmt::Write};
-
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
-
-use super::{
-    Results,
-    case::{Case, Side},
-    inputs::thousands,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
 };
 
-/// What stands before and after the tables in the document.
-pub(super) const MARKERS: [&str; 2] = [
-    "<!-- begin: written by cargo xtask bench -->",
-    "<!-- end: written by cargo xtask bench -->",
-];
+use anyhow::{Result, ensure};
+use serde_json::{Map, Value, json};
 
-/// What was asked for: the case, whether of each side's fastest setting, the least ratio of speeds, and the
-/// largest ratio of memory.
-const TARGETS: [(Case, bool, f64, Option<f64>); 7] = [
-    (Case::TrainBase16, false, 4.0, Some(0.6)),
-    (Case::TrainBase16, true, 2.5, None),
-    (Case::TrainBase128, false, 8.0, Some(0.4)),
-    (Case::TrainMini16, false, 4.0, None),
-    (Case::EncodeBase, false, 3.0, None),
-    (Case::EncodeBase, true, 1.5, None),
-    // Seconds; the target of the start is 1 s and not a ratio.
-    (Case::Start, false, f64::NAN, None),
-];
+use super::case::{Case, Device, Precision, Side, Task};
+use crate::document::figure;
 
-/// All that is measured, summed up.
-#[derive(Debug)]
-pub(super) struct Report {
-    cases: Vec<CaseReport>,
-    /// By precision.
-    rates: Vec<(&'static str, f64)>,
-    machines: BTreeSet<String>,
-    commits: BTreeSet<String>,
-    raw: Value,
-}
+/// Everything that was measured: matrix products, profiles, and a value a case.
+pub(super) type Results = BTreeMap<String, Value>;
 
-/// A case with its settings in the order of measurement.
-#[derive(Debug)]
-struct CaseReport {
-    case: Case,
-    model: String,
-    data: String,
-    settings: Vec<Summary>,
-}
+/// The keys beside those of the cases.
+pub(super) const GEMM: &str = "gemm";
+pub(super) const PROFILE: &str = "profile";
 
-/// The medians of one setting.
-#[derive(Debug, Clone)]
-struct Summary {
-    side: Side,
-    precision: String,
-    values: Vec<f64>,
-    tokens_per_second: Option<f64>,
-    /// Share of the chip's rate for the precision.
-    share: Option<f64>,
-    peak_bytes: Option<f64>,
-    n_steps: (u64, u64),
-}
-
-impl Summary {
-    fn value(&self) -> f64 {
-        median(&self.values).unwrap_or(f64::NAN)
+/// Lines of the document before and after the tables.
+pub(super) fn markers(device: Device) -> [&'static str; 2] {
+    match device {
+        Device::Cpu => [
+            "<!-- begin: written by cargo xtask bench -->",
+            "<!-- end: written by cargo xtask bench -->",
+        ],
+        Device::Cuda => [
+            "<!-- begin: written by cargo xtask bench --device cuda -->",
+            "<!-- end: written by cargo xtask bench --device cuda -->",
+        ],
     }
 }
 
-impl Report {
-    /// Sums up what is kept.
-    pub(super) fn new(results: &Results) -> Result<Self> {
-        let gemm = results.get(Case::Gemm.name());
-        let rate = |precision: &str| best_rate(gemm?, precision);
-        let precisions = ["fp32", "bf16", "fp16"];
-        let rates = precisions
+/// Targets of speed: device, case, precision or each side's fastest, and what was asked for.
+const TARGETS: [(Device, &str, Option<Precision>, &str); 10] = [
+    (Device::Cpu, "start", Some(Precision::Fp32), "at most 1 s"),
+    (
+        Device::Cpu,
+        "train-mini-16",
+        Some(Precision::Fp32),
+        "ratio 4",
+    ),
+    (
+        Device::Cpu,
+        "train-base-16",
+        Some(Precision::Fp32),
+        "ratio 4, memory 0.6",
+    ),
+    (Device::Cpu, "train-base-16", None, "ratio 2.5"),
+    (Device::Cpu, "encode-base", Some(Precision::Fp32), "ratio 3"),
+    (Device::Cpu, "encode-base", None, "ratio 1.5"),
+    (
+        Device::Cpu,
+        "train-base-128",
+        Some(Precision::Fp32),
+        "ratio 8, memory 0.4",
+    ),
+    (
+        Device::Cuda,
+        "train-base-16",
+        Some(Precision::Bf16),
+        "ratio 5",
+    ),
+    (
+        Device::Cuda,
+        "train-base-128",
+        Some(Precision::Bf16),
+        "ratio 3",
+    ),
+    (
+        Device::Cuda,
+        "train-base-1024",
+        Some(Precision::Bf16),
+        "40 % of the rate",
+    ),
+];
+
+/// Everything that is measured, summed up.
+#[derive(Debug)]
+pub(super) struct Report<'r> {
+    device: Device,
+    rows: Vec<Row>,
+    /// The rates of matrix products, in GFLOP/s.
+    rates: Vec<(Precision, f64)>,
+    results: &'r Results,
+}
+
+/// Two sides beside each other.
+#[derive(Debug, Clone)]
+struct Row {
+    name: String,
+    case: Case,
+    /// Whether each side's precision is its fastest for this work.
+    is_fastest: bool,
+    peer: Outcome,
+    ours: Outcome,
+}
+
+/// A side in figures, or why there are none.
+#[derive(Debug, Clone, PartialEq)]
+enum Outcome {
+    Measured(Summary),
+    Not(String),
+}
+
+/// The medians of a side's measurements.
+#[derive(Debug, Clone, PartialEq)]
+struct Summary {
+    precision: Precision,
+    value: f64,
+    lowest: f64,
+    highest: f64,
+    tokens_per_second: Option<f64>,
+    /// Share of the rate of matrix products in the precision.
+    share: Option<f64>,
+    peak_bytes: Option<f64>,
+    allocated_bytes: Option<f64>,
+}
+
+impl<'r> Report<'r> {
+    pub(super) fn new(device: Device, results: &'r Results) -> Result<Self> {
+        let best = |precision| best_rate(results.get(GEMM)?, precision);
+        let rates: Vec<(Precision, f64)> = Precision::ALL
             .into_iter()
-            .filter_map(|precision| Some((precision, rate(precision)?)))
+            .filter_map(|precision| Some((precision, best(precision)?)))
             .collect();
-        let texts = |key: &str| {
-            let values = results.values().filter_map(|result| result[key].as_str());
-            values.map(str::to_owned).collect()
-        };
-        let mut cases = Vec::new();
-        for case in Case::ALL {
-            if let Some(result) = results.get(case.name())
-                && !matches!(case, Case::Gemm | Case::Profile)
-            {
-                let report = CaseReport::read(case, result, rate);
-                cases.push(report.with_context(|| format!("what is kept of {}", case.name()))?);
+        let mut rows = Vec::new();
+        for case in Case::all(device) {
+            if let Some(result) = results.get(&case.to_string()) {
+                let rate = rates
+                    .iter()
+                    .find(|(precision, _)| *precision == case.precision);
+                let rate = rate.map(|(_, rate)| *rate);
+                rows.push(Row {
+                    name: case.to_string(),
+                    case,
+                    is_fastest: false,
+                    peer: Outcome::read(case, result, Side::Peer, rate),
+                    ours: Outcome::read(case, result, Side::Ours, rate),
+                });
             }
         }
+        ensure!(
+            !rows.is_empty() || results.contains_key(GEMM),
+            "nothing is measured yet: leave out --report"
+        );
+        rows.sort_by_key(|row| order(row.case));
         Ok(Self {
-            cases,
+            device,
+            rows: with_fastest(rows),
             rates,
-            machines: texts("machine"),
-            commits: texts("commit"),
-            raw: json!(results),
+            results,
         })
     }
 
     /// The tables.
     pub(super) fn markdown(&self) -> String {
-        let list = |texts: &BTreeSet<String>| texts.iter().cloned().collect::<Vec<_>>().join("; ");
-        let mut text = format!(
-            "Measured on {}, at commit {}, with the development profile (`opt-level = 3`).\n\n",
-            list(&self.machines),
-            list(&self.commits)
-        );
-        if !self.rates.is_empty() {
-            let rates: Vec<String> = self
-                .rates
-                .iter()
-                .map(|(precision, rate)| format!("{precision} {rate:.0}"))
-                .collect();
-            let _ = writeln!(
-                text,
-                "The chip's rate of matrix products in GFLOP/s, the best of all shapes and libraries: {}.\n",
-                rates.join(", ")
-            );
+        let mut text = self.head();
+        text += "\n| case | sentune | peer | ratio | of the chip's rate | memory | target |\n|---|--:|--:|--:|--:|--:|---|\n";
+        let has_both = |row: &&Row| row.case.sides() == Side::BOTH || row.is_fastest;
+        for row in self.rows.iter().filter(has_both) {
+            text += &row.markdown(self.device);
         }
-        text += "### Ratios\n\n| case | sentune | peer | ratio | target | memory | target |\n|---|--:|--:|--:|--:|--:|--:|\n";
-        for case in &self.cases {
-            for fastest in [false, true] {
-                if let Some(row) = case.ratio(fastest) {
-                    text += &row.markdown();
+        text += "\n| case | side | speed | lowest to highest | real tokens/s | of the chip's rate | peak memory |\n|---|---|--:|--:|--:|--:|--:|\n";
+        for row in self
+            .rows
+            .iter()
+            .filter(|row| row.name == row.case.to_string())
+        {
+            for (side, outcome) in [(Side::Peer, &row.peer), (Side::Ours, &row.ours)] {
+                if row.case.sides().contains(&side) {
+                    text += &outcome.line(row.case, side);
                 }
             }
         }
-        text += "\n### All settings\n\n| case | setting | speed | lowest to highest | real tokens/s | of the chip's rate | peak memory |\n|---|---|--:|--:|--:|--:|--:|\n";
-        for case in &self.cases {
-            for setting in &case.settings {
-                text += &case.line(setting);
-            }
-        }
-        text.push('\n');
-        for case in &self.cases {
-            text += &case.note();
-        }
-        if let Some(profiles) = self.raw[Case::Profile.name()]["profiles"].as_array() {
+        if let Some(profiles) = self
+            .results
+            .get(PROFILE)
+            .and_then(|profile| profile["profiles"].as_array())
+        {
             text += &profile_table(profiles);
         }
         text
     }
 
-    /// The same for programs: ratios, and everything behind them.
-    pub(super) fn json(&self) -> Value {
-        let ratios: Vec<Value> = self
-            .cases
-            .iter()
-            .flat_map(|case| [false, true].map(|fastest| case.ratio(fastest)))
-            .flatten()
-            .map(|row| row.json())
-            .collect();
-        let rates: serde_json::Map<String, Value> = self
+    fn head(&self) -> String {
+        let texts = |key: &str| -> String {
+            let texts = self
+                .results
+                .values()
+                .filter_map(|result| result[key].as_str());
+            let texts: BTreeSet<&str> = texts.collect();
+            texts.into_iter().collect::<Vec<_>>().join("; ")
+        };
+        let mut text = format!("Measured on {}", texts("machine"));
+        if let Some(gpu) = self
+            .results
+            .get(GEMM)
+            .map(|gemm| &gemm["gpu"])
+            .filter(|gpu| gpu.is_object())
+        {
+            let of_gpu = |key: &str| gpu[key].as_str().unwrap_or("unknown").to_owned();
+            let _ = write!(
+                text,
+                " with {} ({:.0} GB, compute capability {}; PyTorch {}, CUDA {})",
+                of_gpu("name"),
+                gpu["memory_bytes"].as_f64().unwrap_or(f64::NAN) / 1e9,
+                of_gpu("capability"),
+                of_gpu("torch"),
+                of_gpu("cuda"),
+            );
+        }
+        let _ = write!(
+            text,
+            ", at commit {}, beside {}: {} on {}.",
+            texts("commit"),
+            texts("peer"),
+            texts("model"),
+            texts("data")
+        );
+        let more = texts("sentune_args");
+        if !more.is_empty() {
+            let _ = write!(text, " sentune ran with `{more}`.");
+        }
+        let rates: Vec<String> = self
             .rates
             .iter()
-            .map(|(precision, rate)| ((*precision).to_owned(), json!(rate)))
+            .map(|(precision, rate)| format!("{} {}", precision.name(), figure(*rate)))
             .collect();
-        json!({"ratios": ratios, "gemm_gflops": rates, "cases": self.raw})
+        if !rates.is_empty() {
+            let rates = rates.join(", ");
+            let _ = write!(
+                text,
+                "\n\nThe chip's rate of matrix products in GFLOP/s, the best of all shapes and libraries: {rates}."
+            );
+        }
+        text + "\n"
+    }
+
+    /// The same for programs: the rows of the tables, and everything behind them.
+    pub(super) fn json(&self) -> Value {
+        let rates: Map<String, Value> = self
+            .rates
+            .iter()
+            .map(|(precision, rate)| (precision.name().to_owned(), json!(rate)))
+            .collect();
+        let rows: Vec<Value> = self.rows.iter().map(|row| row.json(self.device)).collect();
+        json!({"gemm_gflops": rates, "rows": rows, "measured": self.results})
     }
 }
 
-impl CaseReport {
-    fn read(case: Case, result: &Value, rate: impl Fn(&str) -> Option<f64>) -> Option<Self> {
-        let flops_per_token = result["flops_per_token"].as_f64();
-        let mut settings = Vec::new();
-        // The peer counts the tokens that both sides encode.
-        let encoded = result["settings"]
-            .as_array()?
-            .iter()
-            .find_map(|setting| setting["samples"][0]["n_tokens_by_step"][0].as_u64());
-        for setting in result["settings"].as_array()? {
-            let column = |key: &str| -> Vec<f64> {
-                let samples = setting["samples"].as_array().into_iter().flatten();
-                samples.filter_map(|sample| sample[key].as_f64()).collect()
-            };
-            let values = column("value");
-            if values.is_empty() {
-                continue;
+/// Small work before large, and training before encoding.
+fn order(case: Case) -> (u8, usize, Precision) {
+    match case.task {
+        Task::Start => (0, 0, case.precision),
+        Task::Tokenize => (1, 0, case.precision),
+        Task::Train(batch_size) => (2 + case.model as u8, batch_size, case.precision),
+        Task::Encode => (4 + case.model as u8, 0, case.precision),
+    }
+}
+
+/// The rows, with one more for each work whose sides are fastest in different precisions.
+fn with_fastest(rows: Vec<Row>) -> Vec<Row> {
+    let mut all: Vec<Row> = Vec::new();
+    for group in rows.chunk_by(|a, b| a.case.work() == b.case.work()) {
+        let fastest = |outcome: fn(&Row) -> &Outcome| {
+            let measured = group
+                .iter()
+                .filter_map(move |row| outcome(row).measured().map(|summary| (row, summary)));
+            measured
+                .max_by(|(_, a), (_, b)| a.value.total_cmp(&b.value))
+                .map(|(row, _)| row)
+        };
+        let mut group_rows = group.to_vec();
+        if group.len() > 1
+            && let (Some(ours), Some(peer)) = (fastest(|row| &row.ours), fastest(|row| &row.peer))
+        {
+            match group_rows
+                .iter_mut()
+                .find(|row| row.case == ours.case && row.case == peer.case)
+            {
+                Some(row) => row.is_fastest = true,
+                None => group_rows.push(Row {
+                    name: format!("{}, fastest", ours.case.work()),
+                    case: ours.case,
+                    is_fastest: true,
+                    peer: peer.peer.clone(),
+                    ours: ours.ours.clone(),
+                }),
             }
-            let precision = setting["precision"].as_str()?.to_owned();
-            let tokens_per_second = median(&column("tokens_per_second")).or_else(|| {
-                let sentences = super::inputs::N_SENTENCES as f64;
-                matches!(case, Case::EncodeBase | Case::EncodeMini)
-                    .then(|| Some(median(&values)? / sentences * encoded? as f64))?
-            });
-            let share = || Some(tokens_per_second? * flops_per_token? / 1e9 / rate(&precision)?);
-            let side = if setting["side"] == Side::Ours.name() {
-                Side::Ours
-            } else {
-                Side::Peer
-            };
-            settings.push(Summary {
-                side,
-                share: share(),
-                precision,
-                values,
-                tokens_per_second,
-                peak_bytes: median(&column("peak_bytes")),
-                n_steps: (
-                    setting["n_warmup_steps"].as_u64()?,
-                    setting["n_measured_steps"].as_u64()?,
-                ),
-            });
         }
-        Some(Self {
-            case,
-            model: result["model"].as_str()?.to_owned(),
-            data: result["data"].as_str()?.to_owned(),
-            settings,
+        all.extend(group_rows);
+    }
+    all
+}
+
+impl Outcome {
+    fn read(case: Case, result: &Value, side: Side, rate: Option<f64>) -> Self {
+        let own = &result["sides"][side.name()];
+        let column = |side: &Value, key: &str| -> Vec<f64> {
+            let measured = side["measurements"].as_array().into_iter().flatten();
+            measured
+                .filter_map(|measured| measured[key].as_f64())
+                .collect()
+        };
+        let values = column(own, "value");
+        let Some(value) = median(&values) else {
+            let problems = [&own["problem"], &result["problem"]];
+            let problem = problems.into_iter().find_map(Value::as_str);
+            return Self::Not(problem.unwrap_or("not measured").to_owned());
+        };
+        // Both sides compute on the same rows, and one may have counted their tokens.
+        let tokens_per_row = median(&column(own, "tokens_per_row")).or_else(|| {
+            let mut sides = Side::BOTH.iter().map(|side| &result["sides"][side.name()]);
+            sides.find_map(|side| median(&column(side, "tokens_per_row")))
+        });
+        let tokens_per_second = tokens_per_row.map(|tokens| tokens * value);
+        let share = || Some(tokens_per_second? * result["flops_per_token"].as_f64()? / 1e9 / rate?);
+        Self::Measured(Summary {
+            precision: case.precision,
+            value,
+            lowest: values.iter().copied().fold(f64::INFINITY, f64::min),
+            highest: values.iter().copied().fold(0.0, f64::max),
+            tokens_per_second,
+            share: share(),
+            peak_bytes: median(&column(own, "peak_bytes")),
+            allocated_bytes: median(&column(own, "allocated_bytes")),
         })
     }
 
-    /// Ours over the peer's, both in fp32 or both at their fastest.
-    fn ratio(&self, fastest: bool) -> Option<Ratio> {
-        let of = |side| {
-            let mut own = self.settings.iter().filter(|setting| setting.side == side);
-            if fastest {
-                own.max_by(|a, b| a.value().total_cmp(&b.value()))
-            } else {
-                own.find(|setting| setting.precision == "fp32")
-            }
-        };
-        let n_precisions: BTreeSet<&str> = self
-            .settings
-            .iter()
-            .map(|setting| setting.precision.as_str())
-            .collect();
-        if fastest && n_precisions.len() < 2 {
-            return None;
+    fn measured(&self) -> Option<&Summary> {
+        match self {
+            Self::Measured(summary) => Some(summary),
+            Self::Not(_) => None,
         }
-        let (ours, peer) = (of(Side::Ours)?.clone(), of(Side::Peer)?.clone());
-        let ratio = match self.case.unit() {
-            "s" => peer.value() / ours.value(),
-            _ => ours.value() / peer.value(),
-        };
-        let memory = ours.peak_bytes.zip(peer.peak_bytes).map(|(a, b)| a / b);
-        Some(Ratio {
-            case: self.case,
-            fastest,
-            ours,
-            peer,
-            ratio,
-            memory,
-        })
     }
 
-    fn line(&self, setting: &Summary) -> String {
-        let (low, high) = setting
-            .values
-            .iter()
-            .fold((f64::INFINITY, 0f64), |(low, high), &value| {
-                (low.min(value), high.max(value))
-            });
-        let optional = |value: Option<String>| value.unwrap_or_default();
-        format!(
-            "| {} | {} {} | {} {} | {} to {} | {} | {} | {} |\n",
-            self.case.name(),
-            setting.side.name(),
-            setting.precision,
-            figure(setting.value()),
-            self.case.unit(),
-            figure(low),
-            figure(high),
-            optional(
-                setting
-                    .tokens_per_second
-                    .map(|n| thousands(n.round() as u64))
-            ),
-            optional(setting.share.map(|share| format!("{:.0} %", 100.0 * share))),
-            optional(
-                setting
-                    .peak_bytes
-                    .map(|bytes| format!("{:.2} GB", bytes / 1e9))
-            ),
-        )
-    }
-
-    /// What the case's figures are of.
-    fn note(&self) -> String {
-        let rounds = self
-            .settings
-            .iter()
-            .map(|setting| setting.values.len())
-            .max()
-            .unwrap_or(0);
-        let mut steps: Vec<String> = self
-            .settings
-            .iter()
-            .filter(|setting| setting.n_steps.0 > 0)
-            .map(|setting| {
-                let (n_warmup, n_measured) = setting.n_steps;
-                format!(
-                    "{} {} {n_warmup} + {n_measured}",
-                    setting.side.name(),
-                    setting.precision
-                )
-            })
-            .collect();
-        if !steps.is_empty() {
-            steps = vec![format!(
-                "; steps (warm-up + measured): {}",
-                steps.join(", ")
-            )];
+    /// The figure, or why there is none.
+    fn shown(&self, unit: &str) -> String {
+        match self {
+            Self::Measured(summary) => format!("{} {unit}", figure(summary.value)),
+            // A bar would end the cell.
+            Self::Not(problem) => problem.replace('|', "/"),
         }
-        format!(
-            "- {}: {} on {}, {rounds} rounds{}.\n",
-            self.case.name(),
-            self.model,
-            self.data,
-            steps.concat()
-        )
-    }
-}
-
-/// Two settings side by side.
-#[derive(Debug)]
-struct Ratio {
-    case: Case,
-    fastest: bool,
-    ours: Summary,
-    peer: Summary,
-    ratio: f64,
-    memory: Option<f64>,
-}
-
-impl Ratio {
-    fn target(&self) -> Option<(f64, Option<f64>)> {
-        let mut targets = TARGETS.iter();
-        let found = targets.find(|target| (target.0, target.1) == (self.case, self.fastest))?;
-        Some((found.2, found.3))
     }
 
-    fn markdown(&self) -> String {
-        let target = match self.target() {
-            Some((target, _)) if target.is_nan() => "ours at most 1 s".to_owned(),
-            Some((target, _)) => format!("{target:.1}"),
-            None => String::new(),
-        };
-        let memory = self
-            .memory
-            .map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-        let memory_target = self.target().and_then(|target| target.1);
-        let memory_target = memory_target.map_or_else(String::new, |ratio| format!("{ratio:.1}"));
-        let unit = self.case.unit();
-        let side = |side: &Summary| format!("{} {unit} ({})", figure(side.value()), side.precision);
-        format!(
-            "| {}{} | {} | {} | {:.2} | {target} | {memory} | {memory_target} |\n",
-            self.case.name(),
-            if self.fastest { ", fastest" } else { "" },
-            side(&self.ours),
-            side(&self.peer),
-            self.ratio,
-        )
+    fn line(&self, case: Case, side: Side) -> String {
+        let start = format!("| {case} | {} | {} |", side.name(), self.shown(case.unit()));
+        match self {
+            Self::Measured(summary) => format!(
+                "{start} {} to {} | {} | {} | {} |\n",
+                figure(summary.lowest),
+                figure(summary.highest),
+                shown(summary.tokens_per_second, figure),
+                shown(summary.share, percent),
+                shown(summary.peak_bytes, |bytes| format!("{:.2} GB", bytes / 1e9)),
+            ),
+            Self::Not(_) => format!("{start}  |  |  |  |\n"),
+        }
     }
 
     fn json(&self) -> Value {
-        let side = |side: &Summary| {
-            json!({
-                "precision": side.precision,
-                "median": side.value(),
-                "tokens_per_second": side.tokens_per_second,
-                "share_of_gemm_rate": side.share,
-                "peak_bytes": side.peak_bytes,
-            })
+        match self {
+            Self::Measured(summary) => json!({
+                "precision": summary.precision.name(),
+                "value": summary.value,
+                "tokens_per_second": summary.tokens_per_second,
+                "share_of_gemm_rate": summary.share,
+                "peak_bytes": summary.peak_bytes,
+                "allocated_bytes": summary.allocated_bytes,
+            }),
+            Self::Not(problem) => json!({"problem": problem}),
+        }
+    }
+}
+
+impl Row {
+    /// Of a figure of ours and the peer's.
+    fn quotient(&self, figure: impl Fn(&Summary) -> Option<f64>) -> Option<f64> {
+        Some(figure(self.ours.measured()?)? / figure(self.peer.measured()?)?)
+    }
+
+    /// How many times as fast as the peer.
+    fn ratio(&self) -> Option<f64> {
+        let quotient = self.quotient(|summary| Some(summary.value))?;
+        Some(if self.case.unit() == "s" {
+            quotient.recip()
+        } else {
+            quotient
+        })
+    }
+
+    fn targets(&self, device: Device) -> String {
+        let work = self.case.work();
+        let is_own = |(on, case, precision, _): &&(Device, &str, Option<Precision>, &str)| {
+            let is_row = match precision {
+                Some(precision) => {
+                    self.case.precision == *precision && self.name == self.case.to_string()
+                }
+                None => self.is_fastest,
+            };
+            *on == device && *case == work && is_row
         };
+        let targets: Vec<&str> = TARGETS
+            .iter()
+            .filter(is_own)
+            .map(|target| target.3)
+            .collect();
+        targets.join(", ")
+    }
+
+    fn markdown(&self, device: Device) -> String {
+        let side = |outcome: &Outcome| {
+            let is_other = self.name != self.case.to_string();
+            let precision = outcome
+                .measured()
+                .filter(|_| is_other)
+                .map(|summary| summary.precision);
+            let precision =
+                precision.map_or_else(String::new, |name| format!(" ({})", name.name()));
+            outcome.shown(self.case.unit()) + &precision
+        };
+        let number = |value: f64| format!("{value:.2}");
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {} |\n",
+            self.name,
+            side(&self.ours),
+            side(&self.peer),
+            shown(self.ratio(), number),
+            shown(
+                self.ours.measured().and_then(|summary| summary.share),
+                percent
+            ),
+            shown(self.quotient(|summary| summary.peak_bytes), number),
+            self.targets(device),
+        )
+    }
+
+    fn json(&self, device: Device) -> Value {
         json!({
-            "case": self.case.name(),
-            "fastest": self.fastest,
+            "case": self.name,
             "unit": self.case.unit(),
-            "sentune": side(&self.ours),
-            "peer": side(&self.peer),
-            "ratio": self.ratio,
-            "memory_ratio": self.memory,
+            "sentune": self.ours.json(),
+            "peer": self.peer.json(),
+            "ratio": self.ratio(),
+            "target": self.targets(device),
         })
     }
 }
 
 /// A column a profile, a row a part: milliseconds a step, and their share.
 fn profile_table(profiles: &[Value]) -> String {
-    let column = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut text = "\n### A step by part, batches of 16\n\n| part |".to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut table = "\n### A step by part, batches of 16\n\n| part |".to_owned();
     for profile in profiles {
-        let (model, precision) = (column(&profile["model"]), column(&profile["precision"]));
-        let _ = write!(text, " {model}, {precision} |");
+        let (model, precision) = (text(&profile["model"]), text(&profile["precision"]));
+        let _ = write!(table, " {model}, {precision} |");
     }
-    let _ = writeln!(text, "\n|---|{}", "--:|".repeat(profiles.len()));
+    let _ = writeln!(table, "\n|---|{}", "--:|".repeat(profiles.len()));
+    let total = |profile: &Value| {
+        profile["milliseconds_per_step"]
+            .as_f64()
+            .unwrap_or(f64::NAN)
+    };
     let parts = profiles
         .iter()
         .find_map(|profile| profile["parts"].as_object());
-    for part in parts.into_iter().flat_map(|parts| parts.keys()) {
-        let _ = write!(text, "| {part} |");
+    for part in parts.into_iter().flat_map(Map::keys) {
+        let _ = write!(table, "| {part} |");
         for profile in profiles {
             let milliseconds = profile["parts"][part].as_f64().unwrap_or(0.0);
-            let total = profile["milliseconds_per_step"]
-                .as_f64()
-                .unwrap_or(f64::NAN);
-            let share = 100.0 * milliseconds / total;
-            let _ = write!(text, " {milliseconds:.1} ms, {share:.1} % |");
+            let share = 100.0 * milliseconds / total(profile);
+            let _ = write!(table, " {milliseconds:.1} ms, {share:.1} % |");
         }
-        text.push('\n');
+        table.push('\n');
     }
-    text += "| a step |";
+    table += "| a step |";
     for profile in profiles {
-        let total = profile["milliseconds_per_step"]
-            .as_f64()
-            .unwrap_or(f64::NAN);
-        let _ = write!(text, " {total:.1} ms |");
+        let _ = write!(table, " {:.1} ms |", total(profile));
     }
-    text + "\n"
+    table + "\n"
 }
 
-/// The document with other tables between these markers.
-pub(super) fn replace(document: &str, [begin, end]: [&str; 2], tables: &str) -> Result<String> {
-    let (before, rest) = document
-        .split_once(begin)
-        .with_context(|| format!("there is no `{begin}`"))?;
-    let (_, after) = rest
-        .split_once(end)
-        .with_context(|| format!("there is no `{end}`"))?;
-    Ok(format!(
-        "{before}{begin}\n\n{}\n\n{end}{after}",
-        tables.trim_end()
-    ))
-}
-
-/// The best rate in GFLOP/s of this precision, of what the program `bench` printed.
-pub(super) fn best_rate(gemm: &Value, precision: &str) -> Option<f64> {
+/// The best rate in GFLOP/s of this precision, of all products.
+fn best_rate(gemm: &Value, precision: Precision) -> Option<f64> {
     let products = gemm["products"].as_array()?.iter();
     products
-        .filter(|product| product["precision"] == precision)
+        .filter(|product| product["precision"] == precision.name())
         .filter_map(|product| product["gflops"].as_f64())
         .max_by(f64::total_cmp)
 }
@@ -447,120 +502,175 @@ fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// Three digits that count.
-pub(super) fn figure(value: f64) -> String {
-    if value >= 100.0 {
-        thousands(value.round() as u64)
-    } else if value >= 10.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
-    }
+fn shown(value: Option<f64>, text: impl Fn(f64) -> String) -> String {
+    value.map_or_else(String::new, text)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn setting(side: Side, precision: &str, values: &[f64], gigabytes: f64) -> Value {
-        let samples: Vec<Value> = values
+    fn side(values: &[f64], tokens_per_row: Option<f64>, gigabytes: f64) -> Value {
+        let measurements: Vec<Value> = values
             .iter()
             .map(|value| {
                 json!({
-                    "value": value, "tokens_per_second": value * 40.0,
-                    "peak_bytes": gigabytes * 1e9, "n_tokens_by_step": [640],
+                    "value": value, "tokens_per_row": tokens_per_row,
+                    "peak_bytes": gigabytes * 1e9, "allocated_bytes": null,
                 })
             })
             .collect();
+        json!({"measurements": measurements, "problem": null})
+    }
+
+    fn case(peer: Value, ours: Value) -> Value {
         json!({
-            "side": side.name(), "precision": precision, "n_warmup_steps": 2,
-            "n_measured_steps": 4, "samples": samples, "problem": null,
+            "sides": {"peer": peer, "sentune": ours}, "flops_per_token": 5e8,
+            "commit": "abc", "machine": "2 threads of a chip", "model": "base", "data": "d",
+            "peer": "sentence-transformers 6.0.1", "sentune_args": null,
         })
     }
 
-    fn results() -> Results {
-        let train = json!({
-            "unit": "triplets/s", "model": "base", "data": "d", "flops_per_token": 5e8,
-            "machine": "2 threads of a chip", "commit": "abc",
-            "settings": [
-                setting(Side::Peer, "fp32", &[4.0, 9.0, 5.0], 4.0),
-                setting(Side::Ours, "fp32", &[19.0, 20.0, 21.0], 2.0),
-                setting(Side::Peer, "bf16", &[10.0, 10.0], 4.0),
-                setting(Side::Ours, "bf16", &[29.0, 31.0], 2.0),
-                setting(Side::Ours, "fp16", &[], 2.0),
-            ],
-        });
-        let start = json!({
-            "unit": "s", "model": "mini", "data": "d", "flops_per_token": null,
-            "settings": [
-                setting(Side::Peer, "fp32", &[5.0], 1.0),
-                setting(Side::Ours, "fp32", &[0.5], 0.5),
-            ],
-        });
+    fn cpu() -> Results {
+        let none = json!({"measurements": [], "problem": "exit code 2: no fp16"});
+        let absent = json!({"measurements": []});
         let products = json!({"products": [
             {"precision": "fp32", "gflops": 300.0}, {"precision": "fp32", "gflops": 500.0},
             {"precision": "bf16", "gflops": 1000.0},
         ]});
+        let profile = json!({"profiles": [{
+            "model": "base", "precision": "fp32", "milliseconds_per_step": 400.0,
+            "parts": {"matrix products": 300.0, "rest": 100.0},
+        }]});
         [
-            ("train-base-16", train),
-            ("start", start),
             ("gemm", products),
+            ("profile", profile),
+            (
+                "start, fp32",
+                case(side(&[5.0], None, 1.0), side(&[0.5], None, 0.5)),
+            ),
+            (
+                "train-base-16, fp32",
+                case(
+                    side(&[4.0, 9.0, 5.0], Some(40.0), 4.0),
+                    side(&[19.0, 20.0, 21.0], None, 2.0),
+                ),
+            ),
+            (
+                "train-base-16, bf16",
+                case(
+                    side(&[10.0, 10.0], Some(40.0), 4.0),
+                    side(&[29.0, 31.0], Some(40.0), 2.0),
+                ),
+            ),
+            ("train-base-16, fp16", case(absent, none)),
         ]
         .map(|(name, result)| (name.to_owned(), result))
         .into()
     }
 
-    #[test]
-    fn medians_stand_beside_each_other() -> Result<()> {
-        let report = Report::new(&results())?;
-        let markdown = report.markdown();
-        for line in [
-            "Measured on 2 threads of a chip, at commit abc, ",
-            "rate of matrix products in GFLOP/s, the best of all shapes and libraries: fp32 500, bf16 1000.",
-            "| start | 0.50 s (fp32) | 5.00 s (fp32) | 10.00 | ours at most 1 s | 0.50 |  |\n",
-            "| train-base-16 | 20.0 triplets/s (fp32) | 5.00 triplets/s (fp32) | 4.00 | 4.0 | 0.50 | 0.6 |\n",
-            "| train-base-16, fastest | 30.0 triplets/s (bf16) | 10.0 triplets/s (bf16) | 3.00 | 2.5 | 0.50 |  |\n",
-            "| train-base-16 | sentune fp32 | 20.0 triplets/s | 19.0 to 21.0 | 800 | 80 % | 2.00 GB |\n",
-            "- train-base-16: base on d, 3 rounds; steps (warm-up + measured): sentence-transformers fp32 2 + 4, ",
-        ] {
+    #[track_caller]
+    fn check(markdown: &str, lines: &[&str]) {
+        for line in lines {
             assert!(markdown.contains(line), "`{line}` is not in\n{markdown}");
         }
-        assert!(!markdown.contains("fp16") && !markdown.contains("start, fastest"));
+    }
+
+    #[test]
+    fn medians_stand_beside_each_other_with_their_targets() -> Result<()> {
+        let results = cpu();
+        let report = Report::new(Device::Cpu, &results)?;
+        let markdown = report.markdown();
+        check(
+            &markdown,
+            &[
+                "Measured on 2 threads of a chip, at commit abc, beside sentence-transformers 6.0.1: base on d.\n",
+                "the best of all shapes and libraries: fp32 500, bf16 1,000.\n",
+                "| start, fp32 | 0.50 s | 5.00 s | 10.00 |  | 0.50 | at most 1 s |\n",
+                "| train-base-16, fp32 | 20.0 triplets/s | 5.00 triplets/s | 4.00 | 80 % | 0.50 | ratio 4, memory 0.6 |\n",
+                "| train-base-16, bf16 | 30.0 triplets/s | 10.0 triplets/s | 3.00 | 60 % | 0.50 | ratio 2.5 |\n",
+                "| train-base-16, fp32 | sentune | 20.0 triplets/s | 19.0 to 21.0 | 800 | 80 % | 2.00 GB |\n",
+                "| train-base-16, fp16 | sentune | exit code 2: no fp16 |  |  |  |  |\n",
+                "| matrix products | 300.0 ms, 75.0 % |\n| rest | 100.0 ms, 25.0 % |\n| a step | 400.0 ms |\n",
+            ],
+        );
+        assert!(!markdown.contains("fp16 | peer") && !markdown.contains("fastest"));
         let json = report.json();
-        assert_eq!(json["ratios"][1]["ratio"], 4.0);
+        assert_eq!(json["rows"][1]["ratio"], 4.0);
         assert_eq!(json["gemm_gflops"]["bf16"], 1000.0);
         Ok(())
     }
 
     #[test]
-    fn a_step_is_taken_apart() -> Result<()> {
-        let profile = |precision, milliseconds| {
-            json!({
-                "model": "base", "precision": precision, "milliseconds_per_step": milliseconds,
-                "parts": {"matrix products": 300.0, "rest": milliseconds - 300.0},
-            })
-        };
-        let profiles = json!({"profiles": [profile("fp32", 400.0), profile("bf16", 600.0)]});
-        let results = [("profile".to_owned(), profiles)].into();
-        let markdown = Report::new(&results)?.markdown();
-        for line in [
-            "| part | base, fp32 | base, bf16 |\n|---|--:|--:|\n",
-            "| matrix products | 300.0 ms, 75.0 % | 300.0 ms, 50.0 % |\n| rest | 100.0 ms, 25.0 % | 300.0 ms, 50.0 % |\n",
-            "| a step | 400.0 ms | 600.0 ms |\n",
-        ] {
-            assert!(markdown.contains(line), "`{line}` is not in\n{markdown}");
-        }
+    fn the_fastest_of_each_side_have_a_row_where_their_precisions_differ() -> Result<()> {
+        let mut results = cpu();
+        let fp16 = case(json!({}), side(&[50.0], Some(40.0), 2.0));
+        results.insert("train-base-16, fp16".to_owned(), fp16);
+        let report = Report::new(Device::Cpu, &results)?;
+        check(
+            &report.markdown(),
+            &[
+                "| train-base-16, bf16 | 30.0 triplets/s | 10.0 triplets/s | 3.00 | 60 % | 0.50 |  |\n",
+                "| train-base-16, fastest | 50.0 triplets/s (fp16) | 10.0 triplets/s (bf16) | 5.00 |  | 0.50 | ratio 2.5 |\n",
+            ],
+        );
         Ok(())
     }
 
     #[test]
-    fn only_what_is_between_the_markers_is_replaced() -> Result<()> {
-        let [begin, end] = MARKERS;
-        let document = format!("# Top\n\n{begin}\nold\n{end}\n\nrest\n");
-        let new = replace(&document, MARKERS, "new\n")?;
-        assert_eq!(new, format!("# Top\n\n{begin}\n\nnew\n\n{end}\n\nrest\n"));
-        assert_eq!(replace(&new, MARKERS, "new\n")?, new);
-        assert!(replace("# Top\n", MARKERS, "new").is_err());
+    fn a_gpu_has_the_same_tables() -> Result<()> {
+        let gemm = json!({
+            "gpu": {
+                "name": "GPU X", "memory_bytes": 141e9, "capability": "9.0",
+                "torch": "2.11.0+cu130", "cuda": "13.0",
+            },
+            "products": [{"precision": "bf16", "gflops": 800_000.0}],
+        });
+        let full = json!({"measurements": [], "problem": "out of memory"});
+        let mut graphs = case(
+            side(&[400.0], Some(40.0), 4.0),
+            side(&[2400.0], Some(40.0), 3.0),
+        );
+        graphs["sentune_args"] = json!("--cuda-graphs");
+        let results: Results = [
+            ("gemm", gemm),
+            (
+                "encode-base, bf16",
+                case(
+                    side(&[9000.0], Some(13.0), 1.0),
+                    side(&[30_000.0], None, 1.0),
+                ),
+            ),
+            ("train-base-16, bf16", graphs),
+            (
+                "train-base-1024, bf16",
+                case(full, side(&[16_000.0], Some(40.0), 15.0)),
+            ),
+            ("train-base-8, tf32", json!({"problem": "no time was left"})),
+        ]
+        .map(|(name, result)| (name.to_owned(), result))
+        .into();
+        let markdown = Report::new(Device::Cuda, &results)?.markdown();
+        check(
+            &markdown,
+            &[
+                " with GPU X (141 GB, compute capability 9.0; PyTorch 2.11.0+cu130, CUDA 13.0), at commit abc",
+                "sentune ran with `--cuda-graphs`.\n",
+                "| train-base-8, tf32 | no time was left | no time was left |  |  |  |  |\n",
+                "| train-base-16, bf16 | 2,400 triplets/s | 400 triplets/s | 6.00 | 6 % | 0.75 | ratio 5 |\n",
+                "| train-base-1024, bf16 | 16,000 triplets/s | out of memory |  | 40 % |  | 40 % of the rate |\n",
+                "| encode-base, bf16 | sentune | 30,000 sentences/s | 30,000 to 30,000 | 390,000 | 24 % | 1.00 GB |\n",
+            ],
+        );
+        // By the size of the batch, encoding last.
+        let place = |text: &str| markdown.find(text).unwrap();
+        assert!(place("| train-base-8,") < place("| train-base-16,"));
+        assert!(place("| train-base-1024,") < place("| encode-base,"));
+        assert!(Report::new(Device::Cuda, &Results::new()).is_err());
         Ok(())
     }
 }

@@ -1,16 +1,15 @@
-//! `cargo xtask benchmark`: a base model and its fine-tuned self on the same test data.
+//! `cargo xtask before-after`: a base model and its fine-tuned self on the same test data.
 //!
 //! The figures of the article, or of Python's sentence-transformers on the same data, stand beside
 //! ours where model and data are theirs. Table and JSON go to docs/ and to the run's folder.
 
-use std::{env, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 use serde_json::{Value, json};
-use xshell::cmd;
 
-use crate::{checkout::Checkout, setup};
+use crate::{checkout::Checkout, document, setup};
 
 const BASE: &str = "data/models/microsoft/mpnet-base";
 const TUNED: &str = "runs/mpnet-base-all-nli-triplet/final";
@@ -18,15 +17,15 @@ const DATA: &str = "data/all-nli/triplet/test.parquet";
 /// The name of the article's evaluator.
 const NAME: &str = "all-nli-test";
 
-/// Measure quality: compare a base model with its fine-tuned self, and write the table to docs/.
+/// Quality: compare a base model with its fine-tuned self, and write the table to docs/.
 ///
 /// Without flags: the article's model, data and run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The model before: a folder or a name on the hub [default: data/models/microsoft/mpnet-base]
+    /// Model before: a folder or a name on the hub [default: data/models/microsoft/mpnet-base]
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
-    /// The model after: a folder [default: runs/mpnet-base-all-nli-triplet/final]
+    /// Model after: a folder [default: runs/mpnet-base-all-nli-triplet/final]
     #[arg(long, value_name = "FOLDER")]
     tuned: Option<String>,
     /// Triplets to test on: a file, or a name on the hub [default: data/all-nli/triplet/test.parquet]
@@ -44,27 +43,17 @@ pub(crate) struct Args {
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let or_default = |given: &Option<String>, default: &str, flag: &str, how: &str| {
         if given.is_none() && !checkout.root.join(default).exists() {
-            bail!("{default} is not there: {how}, or name another with {flag}");
+            bail!("{default} is not there: `{how}` brings it, or name another with {flag}");
         }
         Ok(given.clone().unwrap_or_else(|| default.to_owned()))
     };
-    let base = or_default(
-        &args.base,
-        BASE,
-        "--base",
-        "`cargo xtask fetch-data` brings it",
-    )?;
-    let data = or_default(
-        &args.data,
-        DATA,
-        "--data",
-        "`cargo xtask fetch-data` brings it",
-    )?;
+    let base = or_default(&args.base, BASE, "--base", "cargo xtask fetch-data")?;
+    let data = or_default(&args.data, DATA, "--data", "cargo xtask fetch-data")?;
     let tuned = or_default(
         &args.tuned,
         TUNED,
         "--tuned",
-        "`cargo run -p cli -- train` makes it",
+        "cargo run --bin sentune -- train",
     )?;
     let name = args
         .name
@@ -75,32 +64,16 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let mut compare = checkout
         .cargo()
         .args([
-            "run",
-            "--quiet",
-            "--package",
-            "cli",
-            "--",
-            "compare",
-            &base,
-            &tuned,
+            "run", "--quiet", "--bin", "sentune", "--", "compare", "--json",
         ])
-        .args([
-            "--data",
-            &data,
-            "--batch-size",
-            &args.batch_size.to_string(),
-            "--json",
-        ]);
+        .args([&base, &tuned, "--data", &data])
+        .args(["--batch-size", &args.batch_size.to_string()]);
     if let Some(name) = &name {
         compare = compare.args(["--name", name]);
     }
     eprintln!("$ {compare}");
     let metrics = parse(&compare.quiet().read()?)?;
 
-    let commit = cmd!(checkout.shell, "git rev-parse --short HEAD")
-        .quiet()
-        .ignore_stderr()
-        .read();
     let folder = Path::new(&tuned)
         .parent()
         .map(|folder| checkout.root.join(folder));
@@ -108,8 +81,8 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
         base: shown(&base),
         tuned: shown(&tuned),
         data: shown(&data),
-        commit: commit.unwrap_or_else(|_| "unknown".to_owned()),
-        machine: machine(),
+        commit: document::commit(checkout),
+        machine: document::machine(),
         training: folder.as_deref().and_then(training),
         metrics,
     };
@@ -132,14 +105,14 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What was measured, and on what.
+/// Measurements with their circumstances.
 struct Report {
     base: String,
     tuned: String,
     data: String,
     commit: String,
     machine: String,
-    /// The last words of the run that made the tuned model, where it lies in a run's folder.
+    /// The last log entry of the run that made the tuned model, where it lies in a run's folder.
     training: Option<Value>,
     metrics: Vec<Metric>,
 }
@@ -155,7 +128,7 @@ struct Metric {
     interval: Option<[f64; 2]>,
 }
 
-/// What others measured with a model and an evaluator of that name.
+/// Figures of others for a model and an evaluator of that name.
 struct Reference {
     base: &'static str,
     evaluator: &'static str,
@@ -196,7 +169,7 @@ impl Report {
         split_key(key).0
     }
 
-    /// What others measured, where model and data are theirs.
+    /// Figures of others, where model and data are theirs.
     fn reference(&self) -> Option<&'static Reference> {
         REFERENCES.iter().find(|reference| {
             self.base.ends_with(reference.base) && self.evaluator() == reference.evaluator
@@ -294,7 +267,7 @@ impl Report {
     }
 }
 
-/// Reads what `sentune compare --json` prints: one object a line.
+/// Reads the output of `sentune compare --json`: one object a line.
 fn parse(text: &str) -> Result<Vec<Metric>> {
     let metrics: Vec<Metric> = text.lines().map(parse_line).collect::<Result<_>>()?;
     ensure!(!metrics.is_empty(), "`sentune compare` printed no metrics");
@@ -348,24 +321,13 @@ fn shown(path: &str) -> String {
     }
 }
 
-/// The last words of the run in this folder: train_runtime and its like.
+/// The last log entry of the run in this folder, with train_runtime and the like.
 fn training(folder: &Path) -> Option<Value> {
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).ok()?;
     text.lines()
         .rev()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .find(|entry| entry.get("train_runtime").is_some())
-}
-
-/// The processor and how many threads it runs.
-fn machine() -> String {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-        .map_or(env::consts::ARCH, |(_, model)| model.trim());
-    format!("{threads} threads of {model}")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The GPU's memory in use, by the driver's word: the same yardstick for both sides, whatever they allocate with.
+//! The memory of a GPU in use, by the driver's word: the same measure for both sides, whatever they allocate with.
 
 use std::{
     io::{BufRead, BufReader},
@@ -11,14 +11,14 @@ use std::{
     time::Duration,
 };
 
-/// Between two looks.
+/// Time between two looks.
 const MILLISECONDS: &str = "100";
 
-/// Looks at the memory in use for as long as it lives; finds nothing where the driver's tool is not there.
+/// A thread that reads the memory in use for as long as this lives; without the driver's tool it finds nothing.
 #[derive(Debug)]
 pub(super) struct Watch {
     tool: Option<Child>,
-    /// The latest, in MiB.
+    /// The latest value, in MiB.
     now: Arc<AtomicU64>,
     /// The most since [`Self::begin`], in MiB.
     most: Arc<AtomicU64>,

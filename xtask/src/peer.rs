@@ -12,23 +12,18 @@ use xshell::cmd;
 
 use crate::{checkout::Checkout, setup};
 
-/// The versions that figures are for.
-const VERSIONS: [(&str, &str); 2] = [("sentence_transformers", "6.0.1"), ("torch", "2.11.0")];
+/// The torch that both sides compute with, so that figures compare our code with theirs.
+const TORCH: &str = "2.11.0";
 
-/// The programs that run the peer, as they were when this one was built: where it was carried to there is no
-/// checkout.
-const SCRIPTS: [(&str, &str); 8] = [
-    ("common.py", include_str!("../../peer/common.py")),
-    ("encode.py", include_str!("../../peer/encode.py")),
-    ("gemm.py", include_str!("../../peer/gemm.py")),
-    ("gpu_inputs.py", include_str!("../../peer/gpu_inputs.py")),
-    ("parity.py", include_str!("../../peer/parity.py")),
-    ("sentences.py", include_str!("../../peer/sentences.py")),
-    (
-        "tokenize_all.py",
-        include_str!("../../peer/tokenize_all.py"),
-    ),
-    ("train.py", include_str!("../../peer/train.py")),
+/// The programs that run the peer, kept inside this one: it may be carried to a machine without a checkout.
+const SCRIPTS: [(&str, &str); 7] = [
+    ("common.py", include_str!("../peer/common.py")),
+    ("encode.py", include_str!("../peer/encode.py")),
+    ("gemm.py", include_str!("../peer/gemm.py")),
+    ("inputs.py", include_str!("../peer/inputs.py")),
+    ("parity.py", include_str!("../peer/parity.py")),
+    ("tokenize_all.py", include_str!("../peer/tokenize_all.py")),
+    ("train.py", include_str!("../peer/train.py")),
 ];
 
 /// A Python with the peer, and the programs that run it.
@@ -38,6 +33,8 @@ pub(crate) struct Peer {
     /// A folder of packages that is not the Python's own.
     packages: Option<PathBuf>,
     scripts: PathBuf,
+    /// The version of sentence-transformers.
+    version: String,
 }
 
 impl Peer {
@@ -66,22 +63,29 @@ impl Peer {
                 packages.display()
             );
         }
-        let peer = Self {
+        let mut peer = Self {
             python,
             packages,
             scripts,
+            version: String::new(),
         };
-        for (package, version) in VERSIONS {
-            let found = peer.ask(&format!("import {package}; print({package}.__version__)"));
-            let found = found
-                .with_context(|| format!("{} can't import {package}", peer.python.display()))?;
-            ensure!(
-                found.split('+').next() == Some(version),
-                "{} has {package} {found}, and the comparison is with {version}",
-                peer.python.display()
-            );
-        }
+        let version = |package: &str| {
+            peer.ask(&format!("import {package}; print({package}.__version__)"))
+                .with_context(|| format!("{} can't import {package}", peer.python.display()))
+        };
+        let torch = version("torch")?;
+        ensure!(
+            torch.split('+').next() == Some(TORCH),
+            "{} has torch {torch}, and the comparison is with {TORCH}",
+            peer.python.display()
+        );
+        peer.version = version("sentence_transformers")?;
         Ok(peer)
+    }
+
+    /// Its name with its version.
+    pub(crate) fn name(&self) -> String {
+        format!("sentence-transformers {}", self.version)
     }
 
     /// The folder of its torch.
@@ -91,7 +95,7 @@ impl Peer {
         Ok(self.ask(script)?.into())
     }
 
-    /// What a short program prints.
+    /// The output of a short program.
     fn ask(&self, script: &str) -> Result<String> {
         let output = self.python().args(["-c", script]).output()?;
         ensure!(
@@ -141,7 +145,7 @@ fn environment(checkout: &Checkout) -> Result<PathBuf> {
         "installing the peer in {}: it takes minutes and some 5 GB, less where PIP_INDEX_URL leads to wheels for the CPU alone; --python takes one that is there",
         folder.display()
     );
-    // What an interrupted installation left.
+    // An interrupted installation leaves a folder behind.
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }

@@ -1,4 +1,4 @@
-//! A process under watch: its lines with the time they came, and the most memory it took.
+//! A process under watch: its lines with the time of their arrival, and its peak memory.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// Between two looks at the process.
+/// Time between two looks at the process.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A process that takes longer hangs.
@@ -19,38 +19,60 @@ const LIMIT: Duration = Duration::from_secs(1800);
 
 /// How a process ended and what it said.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// `None` where a signal ended it.
-    pub(super) code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// The JSON objects on its stdout, with the seconds from its start to their arrival.
-    pub(super) lines: Vec<(f64, Value)>,
-    pub(super) stderr: String,
-    /// The largest resident set so far, in bytes, with the seconds from the start, each time that it was found
-    /// to have grown; Linux only.
-    pub(super) peaks: Vec<(f64, u64)>,
+    pub(crate) lines: Vec<(f64, Value)>,
+    pub(crate) stderr: String,
+    /// The largest resident set, in bytes; Linux only.
+    pub(crate) peak_bytes: Option<u64>,
 }
 
 impl Ended {
-    /// The largest resident set until so many seconds from the start, in bytes.
-    pub(super) fn peak_bytes(&self, until: f64) -> Option<u64> {
-        let mut before = self.peaks.iter().rev();
-        before
-            .find(|(seconds, _)| *seconds <= until)
-            .map(|(_, bytes)| *bytes)
+    /// The first line of this type, with the seconds from the start to its arrival.
+    pub(crate) fn line(&self, kind: &str) -> Result<(f64, &Value)> {
+        let mut lines = self.lines.iter();
+        let found = lines.find(|(_, line)| line["type"] == kind);
+        let (seconds, line) = found.with_context(|| format!("it printed no `{kind}` line"))?;
+        Ok((*seconds, line))
+    }
+
+    /// Why a process failed: its code with its error line, or the last of its words.
+    pub(crate) fn problem(&self) -> String {
+        let lines: Vec<&str> = self.stderr.trim_end().lines().collect();
+        let is_error = |line: &&&str| line.starts_with("error: ");
+        // Python's last line says more than those above it.
+        let memory = lines.iter().rev().find(|line| is_out_of_memory(line));
+        let words = match memory.or_else(|| lines.iter().find(is_error)) {
+            Some(error) => (*error).to_owned(),
+            None => lines[lines.len().saturating_sub(3)..].join(" / "),
+        };
+        match self.code {
+            Some(code) => format!("exit code {code}: {words}"),
+            None => format!("ended by a signal (out of memory?): {words}"),
+        }
     }
 }
 
-/// Runs a command to its end.
-pub(super) fn run(command: Command) -> Result<Ended> {
-    run_until(command, LIMIT, |_| false)
+/// Whether a process says that it found no room on a GPU.
+pub(crate) fn is_out_of_memory(text: &str) -> bool {
+    text.to_lowercase().contains("out of memory") && !text.contains("(out of memory?)")
 }
 
-/// Runs a command to its end, or until it has printed what `is_enough`, which sees all lines so far: then it is
-/// killed, and its code is `None`.
+/// Runs a command to its end, which has to be success.
+pub(crate) fn run(command: Command) -> Result<Ended> {
+    let ended = run_until(command, LIMIT, |_| false)?;
+    ensure!(ended.code == Some(0), "{}", ended.problem());
+    Ok(ended)
+}
+
+/// Runs a command to its end, or until `is_enough`, which sees all lines so far, holds: then it is killed, and its
+/// code is `None`.
 ///
 /// # Errors
-/// Where it can't be run, or takes longer than `limit`.
-pub(super) fn run_until(
+/// Where it can't be run, fails, or takes longer than `limit`.
+pub(crate) fn run_until(
     mut command: Command,
     limit: Duration,
     mut is_enough: impl FnMut(&[(f64, Value)]) -> bool,
@@ -82,14 +104,10 @@ pub(super) fn run_until(
         let _ = stderr.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     });
-    let mut peaks: Vec<(f64, u64)> = Vec::new();
+    let mut peak_bytes = None;
     let mut lines = Vec::new();
     let status = loop {
-        if let Some(bytes) = high_water_mark(child.id())
-            && peaks.last().is_none_or(|(_, last)| bytes > *last)
-        {
-            peaks.push((started.elapsed().as_secs_f64(), bytes));
-        }
+        peak_bytes = high_water_mark(child.id()).max(peak_bytes);
         if let Some(status) = child.try_wait()? {
             break status;
         }
@@ -112,7 +130,7 @@ pub(super) fn run_until(
         code: status.code(),
         lines,
         stderr: talk.join().unwrap_or_default(),
-        peaks,
+        peak_bytes,
     })
 }
 
@@ -134,7 +152,7 @@ mod tests {
     fn shell(script: &str) -> Ended {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        run(command).unwrap()
+        run_until(command, LIMIT, |_| false).unwrap()
     }
 
     #[test]
@@ -159,11 +177,12 @@ mod tests {
         assert_eq!(ended.problem(), "exit code 3: first / why");
         let ended = shell("echo 'error: why' >&2; echo usage >&2; exit 2");
         assert_eq!(ended.problem(), "exit code 2: error: why");
-        assert!(
-            shell("kill -9 $$")
-                .problem()
-                .starts_with("ended by a signal")
-        );
+        let ended =
+            shell("echo Traceback >&2; echo 'X: CUDA out of memory. Tried' >&2; echo >&2; exit 1");
+        assert_eq!(ended.problem(), "exit code 1: X: CUDA out of memory. Tried");
+        assert!(is_out_of_memory(&ended.problem()));
+        let killed = shell("kill -9 $$").problem();
+        assert!(killed.starts_with("ended by a signal") && !is_out_of_memory(&killed));
     }
 
     #[test]
@@ -183,8 +202,10 @@ mod tests {
     #[test]
     fn the_peak_is_seen() {
         let ended = shell("x=$(head -c 30000000 /dev/zero | tr '\\0' a); sleep 0.1");
-        let peak = ended.peak_bytes(f64::INFINITY);
-        assert!(peak > Some(30_000_000), "{:?}", ended.peaks);
-        assert!(ended.peak_bytes(0.0) < peak, "{:?}", ended.peaks);
+        assert!(
+            ended.peak_bytes > Some(30_000_000),
+            "{:?}",
+            ended.peak_bytes
+        );
     }
 }
