@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use serde_json::Value;
 use train::{
-    TrainError,
-    report::{Event, LogEntry, Memory, Observer, Plan, Step},
+    Plan, TrainError,
+    events::{Event, LogEntry, Memory, Observer, Step},
 };
 
 use crate::{

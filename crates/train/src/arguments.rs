@@ -10,7 +10,7 @@ use model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    TrainError,
+    error::TrainError,
     optimizer::{OptimizerName, OptimizerOptions},
     schedule::SchedulerType,
 };

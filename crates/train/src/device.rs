@@ -6,7 +6,7 @@ use model::{Precision, mpnet};
 use shim::torch::{Memory, allow_tf32, memory as memory_of, set_deterministic};
 use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
 
-use crate::{TrainError, TrainingArguments};
+use crate::{arguments::TrainingArguments, error::TrainError};
 
 /// Sets libtorch's switches as the arguments have it, for the whole process. Whoever computes on a GPU before the
 /// trainer calls it first: cuBLAS has to know at its first use that it is to be deterministic.

@@ -1,4 +1,4 @@
-//! What can end a run, as values.
+//! Errors that end a run.
 
 use std::{
     error::Error,
@@ -8,7 +8,7 @@ use std::{
 
 use tch::TchError;
 
-/// What can end a run.
+/// An error that ends a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -124,6 +124,17 @@ impl TrainError {
         }
         false
     }
+}
+
+/// An error with its causes, as one text.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// The error of writing `path`, with what to do about it.

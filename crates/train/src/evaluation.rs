@@ -11,7 +11,7 @@ use model::{EncodeOptions, SentenceTransformer};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::{TrainError, trainer::TrainingData};
+use crate::{error::TrainError, tokenizing::TrainingData};
 
 /// A data set with its evaluator: the one that is asked for, or else for triplets a [`TripletEvaluator`] and for
 /// pairs with a label or score an [`EmbeddingSimilarityEvaluator`].

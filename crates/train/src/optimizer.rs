@@ -14,7 +14,7 @@ use shim::{
 };
 use tch::{Device, Tensor, no_grad};
 
-use crate::TrainError;
+use crate::error::TrainError;
 
 /// Which optimizer (`--optim`), under the names of transformers' `OptimizerNames`, and Adam, which it lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

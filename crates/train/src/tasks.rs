@@ -1,11 +1,11 @@
-//! What a run trains and evaluates on, and by which losses.
+//! The data sets of a run and their losses.
 
 use data::{Labels, Prompt, TokenizedDataset};
 use losses::{LabelKind, Loss};
 use model::SentenceTransformer;
 use tch::Tensor;
 
-use crate::{Evaluation, TrainError, TrainingData};
+use crate::{error::TrainError, evaluation::Evaluation, tokenizing::TrainingData};
 
 /// A loss, with what it needs besides embeddings and labels.
 #[derive(Debug, Clone, Copy)]

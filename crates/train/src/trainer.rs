@@ -6,56 +6,44 @@
 mod evaluating;
 mod gradients;
 mod on_device;
-mod plan;
 
 use std::{path::PathBuf, time::Instant};
 
-use data::{
-    Dataset, TokenizedDataset,
-    sampler::{self, Batch, epoch_batches, multi_dataset_batches},
-};
+use data::sampler::{self, Batch, epoch_batches, multi_dataset_batches};
 use losses::Loss;
 use model::{Compute, SentenceTransformer};
 use serde_json::json;
 use tch::Tensor;
 
-use self::{
-    on_device::{deferred, graphs},
-    plan::{datasets, names, plan},
-};
-
+use self::on_device::{deferred, graphs};
 use crate::{
-    TrainError,
     arguments::{IntervalStrategy, TrainingArguments},
-    checkpoint::{self, Checkpoint, Job, Saver},
-    deferred::{Deferred, Facts},
     device,
-    error::NonFinite,
+    error::{NonFinite, TrainError},
     evaluation::Evaluation,
+    events::{Event, LogEntry, Observer, Step},
     failpoint,
-    graphs::StepGraphs,
-    identity::identity,
+    loss_weights::LossWeights,
     optimizer::{Optimizer, clip_scale, gradient_norm},
-    owned::LossWeights,
-    report::{Event, LogEntry, Observer, Plan, Step},
-    run_folder::{RunFolder, write_folder},
+    plan::{Plan, datasets, names, plan},
+    run::{
+        checkpoint::{self, Checkpoint, Job, Saver},
+        fingerprint::fingerprint,
+        folder::{RunFolder, write_folder},
+        state::TrainerState,
+    },
     schedule::Schedule,
-    state::TrainerState,
+    step::{
+        device::{Deferred, Facts},
+        recorded::StepGraphs,
+    },
     tasks::{Objective, Task, Tasks},
+    tokenizing::TrainingData,
 };
 
-/// Training data: texts, their tokens, and the name that messages use.
-#[derive(Debug)]
-pub struct TrainingData {
-    /// The texts, which decide what a duplicate is.
-    pub dataset: Dataset,
-    /// The same rows as token ids.
-    pub tokens: TokenizedDataset,
-}
-
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum RunOutcome {
     /// All steps were made, or early stopping ended the run; with the run's last log entry.
     Finished(LogEntry),
     /// A signal ended the run; the checkpoint of this step was written.
@@ -242,8 +230,8 @@ impl<'a> Trainer<'a> {
             .filter(|_| arguments.evaluation_decides())
             .map(|evaluated| evaluated.task.data)
             .collect();
-        let identity = identity(model, &objectives, &training_data, &evaluation_data)?;
-        let state = TrainerState::new(&arguments, &plan, identity);
+        let fingerprint = fingerprint(model, &objectives, &training_data, &evaluation_data)?;
+        let state = TrainerState::new(&arguments, &plan, fingerprint);
         Ok(Self {
             model,
             objectives,
@@ -305,7 +293,7 @@ impl<'a> Trainer<'a> {
 
     fn differences(&self, checkpoint: &Checkpoint) -> Vec<String> {
         let saved = checkpoint.state();
-        saved.differences(&self.arguments, &self.plan, &self.state.identity)
+        saved.differences(&self.arguments, &self.plan, &self.state.fingerprint)
     }
 
     /// Goes on from a checkpoint of the same run instead of from the start. Where `anyway` is set, data, loss,
@@ -330,9 +318,9 @@ impl<'a> Trainer<'a> {
         if let Some(deferred) = &mut self.deferred {
             deferred.restore(n_updates, saved.loss_scale)?;
         }
-        let now = TrainerState::new(&self.arguments, &self.plan, self.state.identity.clone());
+        let now = TrainerState::new(&self.arguments, &self.plan, self.state.fingerprint.clone());
         self.state = TrainerState {
-            identity: now.identity,
+            fingerprint: now.fingerprint,
             eval_steps: now.eval_steps,
             logging_steps: now.logging_steps,
             save_steps: now.save_steps,
@@ -352,7 +340,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// When a number is not finite, a file can't be written, or libtorch fails.
-    pub fn train(&mut self) -> Result<Outcome, TrainError> {
+    pub fn train(&mut self) -> Result<RunOutcome, TrainError> {
         let outcome = self.run();
         let saved = self.wait_for_save();
         let outcome = outcome?;
@@ -360,7 +348,7 @@ impl<'a> Trainer<'a> {
         Ok(outcome)
     }
 
-    fn run(&mut self) -> Result<Outcome, TrainError> {
+    fn run(&mut self) -> Result<RunOutcome, TrainError> {
         let started = Instant::now();
         self.tell(&Event::Begin(&self.plan.clone()))?;
         if self.state.is_evaluation_due && !self.evaluate_and_save()? {
@@ -394,7 +382,7 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        self.finish(started).map(Outcome::Finished)
+        self.finish(started).map(RunOutcome::Finished)
     }
 
     /// One update from the gradients of all its micro-batches, unless it is interrupted or a number is not finite
@@ -646,14 +634,14 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn interrupted(&mut self) -> Result<Outcome, TrainError> {
+    fn interrupted(&mut self) -> Result<RunOutcome, TrainError> {
         self.settle()?;
         // Between a save and the next step nothing changes but that an evaluation may be due.
         if self.last_saved != Some(self.state.global_step) {
             self.save()?;
         }
         self.wait_for_save()?;
-        Ok(Outcome::Interrupted {
+        Ok(RunOutcome::Interrupted {
             step: self.state.global_step,
         })
     }

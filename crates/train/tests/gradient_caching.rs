@@ -11,7 +11,7 @@ use data::Labels;
 use serde_json::{Value, json};
 use support::{arguments, loss, read, read_evaluation, tiny};
 use tch::Tensor;
-use train::{Checkpoint, Outcome, RunFolder, Trainer, TrainingData, report::LogEntry};
+use train::{Checkpoint, RunFolder, RunOutcome, Trainer, TrainingData, events::LogEntry};
 
 /// The log of a run of six steps under dropout, and its last weights.
 fn run(loss_name: &str, mini_batch_tokens: Option<usize>) -> (Vec<LogEntry>, Tensor) {
@@ -189,7 +189,7 @@ fn an_interrupt_between_parts_loses_nothing() {
         (outcome, model.parameters().flat().copy())
     };
     let (outcome, expected) = train(false);
-    assert!(matches!(outcome, Outcome::Finished(_)));
+    assert!(matches!(outcome, RunOutcome::Finished(_)));
     let n_asked_in_step = n_asked.get() / 3;
     assert!(
         n_asked_in_step > 20,
@@ -201,10 +201,10 @@ fn an_interrupt_between_parts_loses_nothing() {
         n_asked.set(0);
         n_allowed.set(n_asked_in_step + n);
         let (outcome, _) = train(false);
-        assert_eq!(outcome, Outcome::Interrupted { step: 1 });
+        assert_eq!(outcome, RunOutcome::Interrupted { step: 1 });
         n_allowed.set(usize::MAX);
         let (outcome, weights) = train(true);
-        assert!(matches!(outcome, Outcome::Finished(_)));
+        assert!(matches!(outcome, RunOutcome::Finished(_)));
         assert_eq!(weights, expected);
         fs_err::remove_dir_all(folder.checkpoint(1)).unwrap();
     }

@@ -9,8 +9,8 @@ use model::{Compute, Engine};
 use serde_json::{Value, json};
 use support::{arguments, loss, read, read_evaluation, tiny};
 use train::{
-    Checkpoint, Outcome, RunFolder, TrainError, Trainer, TrainerState,
-    report::{Event, Observer},
+    Checkpoint, RunFolder, RunOutcome, TrainError, Trainer, TrainerState,
+    events::{Event, Observer},
 };
 
 /// Dropout draws from libtorch's one generator.
@@ -67,7 +67,7 @@ fn run(
     if let Some(step) = checkpoint {
         trainer.resume(&Checkpoint::open(&folder.checkpoint(step))?, false)?;
     }
-    assert!(matches!(trainer.train()?, Outcome::Finished(_)));
+    assert!(matches!(trainer.train()?, RunOutcome::Finished(_)));
     let state = trainer.state().clone();
     let weights = Vec::try_from(trainer.model().parameters().flat())?;
     drop(trainer);

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use support::{arguments, fixture, loss, read, read_evaluation, tiny};
 use tch::Tensor;
 use train::{
-    Checkpoint, Evaluation, LOSS_WEIGHTS, Objective, Outcome, RunFolder, Tasks, Trainer,
+    Checkpoint, Evaluation, LOSS_WEIGHTS, Objective, RunFolder, RunOutcome, Tasks, Trainer,
     TrainingData,
 };
 
@@ -63,7 +63,7 @@ fn train(
         let checkpoint = Checkpoint::open(&folder.checkpoint(step)).unwrap();
         assert!(trainer.resume(&checkpoint, false).unwrap().is_empty());
     }
-    assert!(matches!(trainer.train().unwrap(), Outcome::Finished(_)));
+    assert!(matches!(trainer.train().unwrap(), RunOutcome::Finished(_)));
     let is_speed = |key: &str| key.ends_with("runtime") || key.ends_with("per_second");
     let log = trainer.state().log_history.iter();
     log.map(|entry| {

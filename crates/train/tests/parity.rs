@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use support::{arguments, fixture, loss, read, read_evaluation, tiny};
 use tch::{Device, Tensor};
-use train::{IntervalStrategy, Outcome, RunFolder, TrainError, Trainer};
+use train::{IntervalStrategy, RunFolder, RunOutcome, TrainError, Trainer};
 
 /// Relative; reached: 3e-5 in `mnr_pairs`, 5e-6 or less in all other runs.
 const LOSS: f64 = 1e-4;
@@ -96,7 +96,7 @@ fn check_by(engine: Engine, name: &str) {
     )
     .unwrap();
     assert_eq!(trainer.plan().n_steps, run.max_steps, "{name}: steps");
-    let Outcome::Finished(_) = trainer.train().unwrap() else {
+    let RunOutcome::Finished(_) = trainer.train().unwrap() else {
         panic!("{name} was not finished");
     };
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use support::{arguments, fixture, loss, read, tiny};
 use tch::Device;
 use train::{
-    Checkpoint, Evaluation, Objective, Outcome, Prompts, RunFolder, Tasks, Trainer, TrainingData,
+    Checkpoint, Evaluation, Objective, Prompts, RunFolder, RunOutcome, Tasks, Trainer, TrainingData,
 };
 
 /// Relative, of each loss and accuracy, and ten times it of each norm of a gradient. Reached: 4e-6, and 1.5e-4 for a norm
@@ -137,7 +137,7 @@ fn check(name: &str) {
     let folder = RunFolder::create(root.path()).unwrap();
     let changes = arguments(&run.arguments);
     let mut trainer = Trainer::with_tasks(&mut model, tasks, changes, folder, &|| false).unwrap();
-    assert!(matches!(trainer.train().unwrap(), Outcome::Finished(_)));
+    assert!(matches!(trainer.train().unwrap(), RunOutcome::Finished(_)));
     let log = &trainer.state().log_history;
     let mut n_compared = 0;
     let mut largest: f64 = 0.0;

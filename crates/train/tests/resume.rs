@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use support::{arguments, loss, read, read_evaluation, tiny};
 use tch::Tensor;
 use train::{
-    Checkpoint, Outcome, RunFolder, TrainError, Trainer, TrainerState,
-    report::{Event, Observer},
+    Checkpoint, RunFolder, RunOutcome, TrainError, Trainer, TrainerState,
+    events::{Event, Observer},
 };
 
 /// Dropout draws from libtorch's one generator, so that runs with dropout can't share a process at the same time.
@@ -45,7 +45,7 @@ fn with(mut arguments: Value, changes: Value) -> Value {
 
 /// How a run came out.
 struct Ran {
-    outcome: Outcome,
+    outcome: RunOutcome,
     state: TrainerState,
     weights: Vec<f32>,
 }
@@ -100,8 +100,8 @@ fn at_question(n: usize) -> impl Fn() -> bool {
 
 fn interrupted_at(ran: &Ran) -> u64 {
     match ran.outcome {
-        Outcome::Interrupted { step } => step,
-        Outcome::Finished(_) => panic!("the run was not interrupted"),
+        RunOutcome::Interrupted { step } => step,
+        RunOutcome::Finished(_) => panic!("the run was not interrupted"),
     }
 }
 
@@ -179,8 +179,8 @@ fn a_run_broken_off_again_and_again_goes_on_bit_for_bit() {
             let stop = at_question(4);
             let ran = run(folder.path(), &changes, None, checkpoint, &stop).unwrap();
             match ran.outcome {
-                Outcome::Interrupted { step } => checkpoint = Some(step),
-                Outcome::Finished(_) => break ran,
+                RunOutcome::Interrupted { step } => checkpoint = Some(step),
+                RunOutcome::Finished(_) => break ran,
             }
         };
         assert_same(&resumed, folder.path(), &whole, whole_folder.path(), optim);

@@ -14,8 +14,7 @@ use anyhow::Context;
 use eval::{Metrics, csv::At};
 use model::{Compute, Precision, SentenceTransformer};
 use train::{
-    CONFIG, Checkpoint, METRICS, Outcome, RunFolder, Trainer,
-    report::{MetricsFile, TensorBoard},
+    CONFIG, Checkpoint, METRICS, MetricsFile, RunFolder, RunOutcome, TensorBoard, Trainer,
     write_file,
 };
 
@@ -168,12 +167,12 @@ impl Run<'_> {
         let outcome = trainer.train()?;
         drop(unsaved);
         match outcome {
-            Outcome::Finished(summary) => Ok(Results {
+            RunOutcome::Finished(summary) => Ok(Results {
                 before,
                 after: self.measure(prepared, trainer.model())?,
                 summary,
             }),
-            Outcome::Interrupted { step } => {
+            RunOutcome::Interrupted { step } => {
                 tracing::warn!(
                     "stopped after step {step}, which is saved: the same command with --resume-from-checkpoint goes on"
                 );

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::{Trainer, gradients::mix, observe};
 use crate::{
-    TrainError,
+    error::TrainError,
     evaluation::Evaluation,
-    report::{Event, LogEntry},
-    state::round,
+    events::{Event, LogEntry},
+    run::state::round,
     tasks::Task,
 };
 

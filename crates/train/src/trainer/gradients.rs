@@ -8,10 +8,10 @@ use tch::{Device, TchError, Tensor};
 
 use super::Trainer;
 use crate::{
-    TrainError,
-    deferred::Deferred,
+    error::TrainError,
+    events::Event,
     failpoint,
-    report::Event,
+    step::device::Deferred,
     tasks::{Sentences, Task},
 };
 

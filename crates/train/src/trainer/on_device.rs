@@ -7,12 +7,16 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Stepped, Trainer, gradients::dropout_seed, made_step};
 use crate::{
-    TrainError, TrainingArguments,
-    deferred::{Deferred, Numbers},
-    device, failpoint,
-    graphs::{CudaRecorder, Echo, Recorder, StepGraphs},
+    arguments::TrainingArguments,
+    device,
+    error::TrainError,
+    events::{Event, Step},
+    failpoint,
     optimizer::OptimizerName,
-    report::{Event, Step},
+    step::{
+        device::{Deferred, Numbers},
+        recorded::{CudaRecorder, Echo, Recorder, StepGraphs},
+    },
     tasks::Objective,
 };
 

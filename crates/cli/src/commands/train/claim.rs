@@ -17,7 +17,7 @@ pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Op
     let has_begun = root.join(CONFIG).exists();
     let has_ended = folder.final_model().exists();
     match flags.call.resume_from_checkpoint.as_deref() {
-        Some("last") => match folder.newest_checkpoint()? {
+        Some("last") => match Checkpoint::newest(folder)? {
             Some(newest) => {
                 for problem in newest.skipped {
                     tracing::warn!("{problem}: going on from an older one");

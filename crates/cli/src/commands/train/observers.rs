@@ -6,7 +6,7 @@ use kernels::profile;
 use serde_json::{Map, Value, json};
 use train::{
     TrainError,
-    report::{Event, Memory, Observer},
+    events::{Event, Memory, Observer},
 };
 
 use crate::output::print_json;

@@ -1,15 +1,14 @@
 //! The state of a run: everything but weights and moments that its future depends on.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    TrainError,
     arguments::TrainingArguments,
-    identity,
-    report::{LogEntry, Plan, Step},
+    error::TrainError,
+    events::{LogEntry, Step},
+    plan::Plan,
+    run::fingerprint::{self, Fingerprint},
 };
 
 /// `trainer_state.json`: transformers' `TrainerState` field for field, then what a bit-exact resume needs.
@@ -73,8 +72,9 @@ pub struct TrainerState {
     /// Those in a row up to now.
     pub n_skipped_steps_in_row: u64,
     /// The run's data, loss and starting model, each by its value or its sha256.
-    pub identity: BTreeMap<String, String>,
-    /// What the loss is multiplied by, where gradients are in fp16 on a GPU.
+    #[serde(rename = "identity")]
+    pub fingerprint: Fingerprint,
+    /// The factor of the loss, where gradients are in fp16 on a GPU.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
     /// The arguments of the run.
@@ -84,7 +84,7 @@ pub struct TrainerState {
 /// The state of `torch.amp.GradScaler`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
-    /// What the loss is multiplied by.
+    /// The factor of the loss.
     pub scale: f64,
     /// Updates in a row since the scale changed.
     pub growth_tracker: i64,
@@ -92,11 +92,7 @@ pub struct LossScale {
 
 impl TrainerState {
     /// The state before the first step.
-    pub fn new(
-        arguments: &TrainingArguments,
-        plan: &Plan,
-        identity: BTreeMap<String, String>,
-    ) -> Self {
+    pub fn new(arguments: &TrainingArguments, plan: &Plan, fingerprint: Fingerprint) -> Self {
         Self {
             best_global_step: None,
             best_metric: None,
@@ -126,17 +122,10 @@ impl TrainerState {
             n_skipped_steps: 0,
             n_skipped_steps_since_log: 0,
             n_skipped_steps_in_row: 0,
-            identity,
+            fingerprint,
             loss_scale: None,
             arguments: arguments.clone(),
         }
-    }
-
-    /// Counts a step with its loss, after which `share` of its epoch of `n_steps` steps is done. A step without
-    /// a loss made no update.
-    pub fn count_step(&mut self, loss: Option<f64>, share: f64, n_steps: u64) {
-        self.advance(share, n_steps);
-        self.note_loss(loss);
     }
 
     /// Counts a step whose loss is not known yet, after which `share` of its epoch of `n_steps` steps is done.
@@ -287,14 +276,14 @@ impl TrainerState {
         entry
     }
 
-    /// In what a run with these arguments, over this data and from this model differs from the one that left
-    /// off here, each thing with what it was and is. How often a run logs and saves may differ, how many steps it
-    /// may skip, and where no evaluation decides anything, how often it evaluates.
+    /// The differences between a run with these arguments, data and model, and the one that left off here, each with
+    /// both values. How often a run logs and saves may differ, how many steps it may skip, and where no evaluation
+    /// decides anything, how often it evaluates.
     pub fn differences(
         &self,
         arguments: &TrainingArguments,
         plan: &Plan,
-        identity: &BTreeMap<String, String>,
+        fingerprint: &Fingerprint,
     ) -> Vec<String> {
         let fields = |arguments: &TrainingArguments| match serde_json::to_value(arguments) {
             Ok(Value::Object(fields)) => fields,
@@ -315,7 +304,7 @@ impl TrainerState {
                 format!("--{name} was {value} and is {now}")
             })
             .collect();
-        differences.extend(identity::differences(&self.identity, identity));
+        differences.extend(fingerprint::differences(&self.fingerprint, fingerprint));
         if self.max_steps != plan.n_steps && differences.is_empty() {
             differences.push(format!(
                 "the run was to make {} steps and now {}",

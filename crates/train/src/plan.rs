@@ -1,27 +1,55 @@
-//! How long a run is.
+//! The length of a run.
 
 use data::{
     Dataset,
     sampler::{n_batches, n_multi_dataset_batches},
 };
-use model::SentenceTransformer;
+use model::{Precision, SentenceTransformer};
 
 use crate::{
-    TrainError, TrainingArguments, device, owned::LossWeights, report::Plan,
+    arguments::TrainingArguments, device, error::TrainError, loss_weights::LossWeights,
     schedule::warmup_steps, tasks::Task,
 };
 
-pub(super) fn datasets<'t>(tasks: &'t [Task<'_>]) -> Vec<&'t Dataset> {
+/// The length of a run, and the numbers that its progress is measured by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Rows of the training data.
+    pub n_rows: usize,
+    /// Batches in an epoch, as upstream counts them: no_duplicates may need fewer.
+    pub n_batches_per_epoch: usize,
+    /// Updates in an epoch.
+    pub n_steps_per_epoch: u64,
+    /// Updates in the run.
+    pub n_steps: u64,
+    /// Updates made before this run took over.
+    pub first_step: u64,
+    /// Passes over the data.
+    pub n_epochs: f64,
+    /// Updates of warm-up.
+    pub n_warmup_steps: u64,
+    /// Trainable parameters.
+    pub n_parameters: usize,
+    /// Precision of matrix products.
+    pub precision: Precision,
+    /// Multiplications and additions that a token takes in the linear layers, forward and backward.
+    pub flops_per_token: f64,
+    /// The same a second that the GPU reaches in large matrix products of that precision, measured before the first
+    /// step; `None` on the CPU.
+    pub device_flops: Option<f64>,
+}
+
+pub(crate) fn datasets<'t>(tasks: &'t [Task<'_>]) -> Vec<&'t Dataset> {
     tasks.iter().map(|task| &task.data.dataset).collect()
 }
 
-pub(super) fn names(tasks: &[Task<'_>]) -> String {
+pub(crate) fn names(tasks: &[Task<'_>]) -> String {
     let names = tasks.iter().map(|task| task.data.dataset.name.as_str());
     names.collect::<Vec<_>>().join(", ")
 }
 
 /// Upstream's reckoning of a run's length (`Trainer.set_initial_training_values`).
-pub(super) fn plan(
+pub(crate) fn plan(
     arguments: &TrainingArguments,
     tasks: &[Task<'_>],
     loss_weights: &LossWeights,

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{
-    TrainError,
+    error::TrainError,
+    loss_weights::LossWeights,
     optimizer::{OnDevice, Optimizer},
-    owned::LossWeights,
-    state::LossScale,
+    run::state::LossScale,
 };
 
 /// The longest that numbers stay unread: progress is shown about so often, and a loss that is not a number found.

@@ -1,4 +1,4 @@
-//! One trainer per folder.
+//! The lock of a run's folder: one trainer at a time.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::TrainError;
+use crate::error::TrainError;
 
 /// Name of the file that is locked and holds the number of the process.
 const LOCK: &str = ".lock";
@@ -51,7 +51,7 @@ impl FolderLock {
                 }
                 Err(TryLockError::Error(error)) => return Err(at(&path, error).into()),
             }
-            // Who had it may have removed the file between our opening and our locking it.
+            // Its last holder may have removed the file between our opening and our locking it.
             if !is_still_there(&file, &path) {
                 continue;
             }

@@ -9,7 +9,7 @@ use model::{ChunkedBatch, StaticBatch, StaticShape};
 use shim::graph::Graph;
 use tch::{Device, Tensor};
 
-use crate::TrainError;
+use crate::error::{TrainError, chain};
 
 /// Batches of a shape that are computed as ever before it is recorded: libraries choose their algorithms and take
 /// their memory in the first.
@@ -164,16 +164,6 @@ impl fmt::Debug for StepGraphs {
             .field("problem", &self.problem)
             .finish_non_exhaustive()
     }
-}
-
-fn chain(error: &TrainError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Records nothing and does the work again at each replay, on the batch that stays in place: what a graph does, as

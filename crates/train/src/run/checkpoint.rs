@@ -2,8 +2,8 @@
 //! the length and sha256 of every file.
 //!
 //! A checkpoint is made of bytes in memory, which takes as long as copying weights and moments; [`Saver`] writes
-//! them on a thread of its own while training goes on. Only a [`Checkpoint`], whose files are what the manifest
-//! says, can be gone on from.
+//! them on a thread of its own while training goes on. A run resumes from a [`Checkpoint`] alone, whose files agree
+//! with the manifest.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,14 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Tensor, no_grad};
 
 use crate::{
-    TrainError,
-    identity::{hex, sha256},
+    error::{TrainError, chain},
+    loss_weights::LossWeights,
     optimizer::Optimizer,
-    owned::LossWeights,
-    run_folder::{RunFolder, remove_folder, write_folder},
-    state::TrainerState,
+    run::{
+        fingerprint::{hex, sha256},
+        folder::{RunFolder, remove_folder, step_of_name, write_folder},
+        state::TrainerState,
+    },
 };
 
 const WEIGHTS: &str = "model.safetensors";
@@ -35,7 +37,7 @@ const MANIFEST: &str = "manifest.json";
 /// The version of the layout that this program writes and reads.
 const FORMAT_VERSION: u64 = 1;
 
-/// `manifest.json`: what a checkpoint has to consist of.
+/// `manifest.json`: the files of a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
@@ -52,19 +54,19 @@ struct Entry {
     sha256: String,
 }
 
-/// A checkpoint that is, file by file, what was written.
+/// A checkpoint whose files agree with its manifest.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     state: TrainerState,
 }
 
-/// The newest checkpoint of a run that can be gone on from.
+/// The newest checkpoint of a run that can be resumed from.
 #[derive(Debug)]
 pub struct Newest {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
-    /// Why each newer one can't be, newest first.
+    /// The fault of each newer one, newest first.
     pub skipped: Vec<TrainError>,
 }
 
@@ -83,6 +85,34 @@ impl Checkpoint {
             path: path.to_owned(),
             state,
         })
+    }
+
+    /// The newest checkpoint of a run that is whole; `None` when there is no checkpoint at all.
+    ///
+    /// # Errors
+    /// [`TrainError::NoCheckpoint`] when there are checkpoints and none is whole, with the fault of each.
+    pub fn newest(folder: &RunFolder) -> Result<Option<Newest>, TrainError> {
+        let mut skipped = Vec::new();
+        for step in folder.checkpoints()?.into_iter().rev() {
+            match Self::open(&folder.checkpoint(step)) {
+                Ok(checkpoint) => {
+                    return Ok(Some(Newest {
+                        checkpoint,
+                        skipped,
+                    }));
+                }
+                Err(error) => skipped.push(error),
+            }
+        }
+        if skipped.is_empty() {
+            return Ok(None);
+        }
+        let problems: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+        Err(TrainError::NoCheckpoint(format!(
+            "{} holds no checkpoint that is whole, so there is nothing to go on from ({}): bring one back from a copy, or start over with --overwrite-output-dir",
+            folder.root().display(),
+            problems.join("; ")
+        )))
     }
 
     /// Its folder.
@@ -192,11 +222,11 @@ fn verify(folder: &Path) -> Result<TrainerState, String> {
             manifest.step, state.global_step
         ));
     }
-    let step_of_name = folder
-        .file_name()
-        .and_then(|name| name.to_str())
-        .and_then(crate::run_folder::step_of_name);
-    if step_of_name.is_some_and(|step| step != manifest.step) {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    if name
+        .and_then(step_of_name)
+        .is_some_and(|step| step != manifest.step)
+    {
         return Err(format!("it is that of step {}", manifest.step));
     }
     Ok(state)
@@ -240,47 +270,6 @@ fn verify_file(path: &Path, entry: &Entry, mut keep: Option<&mut Vec<u8>>) -> Re
     Ok(())
 }
 
-/// An error with its causes, as one text.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
-}
-
-impl RunFolder {
-    /// The newest checkpoint that is whole; `None` when there is no checkpoint at all.
-    ///
-    /// # Errors
-    /// [`TrainError::NoCheckpoint`] when there are checkpoints and none is whole, with what is wrong with each.
-    pub fn newest_checkpoint(&self) -> Result<Option<Newest>, TrainError> {
-        let mut skipped = Vec::new();
-        for step in self.checkpoints()?.into_iter().rev() {
-            match Checkpoint::open(&self.checkpoint(step)) {
-                Ok(checkpoint) => {
-                    return Ok(Some(Newest {
-                        checkpoint,
-                        skipped,
-                    }));
-                }
-                Err(error) => skipped.push(error),
-            }
-        }
-        if skipped.is_empty() {
-            return Ok(None);
-        }
-        let problems: Vec<String> = skipped.iter().map(ToString::to_string).collect();
-        Err(TrainError::NoCheckpoint(format!(
-            "{} holds no checkpoint that is whole, so there is nothing to go on from ({}): bring one back from a copy, or start over with --overwrite-output-dir",
-            self.root().display(),
-            problems.join("; ")
-        )))
-    }
-}
-
 /// The files of a checkpoint as of now, all but the manifest.
 pub(crate) fn files(
     model: &SentenceTransformer,
@@ -315,7 +304,7 @@ pub(crate) fn files(
     Ok(files)
 }
 
-/// What a checkpoint is written from, and what is to be removed once it is there.
+/// A checkpoint to be written, and the rule for removing older ones afterwards.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) folder: RunFolder,
@@ -403,8 +392,7 @@ impl Saver {
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        // Whoever wants to know of an error has waited; what matters here is that the process doesn't end in
-        // the middle of a write.
+        // An error is reported by `wait`; here the process must only not end in the middle of a write.
         if let Some((_, thread)) = self.in_flight.take() {
             let _ = thread.join();
         }

@@ -12,7 +12,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use tch::{Device, Tensor, no_grad};
 
 use crate::{
-    TrainError,
+    error::TrainError,
     optimizer::{OnDevice, Optimizer, OptimizerOptions, gradient_norm},
 };
 
@@ -39,7 +39,7 @@ struct Weight {
 }
 
 impl LossWeights {
-    /// Those of these losses, each with the name that its weights' names begin with.
+    /// The weights of these losses, each with the prefix of its weights' names.
     pub(crate) fn new<'l>(
         losses: impl Iterator<Item = (Option<&'l str>, &'l dyn Loss)>,
         options: OptimizerOptions,

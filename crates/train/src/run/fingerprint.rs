@@ -1,4 +1,4 @@
-//! What a run is made of beside its arguments, in a form that a checkpoint can hold and a resume compare.
+//! The fingerprint of a run: its data, losses and starting model, as a checkpoint holds and a resume compares them.
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,21 @@ use data::{Dataset, Labels};
 use model::{Precision, SentenceTransformer};
 use sha2::{Digest, Sha256};
 
-use crate::{TrainError, TrainingData, tasks::Objective};
+use crate::{error::TrainError, tasks::Objective, tokenizing::TrainingData};
 
 /// Parts of a run by name: the value itself where it is short, else the sha256 of its content.
-pub(crate) type Identity = BTreeMap<String, String>;
+pub(crate) type Fingerprint = BTreeMap<String, String>;
 
-/// The identity of a run that starts with `model` as it is now. `evaluation` is the data of evaluations, where
+/// The fingerprint of a run that starts with `model` as it is now. `evaluation` is the data of evaluations, where
 /// they decide anything.
-pub(crate) fn identity(
+pub(crate) fn fingerprint(
     model: &SentenceTransformer,
     objectives: &[Objective<'_>],
     training: &[&TrainingData],
     evaluation: &[&TrainingData],
-) -> Result<Identity, TrainError> {
-    let mut identity = Identity::new();
-    let mut insert = |name: &str, value: String| identity.insert(name.to_owned(), value);
+) -> Result<Fingerprint, TrainError> {
+    let mut fingerprint = Fingerprint::new();
+    let mut insert = |name: &str, value: String| fingerprint.insert(name.to_owned(), value);
     for (what, datasets) in [("training data", training), ("evaluation data", evaluation)] {
         for (i, data) in datasets.iter().enumerate() {
             let what = numbered(what, i, datasets.len());
@@ -46,7 +46,7 @@ pub(crate) fn identity(
             insert(&what("guide"), hex(&hash.finalize()));
         }
     }
-    // What a precision of 16 bits multiplies with is said by its name alone.
+    // A precision of 16 bits has one backend.
     let compute = model.compute();
     if compute.precision == Precision::Fp32 {
         insert(GEMM, compute.gemm.resolved().to_string());
@@ -60,7 +60,7 @@ pub(crate) fn identity(
         let name = format!("{} of the starting model", path.display());
         insert(&name, sha256(bytes));
     }
-    Ok(identity)
+    Ok(fingerprint)
 }
 
 /// Several of one kind are told apart by their place, counted from one.
@@ -72,17 +72,17 @@ fn numbered(what: &str, i: usize, n: usize) -> String {
     }
 }
 
-/// Who multiplies, which checkpoints of earlier versions do not say.
+/// The GEMM backend, which checkpoints of earlier versions do not name.
 const GEMM: &str = "gemm";
 
-/// Each part in which two runs differ, with what it was and is.
-pub(crate) fn differences(saved: &Identity, now: &Identity) -> Vec<String> {
+/// The parts in which two runs differ, each with both values.
+pub(crate) fn differences(saved: &Fingerprint, now: &Fingerprint) -> Vec<String> {
     let is_unknown = |name: &str| name == GEMM && !saved.contains_key(GEMM);
     let mut names: Vec<&String> = saved.keys().chain(now.keys()).collect();
     names.sort_unstable();
     names.dedup();
-    let shown = |identity: &Identity, name: &str| {
-        let value = identity.get(name).map_or("none", String::as_str);
+    let shown = |fingerprint: &Fingerprint, name: &str| {
+        let value = fingerprint.get(name).map_or("none", String::as_str);
         let is_hash = value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_hash {
             format!("sha256 {}", &value[..12])
@@ -184,25 +184,25 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_version_does_not_say_is_no_difference() {
-        let with = |gemm: &str| Identity::from([(GEMM.to_owned(), gemm.to_owned())]);
-        assert!(differences(&Identity::new(), &with("rust")).is_empty());
+    fn a_part_that_an_earlier_version_lacks_is_no_difference() {
+        let with = |gemm: &str| Fingerprint::from([(GEMM.to_owned(), gemm.to_owned())]);
+        assert!(differences(&Fingerprint::new(), &with("rust")).is_empty());
         assert_eq!(differences(&with("libtorch"), &with("rust")).len(), 1);
-        assert_eq!(differences(&with("rust"), &Identity::new()).len(), 1);
+        assert_eq!(differences(&with("rust"), &Fingerprint::new()).len(), 1);
     }
 
     #[test]
     fn differences_are_named() {
-        let identity = |loss: &str, data: &str| {
+        let fingerprint = |loss: &str, data: &str| {
             let parts = [("loss", loss), ("training data", data)];
             parts
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into()
         };
         let (first, second) = (sha256(b"first"), sha256(b"second"));
-        assert!(differences(&identity("a", &first), &identity("a", &first)).is_empty());
+        assert!(differences(&fingerprint("a", &first), &fingerprint("a", &first)).is_empty());
         assert_eq!(
-            differences(&identity("a", &first), &identity("b", &second)),
+            differences(&fingerprint("a", &first), &fingerprint("b", &second)),
             [
                 "loss was a and is b".to_owned(),
                 format!(

@@ -1,4 +1,4 @@
-//! What lies where in the folder of a run.
+//! The folder of a run: names, layout, and writing whole or not at all.
 //!
 //! ```text
 //! <output-dir>/
@@ -21,7 +21,11 @@ use std::{
 use fs_err as fs;
 use model::ModelFiles;
 
-use crate::{TrainError, error::unsaved, failpoint, lock::FolderLock, state::TrainerState};
+use crate::{
+    error::{TrainError, unsaved},
+    failpoint,
+    run::{lock::FolderLock, state::TrainerState},
+};
 
 /// Name of the folder with the trained model.
 pub const FINAL: &str = "final";
@@ -31,9 +35,9 @@ pub const METRICS: &str = "metrics.jsonl";
 pub const CONFIG: &str = "config.toml";
 
 const CHECKPOINT_PREFIX: &str = "checkpoint-";
-/// What names of files and folders begin with that are not whole yet.
+/// Prefix of files and folders that are not whole yet.
 const WRITING_PREFIX: &str = ".writing-";
-/// What names of folders begin with that hold the former bearer of a name.
+/// Prefix of folders that hold what had a name before it was replaced.
 const REPLACED_PREFIX: &str = ".replaced-";
 
 /// The folder of one run, locked for as long as the value or a clone of it lives.
@@ -68,33 +72,33 @@ impl RunFolder {
         &self.root
     }
 
-    /// Where the trained model goes.
+    /// Path of the trained model.
     pub fn final_model(&self) -> PathBuf {
         self.root.join(FINAL)
     }
 
-    /// Where TensorBoard looks.
+    /// Path of TensorBoard's event files.
     pub fn tensorboard(&self) -> PathBuf {
         self.root.join("runs")
     }
 
-    /// Where evaluations during training append to their CSV files.
+    /// Path of the CSV files of evaluations during training.
     pub fn eval(&self) -> PathBuf {
         self.root.join("eval")
     }
 
-    /// Where the evaluations before and after do: they have more similarities, and so other columns, even where
-    /// the data is the same.
+    /// Path of the CSV files of the evaluations before and after: they have more similarities, and so other columns,
+    /// even where the data is the same.
     pub fn test(&self) -> PathBuf {
         self.root.join("test")
     }
 
-    /// Where the checkpoint of `step` lies.
+    /// Path of the checkpoint of `step`.
     pub fn checkpoint(&self, step: u64) -> PathBuf {
         self.root.join(format!("{CHECKPOINT_PREFIX}{step}"))
     }
 
-    /// Takes out of the CSV files of evaluations what a run that goes on from `state` will append again.
+    /// Removes the rows of the evaluations' CSV files that a run resumed from `state` will append again.
     pub(crate) fn forget_evaluations_after(&self, state: &TrainerState) -> Result<(), TrainError> {
         if !self.eval().exists() {
             return Ok(());
@@ -247,7 +251,7 @@ fn try_write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .and_then(|()| failpoint::at("rename", path))
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // What the write failed for may keep this from working too; the next start clears it away.
+        // The cause of the failure may keep this from working too; the next start clears it away.
         let _ = fs::remove_file(&temporary);
     }
     written?;
