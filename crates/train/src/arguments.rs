@@ -10,6 +10,7 @@ use model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    device,
     error::TrainError,
     optimizer::{OptimizerName, OptimizerOptions},
     schedule::SchedulerType,
@@ -207,10 +208,21 @@ pub fn flag_defaults<A: Args>() -> A {
 }
 
 impl TrainingArguments {
+    /// Validates, and sets libtorch's switches for the process. [`crate::Trainer`] does so by itself; a program that
+    /// computes on a GPU before calls it first, since cuBLAS has to know at its first use that it is to be
+    /// deterministic.
+    ///
+    /// # Errors
+    /// [`TrainError::Arguments`] from [`Self::validate`], and libtorch's.
+    pub fn prepare(&self) -> Result<(), TrainError> {
+        self.validate()?;
+        device::configure(self.tf32, self.full_determinism)
+    }
+
     /// Looks for values that are out of range or contradict each other, before anything is read or written.
     ///
     /// # Errors
-    /// [`TrainError::Arguments`], naming the flag, its value and what is allowed.
+    /// [`TrainError::Arguments`], naming the flag, its value and the allowed values.
     pub fn validate(&self) -> Result<(), TrainError> {
         let require = |holds: bool, problem: &dyn Fn() -> String| {
             if holds {
@@ -330,7 +342,7 @@ impl TrainingArguments {
         )
     }
 
-    /// Whether evaluations decide what comes of the run.
+    /// Whether evaluations decide on the result of the run.
     pub fn evaluation_decides(&self) -> bool {
         self.load_best_model_at_end || self.early_stopping_patience.is_some()
     }

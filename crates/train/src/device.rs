@@ -1,4 +1,4 @@
-//! What a run asks of a GPU beside its work: settings, memory, and how fast it could be.
+//! A GPU beside its work: settings, memory, and the speed that it could reach.
 
 use std::time::Instant;
 
@@ -6,16 +6,15 @@ use model::{Precision, mpnet};
 use shim::torch::{Memory, allow_tf32, memory as memory_of, set_deterministic};
 use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
 
-use crate::{arguments::TrainingArguments, error::TrainError};
+use crate::error::TrainError;
 
-/// Sets libtorch's switches as the arguments have it, for the whole process. Whoever computes on a GPU before the
-/// trainer calls it first: cuBLAS has to know at its first use that it is to be deterministic.
+/// Sets libtorch's switches for the whole process.
 ///
 /// # Errors
 /// libtorch's.
-pub fn configure(arguments: &TrainingArguments) -> Result<(), TrainError> {
-    allow_tf32(arguments.tf32)?;
-    set_deterministic(arguments.full_determinism)?;
+pub(crate) fn configure(tf32: bool, full_determinism: bool) -> Result<(), TrainError> {
+    allow_tf32(tf32)?;
+    set_deterministic(full_determinism)?;
     Ok(())
 }
 
@@ -27,7 +26,7 @@ pub(crate) fn flops_per_token(config: &mpnet::Config) -> f64 {
     6.0 * config.num_hidden_layers as f64 * a_layer
 }
 
-/// What libtorch's allocator holds of the device's memory; `None` on the CPU.
+/// The device's memory that libtorch's allocator holds; `None` on the CPU.
 pub(crate) fn memory(device: Device) -> Result<Option<Memory>, TrainError> {
     Ok(match device {
         Device::Cuda(index) => Some(memory_of(index)?),

@@ -12,15 +12,15 @@ use tch::TchError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// Arguments that contradict each other or lie outside of what is allowed.
+    /// Arguments that contradict each other or are out of range.
     #[error("{0}")]
     Arguments(String),
-    /// A data set that does not fit what it is to be used for.
+    /// A data set that does not fit its loss, evaluator or sampler.
     #[error("data set `{dataset}`: {problem}")]
     Dataset {
         /// Name of the data set.
         dataset: String,
-        /// What is wrong, what is allowed and what to do.
+        /// The fault, and the remedy.
         problem: String,
     },
     /// The loss or the gradient is infinite or not a number. The update was not made.
@@ -62,20 +62,20 @@ pub enum TrainError {
     Unsaved {
         /// The file or folder.
         path: PathBuf,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// No checkpoint can be gone on from.
+    /// There is no whole checkpoint to resume from.
     #[error("{0}")]
     NoCheckpoint(String),
-    /// A checkpoint is not, or no longer, what was written.
+    /// The files of a checkpoint don't agree with its manifest.
     #[error("checkpoint {}: {problem}", path.display())]
     Checkpoint {
         /// Its folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         problem: String,
     },
     /// An optimizer's saved state does not fit the model.
@@ -137,7 +137,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// The error of writing `path`, with what to do about it.
+/// The error of writing `path`, with the remedy.
 pub(crate) fn unsaved(path: &Path, source: io::Error) -> TrainError {
     TrainError::Unsaved {
         path: path.to_owned(),
@@ -185,7 +185,7 @@ fn os_error(error: &io::Error) -> Option<i32> {
     None
 }
 
-/// Where and with what values a run met a number that is not finite.
+/// A step whose loss or gradient is not finite.
 #[derive(Debug)]
 pub struct NonFinite {
     /// The update that was about to be made, counted from one.

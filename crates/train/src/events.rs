@@ -1,4 +1,4 @@
-//! The events of a run, and the trait of those who are told.
+//! The events of a run, and the trait of its observers.
 //!
 //! The trainer knows none of its observers: it gives each [`Event`] to all [`Observer`]s in turn.
 
@@ -13,7 +13,7 @@ use crate::{
     plan::Plan,
 };
 
-/// One entry of the log: `step`, `epoch` and what was measured, in the order it was put in.
+/// One entry of the log: `step`, `epoch` and the measured numbers, in the order it was put in.
 pub type LogEntry = Map<String, Value>;
 
 /// Something that happened in a run.

@@ -1,8 +1,8 @@
 //! Places where tests end the process, make an operation on a file fail, or spoil a number.
 //!
 //! Without the feature `failpoints`, which only tests switch on, the functions here do nothing and nothing can
-//! be armed. A place has a name, such as `sync manifest.json`; what is to happen there is said as
-//! `<name>@<n>=<action>`: at the `n`th time that the place is passed, counted from one. The name `*` stands for
+//! be armed. A place has a name, such as `sync manifest.json`; it is armed as
+//! `<name>@<n>=<action>`, and acts at the `n`th time that the place is passed, counted from one. The name `*` stands for
 //! all places of the file system together. Several are separated by semicolons. Actions:
 //!
 //! | action | what happens |
@@ -149,7 +149,7 @@ mod armed {
         }
     }
 
-    /// What to put in the place of a number.
+    /// The number to put in the place of another, where that is due.
     pub(crate) fn number(name: &str) -> Option<f64> {
         match pass(name, false) {
             Some(Action::Number(value)) => Some(value),

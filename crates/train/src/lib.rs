@@ -2,12 +2,14 @@
 //!
 //! [`Trainer`] takes a model, a loss, tokenised data and [`TrainingArguments`], and trains as
 //! transformers' `Trainer` does under sentence-transformers 6.0.1: the same batch order, the same order of
-//! operations within a step, the same log entries. Who wants to know what happens is an [`events::Observer`].
+//! operations within a step, the same log entries. Observers
+//! ([`events::Observer`]) are told what happens.
 //!
 //! Randomness is derived from seed, step and micro-batch, never carried over from step to step.
 
 mod arguments;
-pub mod device;
+mod chunking;
+mod device;
 mod error;
 mod evaluation;
 pub mod events;
@@ -17,11 +19,14 @@ mod observers;
 mod optimizer;
 mod plan;
 mod prompts;
+mod random;
 mod run;
+mod sampling;
 mod schedule;
 mod step;
 mod tasks;
 mod tokenizing;
+mod trained;
 mod trainer;
 
 pub use arguments::{IntervalStrategy, TrainingArguments, by_name, flag_defaults};

@@ -121,7 +121,7 @@ impl LossWeights {
         Ok(sum.f_sqrt()?)
     }
 
-    /// As [`Self::step`], where the device decides.
+    /// One update that the device decides on.
     pub(crate) fn step_on_device(&self, on_device: OnDevice<'_>) -> Result<(), TrainError> {
         for weight in &self.weights {
             let flat = flat(&weight.tensor)?;

@@ -16,7 +16,7 @@ use tch::{Device, Tensor, no_grad};
 
 use crate::error::TrainError;
 
-/// Which optimizer (`--optim`), under the names of transformers' `OptimizerNames`, and Adam, which it lacks.
+/// The optimizer (`--optim`), under the names of transformers' `OptimizerNames`, and Adam, which it lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OptimizerName {
     /// AdamW: weight decay decoupled from the gradient (Loshchilov and Hutter, arXiv 1711.05101).
@@ -33,10 +33,10 @@ pub enum OptimizerName {
     RmsProp,
 }
 
-/// What an optimizer needs beside the learning rate.
+/// The settings of an optimizer, beside the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OptimizerOptions {
-    /// Which update rule.
+    /// The update rule.
     pub name: OptimizerName,
     /// Weight decay, applied to everything but biases and norms.
     pub weight_decay: f64,
@@ -53,14 +53,14 @@ pub struct OptimizerOptions {
 /// RMSprop's smoothing constant, torch's default `alpha`.
 const RMSPROP_ALPHA: f64 = 0.99;
 
-/// What an update that is decided on the device goes by: tensors of one number each, in f32.
+/// The inputs of an update that is decided on the device: tensors of one number each, in f32.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OnDevice<'a> {
     /// The number of the update, counted from one.
     pub(crate) step: &'a Tensor,
     /// Learning rate.
     pub(crate) learning_rate: &'a Tensor,
-    /// What the gradient is divided by.
+    /// The divisor of the gradient.
     pub(crate) grad_scale: &'a Tensor,
     /// One where nothing is to change, else zero.
     pub(crate) found_inf: &'a Tensor,
@@ -115,7 +115,7 @@ impl Optimizer {
         &self.moments
     }
 
-    /// Puts back what [`Self::moments`] and [`Self::n_updates`] gave.
+    /// Puts back saved moments and the number of updates.
     ///
     /// # Errors
     /// When a moment is missing or has another length.
@@ -391,7 +391,7 @@ pub fn gradient_norm(gradient: &Tensor) -> Result<f64, TrainError> {
     Ok(f64::try_from(no_grad(|| gradient.f_norm())?)?)
 }
 
-/// What to scale a gradient of this norm by so that it does not exceed `max_norm`, as
+/// The factor by which a gradient of this norm is scaled so that it does not exceed `max_norm`, as
 /// `torch.nn.utils.clip_grad_norm_` does; one where `max_norm` is zero.
 pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
     if max_norm > 0.0 {

@@ -24,7 +24,7 @@ pub enum Prompts {
     Named(BTreeMap<String, NamedPrompts>),
 }
 
-/// What stands under a name in [`Prompts`].
+/// The value under a name in [`Prompts`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_nothings_are_refused() {
+    fn unknown_names_are_refused() {
         let sets = [
             (Some("nli"), vec!["anchor", "positive"]),
             (Some("sts"), vec!["a", "b"]),

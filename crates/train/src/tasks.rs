@@ -1,16 +1,18 @@
 //! The data sets of a run and their losses.
 
-use data::{Labels, Prompt, TokenizedDataset};
-use losses::{LabelKind, Loss};
-use model::SentenceTransformer;
-use tch::Tensor;
+use data::{Dataset, Labels, Prompt, TokenizedDataset};
+use losses::{LabelKind, Loss, StepInputs};
+use model::{ChunkLimit, ChunkedBatch, SentenceTransformer};
+use tch::{Device, Tensor};
 
-use crate::{error::TrainError, evaluation::Evaluation, tokenizing::TrainingData};
+use crate::{
+    error::TrainError, evaluation::Evaluation, sampling::Sampler, tokenizing::TrainingData,
+};
 
-/// A loss, with what it needs besides embeddings and labels.
+/// A loss, with its guide.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective<'a> {
-    /// What the names of the loss's own weights begin with, where a run has several losses.
+    /// The prefix of the names of the loss's own weights, where a run has several losses.
     pub name: Option<&'a str>,
     /// The loss.
     pub loss: &'a dyn Loss,
@@ -24,30 +26,92 @@ pub struct Objective<'a> {
 pub struct Tasks<'a> {
     /// The losses.
     pub objectives: Vec<Objective<'a>>,
-    /// What is trained on; with more than one set, batches are mixed as
+    /// The data sets to train on; with more than one set, batches are mixed as
     /// [`crate::TrainingArguments::multi_dataset_batch_sampler`] says.
     pub training: Vec<(&'a TrainingData, usize)>,
-    /// What is evaluated during training, in this order.
+    /// The data sets to evaluate on during training, in this order.
     pub evaluations: Vec<(&'a Evaluation, usize)>,
 }
 
-/// One of the data sets, with what its loss takes beside the model's embeddings.
+impl<'a> Tasks<'a> {
+    /// The data sets to train on, each with its loss.
+    ///
+    /// # Errors
+    /// When a loss lacks its guide, or loss or sampler don't fit the data.
+    pub(crate) fn training(&self, sampler: &Sampler) -> Result<Vec<Task<'a>>, TrainError> {
+        let tasks = self.training.iter().map(|&(data, place)| {
+            let task = Task::new(data, place, &self.objectives)?;
+            task.check()?;
+            sampler.check(&data.dataset)?;
+            Ok(task)
+        });
+        tasks.collect()
+    }
+
+    /// The data sets to evaluate on, each with its loss where that can be computed on it.
+    ///
+    /// # Errors
+    /// When there is neither a loss nor an evaluator for a data set.
+    pub(crate) fn evaluations(
+        &self,
+        sampler: &Sampler,
+    ) -> Result<Vec<EvaluationTask<'a>>, TrainError> {
+        let tasks = self.evaluations.iter().map(|&(evaluation, place)| {
+            let task = Task::new(evaluation.data(), place, &self.objectives)?;
+            let has_loss = task.fits() && sampler.check(&task.data.dataset).is_ok();
+            if !has_loss && !evaluation.has_evaluator() {
+                task.check()?;
+            }
+            Ok(EvaluationTask {
+                evaluation,
+                task,
+                has_loss,
+            })
+        });
+        tasks.collect()
+    }
+}
+
+/// Evaluation data, with whether the loss can be computed on it.
+#[derive(Debug)]
+pub(crate) struct EvaluationTask<'a> {
+    pub(crate) evaluation: &'a Evaluation,
+    pub(crate) task: Task<'a>,
+    pub(crate) has_loss: bool,
+}
+
+/// A data set with its loss and everything that the loss takes beside the model's embeddings.
 #[derive(Debug)]
 pub(crate) struct Task<'a> {
     pub(crate) data: &'a TrainingData,
-    pub(crate) objective: usize,
+    pub(crate) objective: Objective<'a>,
+    /// The place of the objective in [`Tasks::objectives`].
+    pub(crate) place: usize,
     /// The texts as the guide's tokenizer has them.
     guide_tokens: Option<TokenizedDataset>,
 }
 
 impl<'a> Task<'a> {
     /// Tokenises for the guide.
-    pub(crate) fn new(
+    fn new(
         data: &'a TrainingData,
-        objective: usize,
-        guide: Option<&SentenceTransformer>,
+        place: usize,
+        objectives: &[Objective<'a>],
     ) -> Result<Self, TrainError> {
-        let guide_tokens = guide
+        let Some(&objective) = objectives.get(place) else {
+            return Err(TrainError::Arguments(format!(
+                "there is no loss {place}: the run has {}",
+                objectives.len()
+            )));
+        };
+        if objective.loss.requirements().guide && objective.guide.is_none() {
+            return Err(TrainError::Arguments(format!(
+                "{} needs a guide model: add guide=MODEL to the parameters of --loss",
+                objective.loss.name()
+            )));
+        }
+        let guide_tokens = objective
+            .guide
             .map(|guide| {
                 let tokenizer = guide.tokenizer();
                 // The guide gets the same texts. Upstream makes them of the model's ids where the tokenizers
@@ -61,23 +125,54 @@ impl<'a> Task<'a> {
         Ok(Self {
             data,
             objective,
+            place,
             guide_tokens,
         })
     }
 
-    /// The sentences of these rows, column after column.
-    pub(crate) fn sentences(&self, rows: &[u32]) -> Sentences<'_> {
-        Sentences::new(&self.data.tokens, rows)
+    /// The sentences of these rows, column after column, in parts of at most `limit`.
+    pub(crate) fn chunks<'s>(
+        &self,
+        rows: &[u32],
+        limit: ChunkLimit,
+        device: Device,
+    ) -> Result<ChunkedBatch<'s>, TrainError> {
+        chunks(&self.data.tokens, rows, limit, device)
     }
 
-    /// The sentences of these rows as the guide takes them, where there is one.
-    pub(crate) fn guide_sentences(&self, rows: &[u32]) -> Option<Sentences<'_>> {
-        let tokens = self.guide_tokens.as_ref();
-        tokens.map(|tokens| Sentences::new(tokens, rows))
+    /// The inputs of the loss, from the embeddings of the last layer and of `layers`, each `[n_columns * n_rows,
+    /// dimension]`, column after column. A guide embeds its own in parts of at most `limit`.
+    pub(crate) fn loss_inputs(
+        &self,
+        rows: &[u32],
+        layers: &[usize],
+        embeddings: &[Tensor],
+        limit: ChunkLimit,
+    ) -> Result<LossInputs, TrainError> {
+        let n_rows = rows.len() as i64;
+        let device = embeddings[0].device();
+        let mut columns = embeddings[0].f_split(n_rows, 0)?;
+        let n_columns = columns.len();
+        if let (Some(guide), Some(tokens)) = (self.objective.guide, &self.guide_tokens) {
+            let guided = guide.embed_chunks(&chunks(tokens, rows, limit, device)?)?;
+            columns.extend(guided.f_split(n_rows, 0)?);
+        }
+        let mut prior = Vec::with_capacity(layers.len());
+        for (&layer, embeddings) in layers.iter().zip(&embeddings[1..]) {
+            prior.push((layer, embeddings.f_split(n_rows, 0)?));
+        }
+        let labels = self.labels(rows)?;
+        let labels = labels.map(|labels| labels.f_to_device(device));
+        Ok(LossInputs {
+            columns,
+            n_columns,
+            prior,
+            labels: labels.transpose()?,
+        })
     }
 
     /// The labels of these rows, [n_rows] or [n_rows, numbers...], in their own kind.
-    pub(crate) fn labels(&self, rows: &[u32]) -> Result<Option<Tensor>, TrainError> {
+    fn labels(&self, rows: &[u32]) -> Result<Option<Tensor>, TrainError> {
         let labels = self.data.tokens.labels.as_ref();
         Ok(match labels.map(|labels| labels.select(rows)) {
             None => None,
@@ -91,48 +186,70 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// Whether the loss can be computed on this data set.
-    pub(crate) fn check(&self, loss: &dyn Loss) -> Result<(), TrainError> {
-        let dataset = &self.data.dataset;
-        Ok(loss.check(
-            dataset.columns.len(),
-            label_kind(self.data.tokens.labels.as_ref()),
-        )?)
-    }
-
-    /// As [`Self::check`], but labels that the loss doesn't look at may be there.
-    pub(crate) fn fits(&self, loss: &dyn Loss) -> bool {
+    /// Looks whether the loss can be computed on this data set.
+    fn check(&self) -> Result<(), TrainError> {
         let n_columns = self.data.dataset.columns.len();
-        self.check(loss).is_ok() || loss.check(n_columns, LabelKind::None).is_ok()
+        let labels = label_kind(self.data.tokens.labels.as_ref());
+        Ok(self.objective.loss.check(n_columns, labels)?)
+    }
+
+    /// Like [`Self::check`], but there may be labels that the loss doesn't look at.
+    fn fits(&self) -> bool {
+        let (loss, n_columns) = (self.objective.loss, self.data.dataset.columns.len());
+        self.check().is_ok() || loss.check(n_columns, LabelKind::None).is_ok()
     }
 }
 
-/// The sentences of a batch, column after column.
-#[derive(Debug)]
-pub(crate) struct Sentences<'d> {
-    /// Each one's token ids, its prompt's included.
-    pub(crate) ids: Vec<&'d [u32]>,
-    /// How many at the start of each are the prompt's; empty where there are no prompts.
-    pub(crate) prompt_lengths: Vec<usize>,
+/// The data sets of tasks.
+pub(crate) fn datasets<'t>(tasks: &'t [Task<'_>]) -> Vec<&'t Dataset> {
+    tasks.iter().map(|task| &task.data.dataset).collect()
 }
 
-impl<'d> Sentences<'d> {
-    fn new(tokens: &'d TokenizedDataset, rows: &[u32]) -> Self {
-        let columns = || tokens.columns.iter();
-        let ids = columns()
-            .flat_map(|column| rows.iter().map(|&row| column.get(row as usize)))
-            .collect();
-        let prompt_lengths = if columns().any(|column| column.prompt.n_tokens > 0) {
-            let lengths = columns().map(|column| column.prompt.n_tokens);
-            lengths
-                .flat_map(|length| rows.iter().map(move |_| length))
-                .collect()
-        } else {
-            Vec::new()
-        };
-        Self {
-            ids,
-            prompt_lengths,
+/// The names of the data sets of tasks.
+pub(crate) fn names(tasks: &[Task<'_>]) -> String {
+    let names = tasks.iter().map(|task| task.data.dataset.name.as_str());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// The sentences of these rows, column after column, in parts of at most `limit`.
+fn chunks<'s>(
+    tokens: &TokenizedDataset,
+    rows: &[u32],
+    limit: ChunkLimit,
+    device: Device,
+) -> Result<ChunkedBatch<'s>, TrainError> {
+    let columns = || tokens.columns.iter();
+    let ids: Vec<&[u32]> = columns()
+        .flat_map(|column| rows.iter().map(|&row| column.get(row as usize)))
+        .collect();
+    // Empty where there are no prompts.
+    let mut prompt_lengths: Vec<usize> = Vec::new();
+    if columns().any(|column| column.prompt.n_tokens > 0) {
+        let lengths = columns().map(|column| column.prompt.n_tokens);
+        prompt_lengths.extend(lengths.flat_map(|length| rows.iter().map(move |_| length)));
+    }
+    let chunks = ChunkedBatch::with_prompts(&ids, &prompt_lengths, limit, device);
+    Ok(chunks?)
+}
+
+/// The tensors of [`StepInputs`].
+#[derive(Debug)]
+pub(crate) struct LossInputs {
+    /// The model's columns, then the guide's.
+    columns: Vec<Tensor>,
+    /// The number of the model's columns.
+    pub(crate) n_columns: usize,
+    prior: Vec<(usize, Vec<Tensor>)>,
+    labels: Option<Tensor>,
+}
+
+impl LossInputs {
+    pub(crate) fn step(&self, seed: u64) -> StepInputs<'_> {
+        StepInputs {
+            embeddings: &self.columns,
+            prior: &self.prior,
+            labels: self.labels.as_ref(),
+            seed,
         }
     }
 }

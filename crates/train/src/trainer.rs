@@ -4,41 +4,33 @@
 //! backward of each micro-batch, clip, update, schedule, then log, evaluate and save where due.
 
 mod evaluating;
-mod gradients;
-mod on_device;
 
-use std::{path::PathBuf, time::Instant};
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
-use data::sampler::{self, Batch, epoch_batches, multi_dataset_batches};
+use data::sampler::Batch;
 use losses::Loss;
 use model::{Compute, SentenceTransformer};
 use serde_json::json;
-use tch::Tensor;
 
-use self::on_device::{deferred, graphs};
 use crate::{
     arguments::{IntervalStrategy, TrainingArguments},
-    device,
+    chunking::Chunking,
     error::{NonFinite, TrainError},
     evaluation::Evaluation,
     events::{Event, LogEntry, Observer, Step},
-    failpoint,
-    loss_weights::LossWeights,
-    optimizer::{Optimizer, clip_scale, gradient_norm},
-    plan::{Plan, datasets, names, plan},
+    plan::Plan,
     run::{
         checkpoint::{self, Checkpoint, Job, Saver},
-        fingerprint::fingerprint,
+        fingerprint::{Fingerprint, fingerprint},
         folder::{RunFolder, write_folder},
         state::TrainerState,
     },
+    sampling::Sampler,
     schedule::Schedule,
-    step::{
-        device::{Deferred, Facts},
-        recorded::StepGraphs,
-    },
-    tasks::{Objective, Task, Tasks},
+    step::{SettledStep, StepFacts, StepWork, Update, device::DeviceUpdate, host::HostUpdate},
+    tasks::{EvaluationTask, Objective, Task, Tasks, datasets, names},
     tokenizing::TrainingData,
+    trained::Trained,
 };
 
 /// The end of a run.
@@ -53,49 +45,24 @@ pub enum RunOutcome {
     },
 }
 
-/// What came of one step.
-enum Stepped {
-    Updated(Step),
-    /// No update: a number was not finite, and may have been so.
-    Skipped(Box<NonFinite>),
-    /// The device decides, and [`Trainer::settle`] will tell.
-    InFlight,
-    /// No update: a signal came first.
-    Interrupted,
-}
-
-/// A run: a model, a loss, data, and what is to be done with them.
+/// A run: a model, data with their losses, and the arguments.
 pub struct Trainer<'a> {
-    model: &'a mut SentenceTransformer,
-    objectives: Vec<Objective<'a>>,
+    trained: Trained<'a>,
+    update: Box<dyn Update>,
     training: Vec<Task<'a>>,
     evaluations: Vec<EvaluationTask<'a>>,
-    loss_weights: LossWeights,
+    sampler: Sampler,
+    chunking: Chunking,
+    schedule: Schedule,
+    plan: Plan,
+    state: TrainerState,
     arguments: TrainingArguments,
     folder: RunFolder,
-    observers: Vec<Box<dyn Observer + 'a>>,
-    is_interrupted: &'a dyn Fn() -> bool,
-    plan: Plan,
-    schedule: Schedule,
-    optimizer: Optimizer,
-    gradient: Tensor,
-    /// Where libtorch computes, the numbers of steps are read later.
-    deferred: Option<Deferred>,
-    /// Where asked for, steps as CUDA graphs.
-    graphs: Option<StepGraphs>,
-    /// What a batch is cut to since it did not fit in the GPU's memory.
-    fitting_tokens: Option<usize>,
-    state: TrainerState,
     saver: Saver,
     /// The last step that this trainer began to write a checkpoint of.
     last_saved: Option<u64>,
-}
-
-/// Evaluation data, with whether the loss can be computed on it.
-struct EvaluationTask<'a> {
-    evaluation: &'a Evaluation,
-    task: Task<'a>,
-    has_loss: bool,
+    observers: Vec<Box<dyn Observer + 'a>>,
+    is_interrupted: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -130,10 +97,11 @@ impl<'a> Trainer<'a> {
         Self::with_tasks(model, tasks, arguments, folder, is_interrupted)
     }
 
-    /// As [`Self::new`], with any number of data sets and losses.
+    /// Prepares a run with any number of data sets and losses; nothing is written yet.
     ///
     /// # Errors
-    /// As [`Self::new`], and where a loss lacks its guide.
+    /// When arguments contradict each other, the data doesn't fit the losses, a loss lacks its guide, or moments and
+    /// gradient don't fit in memory.
     pub fn with_tasks(
         model: &'a mut SentenceTransformer,
         tasks: Tasks<'a>,
@@ -141,123 +109,46 @@ impl<'a> Trainer<'a> {
         folder: RunFolder,
         is_interrupted: &'a dyn Fn() -> bool,
     ) -> Result<Self, TrainError> {
-        arguments.validate()?;
-        let Tasks {
-            objectives,
-            training,
-            evaluations,
-        } = tasks;
-        for Objective { loss, guide, .. } in &objectives {
-            if loss.requirements().guide && guide.is_none() {
-                return Err(TrainError::Arguments(format!(
-                    "{} needs a guide model: add guide=MODEL to the parameters of --loss",
-                    loss.name()
-                )));
-            }
-        }
-        let task = |data, objective: usize| match objectives.get(objective) {
-            Some(found) => Task::new(data, objective, found.guide),
-            None => Err(TrainError::Arguments(format!(
-                "there is no loss {objective}: the run has {}",
-                objectives.len()
-            ))),
-        };
-        let training: Vec<Task<'a>> = training
-            .into_iter()
-            .map(|(data, objective)| task(data, objective))
-            .collect::<Result<_, _>>()?;
-        for task in &training {
-            task.check(objectives[task.objective].loss)?;
-            sampler::check(
-                arguments.batch_sampler,
-                &task.data.dataset,
-                arguments.per_device_train_batch_size,
-            )?;
-        }
-        let mut evaluated = Vec::new();
-        for (evaluation, objective) in evaluations {
-            let task = task(evaluation.data(), objective)?;
-            let batch_size = arguments.per_device_eval_batch_size;
-            let has_loss = task.fits(objectives[objective].loss)
-                && sampler::check(arguments.batch_sampler, &task.data.dataset, batch_size).is_ok();
-            if !has_loss && !evaluation.has_evaluator() {
-                task.check(objectives[objective].loss)?;
-            }
-            evaluated.push(EvaluationTask {
-                evaluation,
-                task,
-                has_loss,
-            });
-        }
-        let loss_weights = LossWeights::new(
-            objectives
-                .iter()
-                .map(|objective| (objective.name, objective.loss)),
-            arguments.optimizer_options(),
-        )?;
-        if evaluated.is_empty() && arguments.eval_strategy != IntervalStrategy::No {
+        arguments.prepare()?;
+        if tasks.evaluations.is_empty() && arguments.eval_strategy != IntervalStrategy::No {
             return Err(TrainError::Arguments(
                 "--eval-strategy asks for evaluations, but there is no --eval-data".to_owned(),
             ));
         }
-        let compute = Compute {
-            precision: arguments.precision,
-            ..model.compute()
-        };
-        model
-            .set_compute(compute)
-            .map_err(|error| TrainError::Arguments(format!("--{error}")))?;
-        device::configure(&arguments)?;
-        let plan = plan(&arguments, &training, &loss_weights, model)?;
-        let schedule = Schedule {
-            kind: arguments.lr_scheduler_type,
-            learning_rate: arguments.learning_rate,
-            n_warmup_steps: plan.n_warmup_steps,
-            n_steps: plan.n_steps,
-        };
-        let parameters = model.parameters();
-        let optimizer = Optimizer::new(
-            arguments.optimizer_options(),
-            parameters.flat(),
-            parameters.decayed(),
-        )?;
-        let gradient = parameters.flat().f_zeros_like()?;
-        let deferred = deferred(model, &arguments)?;
-        let graphs = graphs(&deferred, &arguments);
-        let training_data: Vec<&TrainingData> = training.iter().map(|task| task.data).collect();
-        let evaluation_data: Vec<&TrainingData> = evaluated
-            .iter()
-            .filter(|_| arguments.evaluation_decides())
-            .map(|evaluated| evaluated.task.data)
-            .collect();
-        let fingerprint = fingerprint(model, &objectives, &training_data, &evaluation_data)?;
-        let state = TrainerState::new(&arguments, &plan, fingerprint);
+        set_precision(model, &arguments)?;
+        let sampler = Sampler::training(&arguments);
+        let training = tasks.training(&sampler)?;
+        let evaluations = tasks.evaluations(&Sampler::evaluation(&arguments))?;
+        let trained = Trained::new(model, &tasks.objectives, arguments.optimizer_options())?;
+        let plan = Plan::new(&arguments, &training, &sampler, &trained)?;
+        let parts = fingerprint_of(&trained, &tasks, &arguments)?;
         Ok(Self {
-            model,
-            objectives,
+            update: update(trained.model, &arguments)?,
+            chunking: Chunking::new(&arguments),
+            schedule: Schedule {
+                kind: arguments.lr_scheduler_type,
+                learning_rate: arguments.learning_rate,
+                n_warmup_steps: plan.n_warmup_steps,
+                n_steps: plan.n_steps,
+            },
+            state: TrainerState::new(&arguments, &plan, parts),
+            trained,
             training,
-            evaluations: evaluated,
-            loss_weights,
+            evaluations,
+            sampler,
+            plan,
             arguments,
             folder,
-            observers: Vec::new(),
-            is_interrupted,
-            plan,
-            schedule,
-            optimizer,
-            gradient,
-            graphs,
-            deferred,
-            fitting_tokens: None,
-            state,
             saver: Saver::default(),
             last_saved: None,
+            observers: Vec::new(),
+            is_interrupted,
         })
     }
 
     /// The model with its weights as they are now.
     pub fn model(&self) -> &SentenceTransformer {
-        self.model
+        self.trained.model
     }
 
     /// How far the run is, with its log.
@@ -265,12 +156,12 @@ impl<'a> Trainer<'a> {
         &self.state
     }
 
-    /// What the run will do.
+    /// The length of the run.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Adds one who is told what happens.
+    /// Adds an observer, which is told what happens.
     pub fn observe(&mut self, observer: impl Observer + 'a) {
         self.observers.push(Box::new(observer));
     }
@@ -285,7 +176,7 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         Err(TrainError::Arguments(format!(
-            "{} is of another run: {}; give what it was, or go on with what it is with --resume-anyway",
+            "{} is of another run: {}; give the former values, or go on with the new ones by --resume-anyway",
             checkpoint.path().display(),
             differences.join(", ")
         )))
@@ -297,10 +188,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// Goes on from a checkpoint of the same run instead of from the start. Where `anyway` is set, data, loss,
-    /// arguments and starting model may be others, and hold from here on; what differs is returned.
+    /// arguments and starting model may be others, and hold from here on; the differences are returned.
     ///
     /// # Errors
-    /// As [`Self::check_same_run`], and when the weights or moments can't be read or don't fit the model.
+    /// [`TrainError::Arguments`] where the run is another, and when the weights or moments can't be read or don't fit the model.
     pub fn resume(
         &mut self,
         checkpoint: &Checkpoint,
@@ -311,13 +202,9 @@ impl<'a> Trainer<'a> {
         }
         let differences = self.differences(checkpoint);
         let saved = checkpoint.state();
-        checkpoint.load(self.model, &mut self.optimizer)?;
-        let n_updates = saved.global_step - saved.n_skipped_steps;
-        self.loss_weights
-            .resume(checkpoint.path(), n_updates, anyway)?;
-        if let Some(deferred) = &mut self.deferred {
-            deferred.restore(n_updates, saved.loss_scale)?;
-        }
+        checkpoint.load(&mut self.trained, anyway)?;
+        self.update
+            .restore(checkpoint.n_updates(), saved.loss_scale)?;
         let now = TrainerState::new(&self.arguments, &self.plan, self.state.fingerprint.clone());
         self.state = TrainerState {
             fingerprint: now.fingerprint,
@@ -351,30 +238,26 @@ impl<'a> Trainer<'a> {
     fn run(&mut self) -> Result<RunOutcome, TrainError> {
         let started = Instant::now();
         self.tell(&Event::Begin(&self.plan.clone()))?;
-        if self.state.is_evaluation_due && !self.evaluate_and_save()? {
+        if self.state.is_evaluation_due && self.evaluate_and_save()?.is_break() {
             return self.interrupted();
         }
         while !self.is_over() {
             let batches = self.epoch_batches()?;
-            let n_steps = batches
-                .len()
-                .div_ceil(self.arguments.gradient_accumulation_steps);
-            // An epoch over other data than the run began with may be shorter than what is done of it.
-            if self.state.end_epoch_after(n_steps as u64) {
+            let steps = batches.chunks(self.arguments.gradient_accumulation_steps);
+            let n_steps = steps.len() as u64;
+            // After a resume with other data, an epoch may be shorter than the part of it that is done.
+            if self.state.end_epoch_after(n_steps) {
                 continue;
             }
-            let steps = batches.chunks(self.arguments.gradient_accumulation_steps);
             for micro_batches in steps.skip(self.state.n_steps_in_epoch as usize) {
-                match self.step(micro_batches, n_steps)? {
-                    Stepped::Interrupted => return self.interrupted(),
-                    Stepped::Skipped(problem) => self.log_skipped(&problem)?,
-                    Stepped::Updated(step) => self.note_step(&step)?,
-                    Stepped::InFlight => self.settle_if_due()?,
+                if self.step(micro_batches, n_steps)?.is_break() {
+                    return self.interrupted();
                 }
+                self.settle(self.is_anything_due())?;
                 self.tell_if_saved()?;
                 self.state.is_evaluation_due =
                     self.is_due(self.arguments.eval_strategy, self.arguments.eval_steps);
-                if !self.evaluate_and_save()? {
+                if self.evaluate_and_save()?.is_break() {
                     return self.interrupted();
                 }
                 if self.is_over() {
@@ -385,100 +268,81 @@ impl<'a> Trainer<'a> {
         self.finish(started).map(RunOutcome::Finished)
     }
 
-    /// One update from the gradients of all its micro-batches, unless it is interrupted or a number is not finite
-    /// and may be skipped.
+    /// One update from the gradients of all its micro-batches, of which the host may know the numbers later. `Break`
+    /// when a signal came first.
     fn step(
         &mut self,
         micro_batches: &[Batch],
-        n_steps_of_epoch: usize,
-    ) -> Result<Stepped, TrainError> {
-        let learning_rate = self.schedule.learning_rate(self.state.global_step);
-        if self.deferred.is_some() {
-            return self.step_on_device(micro_batches, n_steps_of_epoch, learning_rate);
-        }
-        let Some((losses, n_tokens)) = self.accumulate_all(micro_batches)? else {
-            return Ok(Stepped::Interrupted);
-        };
-        let facts = self.count(micro_batches, n_steps_of_epoch, learning_rate, n_tokens);
-        let mut loss = 0.0;
-        for share in &losses {
-            loss += f64::try_from(share)?;
-        }
-        if let Some(injected) = failpoint::number("loss") {
-            loss = injected;
-        }
-        let grad_norm = if loss.is_finite() {
-            let norm = gradient_norm(&self.gradient)?;
-            Some(self.loss_weights.norm_with(norm)?)
-        } else {
-            None
-        };
-        let Some(grad_norm) = grad_norm.filter(|norm| norm.is_finite()) else {
-            let problem = self.skip(facts, loss, grad_norm)?;
-            let _ = self.gradient.f_zero_()?;
-            self.loss_weights.clear()?;
-            return Ok(Stepped::Skipped(problem));
-        };
-        let scale = clip_scale(grad_norm, self.arguments.max_grad_norm);
-        let parameters = self.model.parameters().flat();
-        self.optimizer
-            .step(parameters, &self.gradient, scale, learning_rate)?;
-        self.loss_weights.step(scale, learning_rate)?;
-        self.state.note_loss(Some(loss));
-        Ok(Stepped::Updated(made_step(facts, loss, grad_norm)))
-    }
-
-    /// Counts a step whose batches are through, and says what is known of it without its numbers.
-    fn count(
-        &mut self,
-        micro_batches: &[Batch],
-        n_steps_of_epoch: usize,
-        learning_rate: f64,
-        n_tokens: usize,
-    ) -> Facts {
+        n_steps_of_epoch: u64,
+    ) -> Result<ControlFlow<()>, TrainError> {
         let n_batches = self.state.n_steps_in_epoch as usize
             * self.arguments.gradient_accumulation_steps
             + micro_batches.len();
         let share_of_epoch = n_batches as f64 / self.plan.n_batches_per_epoch as f64;
-        let facts = Facts {
+        let rows = micro_batches
+            .iter()
+            .map(|batch| (self.name_among_many(batch), batch.rows.clone()));
+        let facts = StepFacts {
             step: self.state.global_step + 1,
             epoch: self.state.epoch_index as f64 + share_of_epoch,
-            learning_rate,
-            n_tokens,
-            rows: micro_batches
-                .iter()
-                .map(|batch| (self.name_among_many(batch), batch.rows.clone()))
-                .collect(),
+            learning_rate: self.schedule.learning_rate(self.state.global_step),
+            rows: rows.collect(),
         };
-        self.state.advance(share_of_epoch, n_steps_of_epoch as u64);
-        facts
+        let observers = &mut self.observers;
+        let work = StepWork {
+            facts,
+            batches: micro_batches,
+            tasks: &self.training,
+            arguments: &self.arguments,
+            chunking: &mut self.chunking,
+            is_interrupted: self.is_interrupted,
+            tell: &mut |event| observe(observers, event),
+        };
+        let made = self.update.step(&mut self.trained, work)?;
+        if made.is_continue() {
+            self.state.advance(share_of_epoch, n_steps_of_epoch);
+        }
+        Ok(made)
+    }
+
+    /// Takes note of the steps whose numbers are known, with `all` of every one made.
+    fn settle(&mut self, all: bool) -> Result<(), TrainError> {
+        for step in self.update.settled(&mut self.trained, all)? {
+            let numbers = step.numbers;
+            if numbers.is_finite() {
+                self.state.note_loss(Some(numbers.loss));
+                let step = made_step(step);
+                self.tell(&Event::Step(&step))?;
+                self.log_step(&step)?;
+            } else if numbers.is_overflow() {
+                self.state.note_overflow();
+                self.tell(&Event::Overflow {
+                    step: step.facts.step,
+                    loss_scale: numbers.loss_scale,
+                })?;
+            } else {
+                self.skip(step)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes note of a step that made no update because a number was not finite, or ends the run where no more may
     /// be skipped.
-    fn skip(
-        &mut self,
-        facts: Facts,
-        loss: f64,
-        grad_norm: Option<f64>,
-    ) -> Result<Box<NonFinite>, TrainError> {
-        let problem = Box::new(NonFinite {
+    fn skip(&mut self, step: SettledStep) -> Result<(), TrainError> {
+        let SettledStep { facts, numbers, .. } = step;
+        let problem = NonFinite {
             step: facts.step,
             rows: facts.rows,
-            loss,
-            grad_norm,
+            loss: numbers.loss,
+            grad_norm: numbers.loss.is_finite().then_some(numbers.grad_norm),
             learning_rate: facts.learning_rate,
-        });
+        };
         if self.state.n_skipped_steps_in_row >= self.arguments.skip_nonfinite {
-            return Err(TrainError::NonFinite(problem));
+            return Err(TrainError::NonFinite(Box::new(problem)));
         }
         self.state.note_loss(None);
-        Ok(problem)
-    }
-
-    fn note_step(&mut self, step: &Step) -> Result<(), TrainError> {
-        self.tell(&Event::Step(step))?;
-        self.log_step(step)
+        self.log_skipped(&problem)
     }
 
     /// The name of a batch's data set, where there are several.
@@ -489,36 +353,17 @@ impl<'a> Trainer<'a> {
 
     /// The batches of the epoch that the run is in.
     fn epoch_batches(&self) -> Result<Vec<Batch>, TrainError> {
-        let arguments = &self.arguments;
-        let (kind, size) = (
-            arguments.batch_sampler,
-            arguments.per_device_train_batch_size,
-        );
-        let (drop_last, epoch) = (arguments.dataloader_drop_last, self.state.epoch_index);
-        let seed = arguments.data_seed.unwrap_or(arguments.seed);
-        let mut batches: Vec<Batch> = match self.training.as_slice() {
-            [task] => epoch_batches(kind, &task.data.dataset, size, drop_last, seed, epoch)
-                .into_iter()
-                .map(|rows| Batch { dataset: 0, rows })
-                .collect(),
-            tasks => multi_dataset_batches(
-                arguments.multi_dataset_batch_sampler,
-                kind,
-                &datasets(tasks),
-                size,
-                drop_last,
-                seed,
-                epoch,
-            ),
-        };
+        let epoch = self.state.epoch_index;
+        let mut batches = self.sampler.batches(&datasets(&self.training), epoch);
         // Upstream's trainer takes no more batches than the sampler's length promises.
         batches.truncate(self.plan.n_batches_per_epoch);
         if batches.is_empty() {
             return Err(TrainError::Dataset {
                 dataset: names(&self.training),
                 problem: format!(
-                    "epoch {} has no batch of {size} rows that share no text: leave out --dataloader-drop-last, or lower --per-device-train-batch-size",
+                    "epoch {} has no batch of {} rows that share no text: leave out --dataloader-drop-last, or lower --per-device-train-batch-size",
                     epoch + 1,
+                    self.sampler.batch_size,
                 ),
             });
         }
@@ -547,8 +392,17 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// A step that made no update is told at once and logged as what it was. JSON has no word for such numbers,
-    /// so they stand as texts.
+    /// Whether a log, an evaluation or a save wants the numbers of the step just made, or the run is over.
+    fn is_anything_due(&self) -> bool {
+        let arguments = &self.arguments;
+        self.is_log_due(self.state.global_step)
+            || self.is_due(arguments.eval_strategy, arguments.eval_steps)
+            || self.is_due(arguments.save_strategy, arguments.save_steps)
+            || self.is_over()
+    }
+
+    /// Tells of a step that made no update, and logs its numbers. JSON has no word for such numbers, so they stand
+    /// as texts.
     fn log_skipped(&mut self, problem: &NonFinite) -> Result<(), TrainError> {
         self.tell(&Event::Skipped(problem))?;
         let mut entry = LogEntry::new();
@@ -575,12 +429,12 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// What is due after a step; false when interrupted, in which case the evaluation is still due.
-    fn evaluate_and_save(&mut self) -> Result<bool, TrainError> {
+    /// Evaluates and saves where that is due. `Break` when interrupted, in which case the evaluation is still due.
+    fn evaluate_and_save(&mut self) -> Result<ControlFlow<()>, TrainError> {
         let mut is_new_best = false;
         if self.state.is_evaluation_due {
-            if !self.evaluate()? {
-                return Ok(false);
+            if self.evaluate()?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
             self.state.is_evaluation_due = false;
             is_new_best = self.state.best_global_step == Some(self.state.global_step);
@@ -590,16 +444,14 @@ impl<'a> Trainer<'a> {
         if must_keep || self.is_due(self.arguments.save_strategy, self.arguments.save_steps) {
             self.save()?;
         }
-        Ok(true)
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Begins to write a checkpoint of the current step, after which those above the limit are removed. It takes
     /// as long as copying weights and moments, and as the checkpoint before still needs.
     fn save(&mut self) -> Result<(), TrainError> {
         self.wait_for_save()?;
-        if let Some(deferred) = &self.deferred {
-            self.state.loss_scale = deferred.loss_scale_to_save()?;
-        }
+        self.state.loss_scale = self.update.loss_scale()?;
         let step = self.state.global_step;
         let path = self.folder.checkpoint(step);
         if let Some(best) = self.state.best_global_step {
@@ -611,7 +463,7 @@ impl<'a> Trainer<'a> {
         self.saver.start(Job {
             folder: self.folder.clone(),
             step,
-            files: checkpoint::files(self.model, &self.loss_weights, &self.optimizer, &self.state)?,
+            files: checkpoint::files(&self.trained, &self.state)?,
             limit: self.arguments.save_total_limit,
             best_step: self.state.best_global_step,
         })?;
@@ -635,7 +487,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn interrupted(&mut self) -> Result<RunOutcome, TrainError> {
-        self.settle()?;
+        self.settle(true)?;
         // Between a save and the next step nothing changes but that an evaluation may be due.
         if self.last_saved != Some(self.state.global_step) {
             self.save()?;
@@ -656,15 +508,12 @@ impl<'a> Trainer<'a> {
         if self.arguments.load_best_model_at_end
             && let Some(best) = self.best_checkpoint()
         {
-            Checkpoint::open(&best)?.load_weights(self.model)?;
-            self.loss_weights.load(&best)?;
+            Checkpoint::open(&best)?.load_weights(&mut self.trained)?;
         }
         if self.arguments.save_total_limit == Some(1) {
             checkpoint::remove_all_but(&self.folder, self.state.best_global_step)?;
         }
-        let mut files = self.model.files()?;
-        self.loss_weights.add_to(&mut files)?;
-        write_folder(&self.folder.final_model(), &files)?;
+        write_folder(&self.folder.final_model(), &self.trained.files()?)?;
         Ok(summary)
     }
 
@@ -697,15 +546,55 @@ fn observe(observers: &mut [Box<dyn Observer + '_>], event: &Event<'_>) -> Resul
         .try_for_each(|observer| observer.on(event))
 }
 
-fn made_step(facts: Facts, loss: f64, grad_norm: f64) -> Step {
+/// Sets the precision of the run on its model, where the device has it.
+fn set_precision(
+    model: &mut SentenceTransformer,
+    arguments: &TrainingArguments,
+) -> Result<(), TrainError> {
+    let compute = Compute {
+        precision: arguments.precision,
+        ..model.compute()
+    };
+    model
+        .set_compute(compute)
+        .map_err(|error| TrainError::Arguments(format!("--{error}")))
+}
+
+/// Updates as the model's device makes them.
+fn update(
+    model: &SentenceTransformer,
+    arguments: &TrainingArguments,
+) -> Result<Box<dyn Update>, TrainError> {
+    Ok(match DeviceUpdate::for_run(model, arguments)? {
+        Some(update) => Box::new(update),
+        None => Box::new(HostUpdate::default()),
+    })
+}
+
+/// The fingerprint of a run, with the data of its evaluations where they decide anything.
+fn fingerprint_of(
+    trained: &Trained<'_>,
+    tasks: &Tasks<'_>,
+    arguments: &TrainingArguments,
+) -> Result<Fingerprint, TrainError> {
+    let training: Vec<&TrainingData> = tasks.training.iter().map(|(data, _)| *data).collect();
+    let mut evaluations = Vec::new();
+    if arguments.evaluation_decides() {
+        evaluations.extend(tasks.evaluations.iter().map(|(data, _)| data.data()));
+    }
+    fingerprint(trained.model, &tasks.objectives, &training, &evaluations)
+}
+
+fn made_step(step: SettledStep) -> Step {
+    let SettledStep { facts, numbers, .. } = step;
     Step {
         step: facts.step,
         epoch: facts.epoch,
-        loss,
-        grad_norm,
+        loss: numbers.loss,
+        grad_norm: numbers.grad_norm,
         learning_rate: facts.learning_rate,
         n_rows: facts.rows.iter().map(|(_, rows)| rows.len()).sum(),
-        n_tokens: facts.n_tokens,
-        device_memory: None,
+        n_tokens: step.n_tokens,
+        device_memory: step.device_memory,
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use eval::{Metrics, csv::At};
-use model::{Compute, Precision, SentenceTransformer};
+use model::{Compute, SentenceTransformer};
 use train::{
     CONFIG, Checkpoint, METRICS, MetricsFile, RunFolder, RunOutcome, TensorBoard, Trainer,
     write_file,
@@ -62,7 +62,7 @@ pub(crate) struct Done {
 
 /// Trains as a resolved configuration says. Its files go to the run's folder, [`RESULTS`] last of all.
 pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Result<Done> {
-    flags.arguments.validate()?;
+    flags.arguments.prepare()?;
     let output_dir = flags
         .output_dir
         .clone()
@@ -99,13 +99,11 @@ struct Run<'a> {
 impl Run<'_> {
     fn make(&self) -> anyhow::Result<Done> {
         let checkpoint = claim(self.folder, self.flags)?;
-        let arguments = &self.flags.arguments;
-        train::device::configure(arguments)?;
         check_losses(self.flags)?;
         let mut laps = Laps::start();
         let inputs = Inputs::load(self.flags, self.session)?;
         laps.end("data");
-        let mut model = self.load_model(arguments.precision)?;
+        let mut model = self.load_model()?;
         laps.end("model");
         let root = self.folder.root();
         let prepared = Prepared::new(inputs, &model, self.flags, root, self.session)?;
@@ -115,14 +113,14 @@ impl Run<'_> {
     }
 
     /// The model to start from, with all that flags change in it.
-    fn load_model(&self, precision: Precision) -> anyhow::Result<SentenceTransformer> {
+    fn load_model(&self) -> anyhow::Result<SentenceTransformer> {
         let flags = self.flags;
         let mut model = load_model(&flags.model, self.session)?;
         set_max_seq_length(&mut model, flags.max_seq_length)?;
         let compute = Compute {
             gemm: flags.gemm,
-            precision,
             engine: flags.engine,
+            ..Compute::default()
         };
         set_compute(&mut model, compute)?;
         if let Some(dropout) = flags.dropout {

@@ -66,8 +66,8 @@ impl EventWriter {
         self.write_record(&event)
     }
 
-    /// Tells readers that the run goes on with `step`: what files of the same folder hold of it and of later ones
-    /// is to be forgotten (`SessionLog.START`, as torch's `SummaryWriter` writes it for `purge_step`).
+    /// Tells readers that the run goes on with `step`: events of this and later steps in other files of the folder
+    /// are to be forgotten (`SessionLog.START`, as torch's `SummaryWriter` writes it for `purge_step`).
     ///
     /// # Errors
     /// When the file can't be written.

@@ -20,13 +20,12 @@ use tch::{Device, Tensor, no_grad};
 
 use crate::{
     error::{TrainError, chain},
-    loss_weights::LossWeights,
-    optimizer::Optimizer,
     run::{
         fingerprint::{hex, sha256},
         folder::{RunFolder, remove_folder, step_of_name, write_folder},
         state::TrainerState,
     },
+    trained::Trained,
 };
 
 const WEIGHTS: &str = "model.safetensors";
@@ -125,31 +124,37 @@ impl Checkpoint {
         &self.state
     }
 
-    /// Puts weights and moments in place.
-    pub(crate) fn load(
-        &self,
-        model: &mut SentenceTransformer,
-        optimizer: &mut Optimizer,
-    ) -> Result<(), TrainError> {
+    /// The number of its updates. The steps that were left out for numbers that are not finite moved no moment.
+    pub(crate) fn n_updates(&self) -> u64 {
+        self.state.global_step - self.state.n_skipped_steps
+    }
+
+    /// Puts weights and moments in place. With `anyway`, weights of a loss that it doesn't hold stay as they are.
+    pub(crate) fn load(&self, trained: &mut Trained<'_>, anyway: bool) -> Result<(), TrainError> {
         let path = self.path.join(MOMENTS);
         let moments = if path.exists() {
             Tensor::read_safetensors(path)?
         } else {
             Vec::new()
         };
-        // The updates that were left out for numbers that are not finite moved no moment.
-        let n_updates = self.state.global_step - self.state.n_skipped_steps;
-        optimizer.restore(n_updates, |name| {
+        let n_updates = self.n_updates();
+        trained.optimizer.restore(n_updates, |name| {
             moments
                 .iter()
                 .find(|(saved, _)| saved == name)
                 .map(|(_, tensor)| tensor.shallow_clone())
         })?;
-        self.load_weights(model)
+        self.load_model(trained.model)?;
+        trained.loss_weights.resume(&self.path, n_updates, anyway)
     }
 
-    /// Puts the weights in place.
-    pub(crate) fn load_weights(&self, model: &mut SentenceTransformer) -> Result<(), TrainError> {
+    /// Puts the weights in place, and no moments.
+    pub(crate) fn load_weights(&self, trained: &mut Trained<'_>) -> Result<(), TrainError> {
+        self.load_model(trained.model)?;
+        trained.loss_weights.load(&self.path)
+    }
+
+    fn load_model(&self, model: &SentenceTransformer) -> Result<(), TrainError> {
         let saved = SentenceTransformer::load(&self.path, model.parameters().device())?;
         let (saved, flat) = (saved.parameters(), model.parameters());
         if !saved
@@ -168,7 +173,7 @@ impl Checkpoint {
     }
 }
 
-/// Reads a checkpoint through and returns the state in it, or what is wrong.
+/// Reads a checkpoint through and returns the state in it, or its fault.
 fn verify(folder: &Path) -> Result<TrainerState, String> {
     if !folder.is_dir() {
         return Err("there is no such folder".to_owned());
@@ -271,16 +276,11 @@ fn verify_file(path: &Path, entry: &Entry, mut keep: Option<&mut Vec<u8>>) -> Re
 }
 
 /// The files of a checkpoint as of now, all but the manifest.
-pub(crate) fn files(
-    model: &SentenceTransformer,
-    loss_weights: &LossWeights,
-    optimizer: &Optimizer,
-    state: &TrainerState,
-) -> Result<ModelFiles, TrainError> {
-    let mut files = model.files()?;
-    loss_weights.add_to(&mut files)?;
-    loss_weights.add_moments_to(&mut files)?;
-    let moments = optimizer
+pub(crate) fn files(trained: &Trained<'_>, state: &TrainerState) -> Result<ModelFiles, TrainError> {
+    let mut files = trained.files()?;
+    trained.loss_weights.add_moments_to(&mut files)?;
+    let moments = trained
+        .optimizer
         .moments()
         .iter()
         .map(|(name, tensor)| Ok((*name, tensor.f_to_device(Device::Cpu)?)))
@@ -413,7 +413,7 @@ fn remove_oldest(
     if n_excess == 0 {
         return Ok(());
     }
-    // Nothing goes before what replaces it has been read back.
+    // Nothing is removed before the newest has been read back.
     Checkpoint::open(&folder.checkpoint(newest))?;
     steps.sort_unstable_by_key(|step| (*step <= newest, *step));
     for step in steps {
@@ -425,7 +425,7 @@ fn remove_oldest(
     Ok(())
 }
 
-/// Where the best step has a checkpoint, removes all others: with a limit of one, a run keeps two only as long as
+/// Removes all checkpoints but the best step's, where that has one: with a limit of one, a run keeps two only as long as
 /// it may have to go on from the newest (end of transformers' `_finalize_training`).
 pub(crate) fn remove_all_but(folder: &RunFolder, best_step: Option<u64>) -> Result<(), TrainError> {
     let steps = folder.checkpoints()?;

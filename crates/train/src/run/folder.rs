@@ -37,7 +37,7 @@ pub const CONFIG: &str = "config.toml";
 const CHECKPOINT_PREFIX: &str = "checkpoint-";
 /// Prefix of files and folders that are not whole yet.
 const WRITING_PREFIX: &str = ".writing-";
-/// Prefix of folders that hold what had a name before it was replaced.
+/// Prefix of folders that hold a file or folder that was replaced.
 const REPLACED_PREFIX: &str = ".replaced-";
 
 /// The folder of one run, locked for as long as the value or a clone of it lives.
@@ -48,7 +48,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder where it is missing, locks it, and clears away what a killed run left half written.
+    /// Makes the folder where it is missing, locks it, and clears away half-written files of a killed run.
     ///
     /// # Errors
     /// When it can't be written, with the path; [`TrainError::Locked`] when another process trains in it.
@@ -146,8 +146,8 @@ pub(crate) fn step_of_name(name: &str) -> Option<u64> {
     name.strip_prefix(CHECKPOINT_PREFIX)?.parse().ok()
 }
 
-/// Undoes what a process that was killed had begun: what was not whole is removed, and what was moved aside
-/// for something that never came is moved back.
+/// Undoes the unfinished writes of a process that was killed: files that are not whole are removed, and those that
+/// were moved aside for a replacement that never came are moved back.
 fn clear_away(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
@@ -177,7 +177,7 @@ fn clear_away(root: &Path) -> io::Result<()> {
 /// are, and it takes its name. A folder that has the name already is replaced.
 ///
 /// # Errors
-/// [`TrainError::Unsaved`], with what the system said and what to do.
+/// [`TrainError::Unsaved`], with the system's error and the remedy.
 pub fn write_folder(folder: &Path, files: &ModelFiles) -> Result<(), TrainError> {
     try_write_folder(folder, files).map_err(|error| unsaved(folder, error))
 }
@@ -239,7 +239,7 @@ fn try_write_folder(folder: &Path, files: &ModelFiles) -> io::Result<()> {
 /// Writes a file whole or not at all, as [`write_folder`] does folders.
 ///
 /// # Errors
-/// [`TrainError::Unsaved`], with what the system said and what to do.
+/// [`TrainError::Unsaved`], with the system's error and the remedy.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     try_write_file(path, bytes).map_err(|error| unsaved(path, error))
 }
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_cleared_away_or_put_back() {
+    fn unfinished_writes_are_cleared_away_or_undone() {
         let root = tempfile::tempdir().unwrap();
         for path in [
             ".writing-a/half",

@@ -11,7 +11,7 @@ use crate::{
     run::fingerprint::{self, Fingerprint},
 };
 
-/// `trainer_state.json`: transformers' `TrainerState` field for field, then what a bit-exact resume needs.
+/// `trainer_state.json`: transformers' `TrainerState` field for field, then the rest that a bit-exact resume needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     /// Step of the best evaluation.
@@ -67,9 +67,9 @@ pub struct TrainerState {
     pub should_stop: bool,
     /// Steps that made no update because a number was not finite.
     pub n_skipped_steps: u64,
-    /// Those since the last log entry of training.
+    /// Skipped steps since the last log entry of training.
     pub n_skipped_steps_since_log: u64,
-    /// Those in a row up to now.
+    /// Skipped steps in a row up to now.
     pub n_skipped_steps_in_row: u64,
     /// The run's data, loss and starting model, each by its value or its sha256.
     #[serde(rename = "identity")]
@@ -213,7 +213,7 @@ impl TrainerState {
         let metric = entry.get(&key).ok_or_else(|| {
             let known: Vec<&str> = entry.keys().map(String::as_str).collect();
             TrainError::Arguments(format!(
-                "--metric-for-best-model `{key}` is not among what the evaluation gave: {}",
+                "--metric-for-best-model `{key}` is not among the evaluation's metrics: {}",
                 known.join(", ")
             ))
         })?;

@@ -1,7 +1,7 @@
 //! Steps as CUDA graphs: recorded once for each shape of batch, and launched at one go from then on.
 //!
 //! A step of a few hundred tokens is hundreds of kernels that each take a GPU less time than the host needs to launch
-//! it. Recorded, they are launched together. What can't be recorded is computed as ever.
+//! it. Recorded, they are launched together. A step that can't be recorded is launched kernel by kernel.
 
 use std::{collections::HashMap, fmt};
 
@@ -11,17 +11,17 @@ use tch::{Device, Tensor};
 
 use crate::error::{TrainError, chain};
 
-/// Batches of a shape that are computed as ever before it is recorded: libraries choose their algorithms and take
+/// Batches of a shape that are computed kernel by kernel before it is recorded: libraries choose their algorithms and take
 /// their memory in the first.
 const N_WARMUP: u32 = 2;
 
-/// The most graphs, each of which takes some memory. Shapes that come later are computed as ever.
+/// The most graphs, each of which takes some memory. Steps of shapes that come later are not recorded.
 const MAX_GRAPHS: usize = 64;
 
-/// The work of a step on what the batch holds: loss, norm and scale, `[3]`.
+/// The work of a step on the batch that stays in place: loss, norm and scale, `[3]`.
 pub(crate) type Work<'w> = dyn FnMut(&StaticBatch) -> Result<Tensor, TrainError> + 'w;
 
-/// How work is recorded.
+/// Records work.
 pub(crate) trait Recorder {
     /// Records the work, and does none of it.
     fn record(
@@ -31,13 +31,14 @@ pub(crate) trait Recorder {
     ) -> Result<Box<dyn Replay>, TrainError>;
 }
 
-/// Work that is recorded.
+/// Recorded work.
 pub(crate) trait Replay {
-    /// Does it on what the batch holds now. `work` is what was recorded, which a recording has no need of.
+    /// Does it on the numbers that the batch holds now. `work` is what was recorded, for recorders that keep no
+    /// graph.
     fn replay(&mut self, batch: &StaticBatch, work: &mut Work<'_>) -> Result<Tensor, TrainError>;
 }
 
-/// By CUDA.
+/// Records by CUDA.
 #[derive(Debug)]
 pub(crate) struct CudaRecorder;
 
@@ -86,7 +87,7 @@ pub(crate) struct StepGraphs {
 }
 
 enum Slot {
-    /// So many batches were computed as ever.
+    /// The number of batches computed kernel by kernel.
     Seen(u32),
     Recorded(Box<Recorded>),
 }
@@ -107,7 +108,8 @@ impl StepGraphs {
         }
     }
 
-    /// Does the work of a step by its graph. `None` where there is none, and the step is to be computed as ever.
+    /// Does the work of a step by its graph. `None` where there is none, and the step has to be computed kernel by
+    /// kernel.
     ///
     /// # Errors
     /// A replay's. A recording that fails is no error: it is told by [`Self::take_problem`].
@@ -166,8 +168,8 @@ impl fmt::Debug for StepGraphs {
     }
 }
 
-/// Records nothing and does the work again at each replay, on the batch that stays in place: what a graph does, as
-/// far as it can be seen without a GPU.
+/// Records nothing and does the work again at each replay, on the batch that stays in place: the effect of a graph,
+/// without a GPU.
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
     /// Recordings to refuse.
@@ -204,7 +206,7 @@ mod tests {
         (batch, shape)
     }
 
-    /// Which of these batches were computed by a graph.
+    /// True for each of these batches that was computed by a graph.
     fn by_graph(graphs: &mut StepGraphs, batches: &[(usize, &[usize])]) -> Vec<bool> {
         let mut answers = Vec::new();
         for (dataset, lengths) in batches {
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cant_be_recorded_is_told_once_and_computed_as_ever() {
+    fn a_failed_recording_is_told_once_and_ends_recording() {
         let mut graphs = StepGraphs::new(Box::new(Echo { refuses: true }), Device::Cpu);
         let batches: [(usize, &[usize]); 3] = [(0, &[3]), (0, &[3]), (0, &[3])];
         assert_eq!(by_graph(&mut graphs, &batches), [false; 3]);

@@ -2,23 +2,24 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use data::sampler::epoch_batches;
 use eval::{Metrics, csv::At};
 use serde_json::json;
 
-use super::{Trainer, gradients::mix, observe};
+use super::{Trainer, observe};
 use crate::{
     error::TrainError,
     evaluation::Evaluation,
     events::{Event, LogEntry},
+    random::mix,
     run::state::round,
+    sampling::Sampler,
     tasks::Task,
 };
 
 impl Trainer<'_> {
-    /// Evaluation during training: of each data set the loss, then its evaluator. False when interrupted, in
-    /// which case nothing is logged or written.
-    pub(super) fn evaluate(&mut self) -> Result<bool, TrainError> {
+    /// Evaluation during training: of each data set the loss, then its evaluator. `Break` when interrupted, in which
+    /// case nothing is logged or written.
+    pub(super) fn evaluate(&mut self) -> Result<ControlFlow<()>, TrainError> {
         let mut done = Vec::new();
         for i in 0..self.evaluations.len() {
             let evaluation = self.evaluations[i].evaluation;
@@ -32,7 +33,7 @@ impl Trainer<'_> {
             if self.evaluations[i].has_loss {
                 let Some((loss, n_batches)) = self.evaluation_loss(&self.evaluations[i].task)?
                 else {
-                    return Ok(false);
+                    return Ok(ControlFlow::Break(()));
                 };
                 let seconds = started.elapsed().as_secs_f64();
                 let n_rows = evaluation.data().dataset.n_rows() as f64;
@@ -51,7 +52,7 @@ impl Trainer<'_> {
             if evaluation.has_evaluator() {
                 metrics = self.evaluator_metrics(evaluation)?;
                 let Some(metrics) = &metrics else {
-                    return Ok(false);
+                    return Ok(ControlFlow::Break(()));
                 };
                 for (key, value) in metrics.iter() {
                     entry.insert(format!("eval_{key}"), json!(value));
@@ -76,35 +77,28 @@ impl Trainer<'_> {
         if !all.is_empty() {
             self.state.note_evaluation(&all, &self.arguments)?;
         }
-        Ok(true)
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Mean loss over evaluation data, each batch weighted by its rows, and the number of batches.
-    ///
-    /// The rows are shuffled as upstream shuffles them, since a loss with in-batch negatives depends on who
-    /// shares a batch.
     fn evaluation_loss(&self, task: &Task<'_>) -> Result<Option<(f64, usize)>, TrainError> {
-        let loss = self.objectives[task.objective].loss;
-        let batches = epoch_batches(
-            self.arguments.batch_sampler,
-            &task.data.dataset,
-            self.arguments.per_device_eval_batch_size,
-            self.arguments.dataloader_drop_last,
-            self.arguments.data_seed.unwrap_or(self.arguments.seed),
-            0,
-        );
+        let (model, loss) = (&self.trained.model, task.objective.loss);
+        let limit = self.chunking.limit(loss);
+        let sampler = Sampler::evaluation(&self.arguments);
+        let batches = sampler.batches(&[&task.data.dataset], 0);
         let (mut sum, mut n_rows) = (0.0, 0);
-        for (i, rows) in batches.iter().enumerate() {
+        for (i, batch) in batches.iter().enumerate() {
+            let rows = &batch.rows;
             if (self.is_interrupted)() {
                 return Ok(None);
             }
-            // Whatever the loss draws at random is the same at every evaluation.
+            // The loss draws the same random numbers at every evaluation.
             let seed = mix(mix(self.arguments.seed) ^ i as u64);
-            let chunks = self.chunks(task, &task.sentences(rows))?;
-            let layers = loss.prior_layers(self.model.n_layers(), seed);
+            let chunks = task.chunks(rows, limit, model.parameters().device())?;
+            let layers = loss.prior_layers(model.n_layers(), seed);
             let value = tch::no_grad(|| {
-                let embeddings = self.model.embed_layers(&chunks, &layers)?;
-                let inputs = self.loss_inputs(task, rows, &layers, &embeddings)?;
+                let embeddings = model.embed_layers(&chunks, &layers)?;
+                let inputs = task.loss_inputs(rows, &layers, &embeddings, limit)?;
                 Ok::<_, TrainError>(loss.compute_step(&inputs.step(seed))?)
             })?;
             sum += f64::try_from(&value)? * rows.len() as f64;
@@ -121,7 +115,7 @@ impl Trainer<'_> {
         let n_sentences = evaluation.n_sentences();
         self.tell(&Event::EvaluationBegin { name, n_sentences })?;
         let mut told = Ok(());
-        let metrics = evaluation.evaluate(self.model, &mut |n_encoded| {
+        let metrics = evaluation.evaluate(self.trained.model, &mut |n_encoded| {
             told = observe(&mut self.observers, &Event::EvaluationProgress(n_encoded));
             if told.is_err() || (self.is_interrupted)() {
                 ControlFlow::Break(())

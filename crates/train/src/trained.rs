@@ -1,0 +1,81 @@
+//! All that an update changes.
+
+use model::{ModelFiles, SentenceTransformer};
+use tch::Tensor;
+
+use crate::{
+    error::TrainError,
+    loss_weights::LossWeights,
+    optimizer::{Optimizer, OptimizerOptions, gradient_norm},
+    tasks::Objective,
+};
+
+/// The model and the weights of losses, with their gradients and optimizers.
+#[derive(Debug)]
+pub(crate) struct Trained<'a> {
+    pub(crate) model: &'a mut SentenceTransformer,
+    /// The gradient by the model's weights, `[n]` f32.
+    pub(crate) gradient: Tensor,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) loss_weights: LossWeights,
+}
+
+impl<'a> Trained<'a> {
+    /// Before the first update.
+    ///
+    /// # Errors
+    /// libtorch's, when moments and gradient don't fit in memory.
+    pub(crate) fn new(
+        model: &'a mut SentenceTransformer,
+        objectives: &[Objective<'_>],
+        options: OptimizerOptions,
+    ) -> Result<Self, TrainError> {
+        let losses = objectives.iter();
+        let losses = losses.map(|objective| (objective.name, objective.loss));
+        let loss_weights = LossWeights::new(losses, options)?;
+        let (flat, decayed) = (model.parameters().flat(), model.parameters().decayed());
+        Ok(Self {
+            gradient: flat.f_zeros_like()?,
+            optimizer: Optimizer::new(options, flat, decayed)?,
+            loss_weights,
+            model,
+        })
+    }
+
+    /// The number of trainable parameters.
+    pub(crate) fn numel(&self) -> usize {
+        self.model.parameters().numel() as usize + self.loss_weights.numel()
+    }
+
+    /// The files of a folder with the model as it is now, and the weights of losses.
+    pub(crate) fn files(&self) -> Result<ModelFiles, TrainError> {
+        let mut files = self.model.files()?;
+        self.loss_weights.add_to(&mut files)?;
+        Ok(files)
+    }
+
+    /// The norm of all gradients together; not finite if one of their elements is not.
+    pub(crate) fn gradient_norm(&self) -> Result<f64, TrainError> {
+        self.loss_weights.norm_with(gradient_norm(&self.gradient)?)
+    }
+
+    /// One update from the gradients times `scale`, after which they are zero.
+    pub(crate) fn update(&mut self, scale: f64, learning_rate: f64) -> Result<(), TrainError> {
+        let flat = self.model.parameters().flat();
+        self.optimizer
+            .step(flat, &self.gradient, scale, learning_rate)?;
+        self.loss_weights.step(scale, learning_rate)
+    }
+
+    /// Takes note of an update that the device has made.
+    pub(crate) fn count_update(&mut self) {
+        self.optimizer.count_updates(1);
+        self.loss_weights.count_updates(1);
+    }
+
+    /// Zeroes the gradients of a step that is not made.
+    pub(crate) fn forget_gradients(&self) -> Result<(), TrainError> {
+        let _ = self.gradient.shallow_clone().f_zero_()?;
+        self.loss_weights.clear()
+    }
+}
