@@ -44,5 +44,5 @@ pub use run::{
 };
 pub use schedule::{Schedule, SchedulerType, warmup_steps};
 pub use tasks::{Objective, Tasks};
-pub use tokenizing::TrainingData;
+pub use tokenizing::{Tokenizing, TrainingData, token_ids, tokenize, tokenize_prompted};
 pub use trainer::{RunOutcome, Trainer};

@@ -1,6 +1,9 @@
-//! What the tests of runs share: the tiny model, its data, and how to put them together.
+//! Helpers of the tests of runs: the tiny model, its data, and losses.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use data::LoadOptions;
 use eval::SimilarityFunction;
@@ -33,10 +36,8 @@ pub(crate) fn read(name: &str, model: &SentenceTransformer) -> TrainingData {
         ..LoadOptions::default()
     };
     let dataset = data::load(fixture(name).to_str().unwrap(), &options).unwrap();
-    let tokens = dataset
-        .tokenize(|texts| model.tokenizer().encode_batch(texts))
-        .unwrap();
-    TrainingData { dataset, tokens }
+    let progress = &mut |_: train::Tokenizing<'_>| ControlFlow::Continue(());
+    train::tokenize(dataset, model.tokenizer(), progress).unwrap()
 }
 
 /// A data set of the fixtures with its evaluator, by cosine.
