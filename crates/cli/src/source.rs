@@ -6,8 +6,9 @@ use anyhow::{Context, bail};
 use data::{Dataset, LoadOptions, OnBadRow};
 use hub::{
     config::HubConfig,
-    fetch::{Watcher, fetch_dataset, fetch_model, fetch_splits},
+    fetch::{fetch_dataset, fetch_model, fetch_splits},
     name::{DatasetId, RepoId},
+    watcher::Watcher,
 };
 use indicatif::ProgressBar;
 

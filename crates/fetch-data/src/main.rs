@@ -15,8 +15,10 @@ use clap::Parser;
 use fs_err as fs;
 use hub::{
     config::HubConfig,
-    fetch::{DatasetFiles, Watcher, fetch_dataset, fetch_model},
+    dataset_files::DatasetFiles,
+    fetch::{fetch_dataset, fetch_model},
     name::{DatasetId, RepoId},
+    watcher::Watcher,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::filter::LevelFilter;

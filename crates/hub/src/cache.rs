@@ -24,10 +24,10 @@ use hf_hub::{Cache, Repo, RepoType};
 use crate::{
     config::HubConfig,
     error::HubError,
-    fetch::Watcher,
     listing::{Entry, Listing},
     name::{RepoId, check_listed, is_commit},
-    transfer,
+    partial_file::sync_folder,
+    watcher::{Watcher, sleep},
 };
 
 /// One repository, at one revision, in the cache.
@@ -151,7 +151,7 @@ impl RepoFolder {
                 );
                 has_said = true;
             }
-            transfer::sleep(Duration::from_millis(100), watcher)?;
+            sleep(Duration::from_millis(100), watcher)?;
         }
     }
 
@@ -183,7 +183,7 @@ impl RepoFolder {
         #[cfg(not(unix))]
         fs_err::copy(self.blob(blob), &temporary)?;
         fs_err::rename(&temporary, &pointer)?;
-        transfer::sync_folder(&pointer)?;
+        sync_folder(&pointer)?;
         Ok(pointer)
     }
 
@@ -251,6 +251,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
     file.write_all(bytes).map_err(in_folder)?;
     file.as_file().sync_all().map_err(in_folder)?;
     file.persist(path).map_err(|error| in_folder(error.error))?;
-    transfer::sync_folder(path).map_err(in_folder)?;
+    sync_folder(path).map_err(in_folder)?;
     Ok(())
 }

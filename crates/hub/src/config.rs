@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{error::HubError, transfer::Address};
+use crate::{address::Address, error::HubError};
 
 /// The hub where nothing else is said.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";

@@ -1,22 +1,22 @@
 //! Models and data sets from the Hugging Face hub, by name, into the cache that Python shares.
 //!
-//! The cache's layout and the shapes of the addresses are hf-hub's; the transfer is ours, since that
-//! of hf-hub 0.5 verifies neither length nor checksum (the module `transfer` says more). What this
-//! crate promises:
+//! The cache's layout and the shapes of the addresses are hf-hub's; the transfer is not, since that of
+//! hf-hub 0.5 verifies neither length nor checksum (see the module `client`). Guarantees:
 //!
 //! - A file takes its name only when its length and, where the hub gives one, its sha256 (or git's
 //!   sha1) are right. A download that broke off goes on where it stopped.
 //! - The token is sent to the endpoint's own host and nowhere else, and is in no message.
 //! - No name, from the command line or from the hub, leads to a path outside the cache.
 //! - Pickles are not fetched.
-//! - A [`Watcher`](fetch::Watcher) can stop it within a tenth of a second.
+//! - A [`Watcher`](watcher::Watcher) can stop it within a tenth of a second.
 //!
 //! ```no_run
 //! use hub::{
 //!     config::HubConfig,
 //!     error::HubError,
-//!     fetch::{Watcher, fetch_dataset, fetch_model},
+//!     fetch::{fetch_dataset, fetch_model},
 //!     name::{DatasetId, RepoId},
+//!     watcher::Watcher,
 //! };
 //!
 //! /// Prints one line for each file that is whole.
@@ -46,12 +46,21 @@
 //! Tests of other crates take `hub = { workspace = true, features = ["standin"] }` among their
 //! dev-dependencies and run against `standin::StandIn`, a hub on loopback.
 
+mod address;
 mod cache;
+mod client;
 pub mod config;
+pub mod dataset_files;
+mod download;
 pub mod error;
 pub mod fetch;
 mod listing;
+mod model_files;
 pub mod name;
+mod partial_file;
+mod request;
+mod retry;
+mod snapshot;
 #[cfg(feature = "standin")]
 pub mod standin;
-mod transfer;
+pub mod watcher;

@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::transfer::{escape, to_hex};
+use crate::address::escape;
 
 /// The commit that `main` stands for at first.
 pub const FIRST_COMMIT: &str = "1111111111111111111111111111111111111111";
@@ -618,12 +618,12 @@ fn listing(key: &str, repo: &Repo) -> Value {
 }
 
 fn sha256(content: &[u8]) -> String {
-    to_hex(&Sha256::digest(content))
+    hex::encode(Sha256::digest(content))
 }
 
 fn git_sha1(content: &[u8]) -> String {
     let mut hasher = Sha1::new();
     hasher.update(format!("blob {}\0", content.len()).as_bytes());
     hasher.update(content);
-    to_hex(&hasher.finalize())
+    hex::encode(hasher.finalize())
 }

@@ -7,8 +7,9 @@ use std::{
 };
 
 use hub::{
-    fetch::{Watcher, fetch_model, fetch_splits},
+    fetch::{fetch_model, fetch_splits},
     standin::{FIRST_COMMIT, Fault, Server},
+    watcher::Watcher,
 };
 use serde_json::json;
 

@@ -4,10 +4,12 @@ use std::{path::Path, time::Duration};
 
 use hub::{
     config::{HubConfig, Token},
+    dataset_files::DatasetFiles,
     error::HubError,
-    fetch::{DatasetFiles, Watcher, fetch_dataset, fetch_model},
+    fetch::{fetch_dataset, fetch_model},
     name::{DatasetId, RepoId},
     standin::{Recorded, Server, StandIn},
+    watcher::Watcher,
 };
 use tempfile::TempDir;
 

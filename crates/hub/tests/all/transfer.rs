@@ -8,8 +8,8 @@ use std::{
 
 use hub::{
     error::HubError,
-    fetch::Watcher,
     standin::{Fault, Recorded, Server},
+    watcher::Watcher,
 };
 
 use crate::support::{World, message, weights};

@@ -1,0 +1,260 @@
+//! One request to one host, on a thread of its own, and its answer.
+//!
+//! The worker's thread hands over what arrives in chunks. The caller's thread never blocks for longer
+//! than [`POLL`], so that an interrupt stops it even while a connection hangs in a name look-up or in
+//! the middle of a body; a worker that nobody listens to any more ends with the next time-out of its
+//! socket, or with the process.
+
+use std::{
+    io::{self, Read},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    time::{Duration, Instant},
+};
+
+use ureq::{
+    Agent,
+    http::{HeaderMap, Request},
+};
+
+use crate::{
+    error::HubError,
+    name::is_commit,
+    retry::Failure,
+    watcher::{POLL, Watcher},
+};
+
+/// Bytes in a chunk, and chunks in flight: 1 MiB per download.
+pub(crate) const CHUNK: usize = 128 * 1024;
+pub(crate) const CHUNKS_IN_FLIGHT: usize = 8;
+
+/// One piece of an answer, from the worker's thread.
+pub(crate) enum Message {
+    Head(u16, HeaderMap),
+    Bytes(Vec<u8>),
+    End,
+}
+
+/// An answer whose body is still on its way.
+pub(crate) struct Answer {
+    /// The address, as messages show it.
+    pub(crate) url: String,
+    pub(crate) status: u16,
+    headers: HeaderMap,
+    pub(crate) facts: Facts,
+    messages: Receiver<Result<Message, ureq::Error>>,
+    patience: Duration,
+}
+
+impl Answer {
+    /// Waits for status and headers; `patience` is the longest wait for this and for each next chunk.
+    pub(crate) fn head(
+        url: String,
+        messages: Receiver<Result<Message, ureq::Error>>,
+        patience: Duration,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Self, Failure> {
+        let mut answer = Self {
+            url,
+            status: 0,
+            headers: HeaderMap::new(),
+            facts: Facts::default(),
+            messages,
+            patience,
+        };
+        match answer.next_message(watcher)? {
+            Message::Head(status, headers) => {
+                answer.status = status;
+                answer.headers = headers;
+                Ok(answer)
+            }
+            Message::Bytes(_) | Message::End => Err(answer.broken("the answer has no head")),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header("content-length")
+            .and_then(|length| length.trim().parse().ok())
+    }
+
+    /// The first byte of `Content-Range: bytes 7-99/100`.
+    pub(crate) fn range_start(&self) -> Option<u64> {
+        let range = self.header("content-range")?.strip_prefix("bytes ")?;
+        range.split('-').next()?.trim().parse().ok()
+    }
+
+    /// Whether `Content-Range` gives the whole file this size, or none.
+    pub(crate) fn range_total_is(&self, size: u64) -> bool {
+        let total = self
+            .header("content-range")
+            .and_then(|range| range.rsplit('/').next());
+        total.is_some_and(|total| total == "*" || total.trim().parse() == Ok(size))
+    }
+
+    /// The next bytes of the body; none at its end.
+    pub(crate) fn next_chunk(&self, watcher: &mut dyn Watcher) -> Result<Option<Vec<u8>>, Failure> {
+        match self.next_message(watcher)? {
+            Message::Bytes(bytes) => Ok(Some(bytes)),
+            Message::End => Ok(None),
+            Message::Head(..) => Err(self.broken("the answer has two heads")),
+        }
+    }
+
+    fn next_message(&self, watcher: &mut dyn Watcher) -> Result<Message, Failure> {
+        let start = Instant::now();
+        loop {
+            if watcher.interrupted() {
+                return Err(Failure::Final(HubError::Interrupted));
+            }
+            match self.messages.recv_timeout(POLL) {
+                Ok(Ok(message)) => return Ok(message),
+                Ok(Err(error)) => return Err(self.transport(error)),
+                Err(RecvTimeoutError::Timeout) if start.elapsed() < self.patience => {}
+                Err(RecvTimeoutError::Timeout) => return Err(self.broken("no answer")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(self.broken("the connection broke off"));
+                }
+            }
+        }
+    }
+
+    /// The whole body, which may have `limit` bytes at most.
+    pub(crate) fn read_whole(
+        self,
+        limit: usize,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.next_chunk(watcher)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > limit {
+                let reason = format!("the answer is longer than {limit} bytes");
+                return Err(Failure::Final(HubError::Protocol {
+                    url: self.url,
+                    reason,
+                }));
+            }
+        }
+        if let Some(length) = self.content_length()
+            && length != body.len() as u64
+        {
+            return Err(self.broken("the body broke off"));
+        }
+        Ok(body)
+    }
+
+    fn broken(&self, reason: &str) -> Failure {
+        let error = HubError::Transport {
+            url: self.url.clone(),
+            reason: reason.to_owned(),
+        };
+        Failure::may_pass(error)
+    }
+
+    fn transport(&self, error: ureq::Error) -> Failure {
+        // A certificate that is wrong now is wrong in a second as well.
+        let is_final = matches!(
+            error,
+            ureq::Error::Tls(_)
+                | ureq::Error::Rustls(_)
+                | ureq::Error::BadUri(_)
+                | ureq::Error::InvalidProxyUrl
+        );
+        let error = HubError::Transport {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        };
+        if is_final {
+            Failure::Final(error)
+        } else {
+            Failure::may_pass(error)
+        }
+    }
+}
+
+/// Sends the request and hands its answer to `sender`, until the answer ends or nobody listens any more.
+pub(crate) fn run_request(
+    agent: &Agent,
+    request: Request<()>,
+    has_body: bool,
+    sender: &SyncSender<Result<Message, ureq::Error>>,
+) {
+    let mut response = match agent.run(request) {
+        Ok(response) => response,
+        Err(error) => {
+            let _ = sender.send(Err(error));
+            return;
+        }
+    };
+    let head = Message::Head(response.status().as_u16(), response.headers().clone());
+    if sender.send(Ok(head)).is_err() || !has_body {
+        return;
+    }
+    let mut body = response.body_mut().as_reader();
+    loop {
+        let mut chunk = vec![0; CHUNK];
+        let message = match body.read(&mut chunk) {
+            Ok(0) => Ok(Message::End),
+            Ok(n) => {
+                chunk.truncate(n);
+                Ok(Message::Bytes(chunk))
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(ureq::Error::from(error)),
+        };
+        let is_last = !matches!(message, Ok(Message::Bytes(_)));
+        if sender.send(message).is_err() || is_last {
+            return;
+        }
+    }
+}
+/// A file's commit, ETag and size as the hub itself, not the storage behind it, gives them.
+#[derive(Default)]
+pub(crate) struct Facts {
+    pub(crate) commit: Option<String>,
+    pub(crate) etag: Option<String>,
+    pub(crate) size: Option<u64>,
+}
+
+impl Facts {
+    /// Takes the facts from an answer of the hub; a later answer of a chain of redirects adds what the
+    /// earlier ones lacked.
+    pub(crate) fn learn(&mut self, answer: &Answer) -> Result<(), String> {
+        if self.commit.is_none()
+            && let Some(commit) = answer.header("x-repo-commit")
+        {
+            if !is_commit(commit) {
+                return Err("X-Repo-Commit is no commit hash".into());
+            }
+            self.commit = Some(commit.to_owned());
+        }
+        let is_whole = answer.status == 200;
+        if self.etag.is_none()
+            && let Some(etag) = answer.header("x-linked-etag").or_else(|| {
+                answer
+                    .header("etag")
+                    .filter(|_| matches!(answer.status, 200 | 206))
+            })
+        {
+            let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
+            let is_name = etag
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+            if etag.is_empty() || etag.len() > 128 || !is_name || etag.starts_with('.') {
+                return Err("the ETag is no name for a file".into());
+            }
+            self.etag = Some(etag.to_owned());
+        }
+        if self.size.is_none() {
+            self.size = match answer.header("x-linked-size") {
+                Some(size) => Some(size.parse().map_err(|_| "X-Linked-Size is no number")?),
+                None if is_whole => answer.content_length(),
+                None => None,
+            };
+        }
+        Ok(())
+    }
+}
