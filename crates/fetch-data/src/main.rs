@@ -49,7 +49,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    // What the hub crate has to say: retries, a cache used for want of an answer, splits left out.
+    // For the log lines of the hub crate: retries, a cache used for want of an answer, splits left out.
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::INFO)
         .with_writer(io::stderr)
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Fetches what was asked for, links it into the folder and says where it is.
+/// Fetches the models and data sets, links them into the folder and prints the links.
 fn run(args: Args) -> Result<()> {
     let Args {
         mut dataset,
@@ -93,10 +93,10 @@ fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The organisation whose data sets go by their names alone; the article's is one of them.
+/// The organisation that is left out of the places of its data sets; the article's is one of them.
 const SHORT: &str = "sentence-transformers";
 
-/// Where a data set's files go below data/: `<org>/<name>/<subset>/<split>.parquet`, without the organisation
+/// The places of a data set's files below data/: `<org>/<name>/<subset>/<split>.parquet`, without the organisation
 /// where it is [`SHORT`], with the revision behind the name where it is not the default, and with the shard's
 /// number where a split has several.
 fn dataset_places<'a>(dataset: &DatasetId, files: &'a DatasetFiles) -> Vec<(PathBuf, &'a Path)> {
@@ -128,7 +128,7 @@ fn dataset_places<'a>(dataset: &DatasetId, files: &'a DatasetFiles) -> Vec<(Path
         .collect()
 }
 
-/// Where a model's folder goes below data/: `models/<org>/<name>`, with the revision where it is not
+/// The place of a model's folder below data/: `models/<org>/<name>`, with the revision where it is not
 /// the default.
 fn model_place(model: &RepoId) -> PathBuf {
     Path::new("models").join(with_revision(model.id(), model))
@@ -143,7 +143,8 @@ fn with_revision(name: &str, repo: &RepoId) -> String {
     }
 }
 
-/// Leads the link `place` to what was fetched, in one step and only where it leads elsewhere, and says so.
+/// Makes `place` a link to the fetched file or folder, atomically and only where it is not that link already, and
+/// prints it.
 fn put(place: &Path, fetched: &Path) -> Result<()> {
     ensure!(
         place.is_symlink() || !place.exists(),

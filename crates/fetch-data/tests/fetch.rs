@@ -1,4 +1,4 @@
-//! The program itself against the hub's stand-in: what it asks for, what it leaves behind, what it says.
+//! The program itself against the hub's stand-in: its requests, files and messages.
 
 // data/ holds links, which the program makes on Unix only.
 #![cfg(unix)]
@@ -124,7 +124,7 @@ fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
     }
 }
 
-/// What lies below a folder.
+/// An entry below a folder.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Found {
     path: PathBuf,

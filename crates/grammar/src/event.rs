@@ -1,4 +1,4 @@
-//! What a sentence tells: an event, what follows from it and what contradicts it.
+//! The event that a sentence tells, with others that follow from it or contradict it.
 
 use crate::{
     Split,
@@ -22,7 +22,7 @@ pub(crate) struct Party {
     pub(crate) accessory: Option<(usize, usize)>,
 }
 
-/// What happens.
+/// The verb of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Action {
     /// Index in the transitive verbs, or past them in the intransitive ones.
@@ -32,7 +32,7 @@ pub(crate) struct Action {
     pub(crate) is_negated: bool,
 }
 
-/// Who does what to whom, where and when.
+/// A scene: doer, verb, done-to, place and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) subject: Party,
@@ -44,7 +44,7 @@ pub(crate) struct Event {
     pub(crate) aside: Option<usize>,
 }
 
-/// How a sentence can contradict another.
+/// The kinds of contradiction.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Verb,
@@ -198,7 +198,7 @@ impl Event {
         [Some(self.subject), self.object].into_iter().flatten()
     }
 
-    /// The noun of whoever acts, with the verb, which here stands for its opposite too.
+    /// The noun of the subject with the verb, which stands for its opposite too.
     #[cfg(test)]
     pub(crate) fn combination(&self) -> (&'static str, usize) {
         (NOUNS[self.subject.noun].singular, self.action.verb)

@@ -9,7 +9,7 @@ pub(crate) struct Noun {
     pub(crate) kind: usize,
 }
 
-/// What a noun generalises to, singular and plural.
+/// The more general nouns, singular and plural.
 pub(crate) const KINDS: [[&str; 2]; 4] = [
     ["person", "people"],
     ["child", "children"],
@@ -93,7 +93,7 @@ pub(crate) const COLOURS: [[&str; 2]; 6] = [
     ["yellow", "golden"],
 ];
 
-/// What is of that colour, singular and plural.
+/// Accessories of a colour, singular and plural.
 pub(crate) const THINGS: [[&str; 2]; 4] = [
     ["hat", "hats"],
     ["scarf", "scarves"],
@@ -101,7 +101,7 @@ pub(crate) const THINGS: [[&str; 2]; 4] = [
     ["collar", "collars"],
 ];
 
-/// What one does by oneself, with its opposite.
+/// Intransitive verbs, each with its opposite.
 pub(crate) const INTRANSITIVE: [[[&str; 2]; 2]; 7] = [
     [["running", "sprinting"], ["resting", "relaxing"]],
     [["sleeping", "napping"], ["working", "toiling"]],
@@ -112,10 +112,10 @@ pub(crate) const INTRANSITIVE: [[[&str; 2]; 2]; 7] = [
     [["smiling", "grinning"], ["frowning", "scowling"]],
 ];
 
-/// What one does to another: usual and other word, each as active and as passive participle.
+/// A transitive verb: usual and other word, each as active and as passive participle.
 pub(crate) type Transitive = [[&'static str; 2]; 2];
 
-/// What one does to another, with its opposite.
+/// Transitive verbs, each with its opposite.
 pub(crate) const TRANSITIVE: [[Transitive; 2]; 8] = [
     [
         [["pushing", "pushed"], ["shoving", "shoved"]],
@@ -175,7 +175,7 @@ pub(crate) const TIMES: [[&str; 2]; 4] = [
     ["at night", "after dark"],
 ];
 
-/// What nothing depends on.
+/// Phrases that nothing depends on.
 pub(crate) const ASIDES: [&str; 6] = [
     "as usual",
     "once again",

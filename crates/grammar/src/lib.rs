@@ -7,9 +7,8 @@
 //! drops what is beside the point. The **contradicting** sentence is the premise with one thing
 //! changed: the verb or an adjective to its opposite, a number, colour, place or time to another, a
 //! `not` put in or taken out, or the roles of doer and done-to swapped. So it shares nearly every
-//! word with the premise, more than the entailed sentence does, and whoever counts common words is
-//! nearly always wrong. What has to be learnt is which words are near each other and which exclude
-//! each other.
+//! word with the premise, more than the entailed sentence does, and counting common words is nearly
+//! always wrong. A model has to learn which words are near each other and which exclude each other.
 //!
 //! The sentences of [`Split::Dev`] and [`Split::Test`] are made of combinations of subject and verb
 //! that the other splits never show, in any of their premises or contradictions; each subject and
@@ -39,7 +38,7 @@ pub struct Triplet {
     pub negative: String,
 }
 
-/// Which combinations of subject and verb to use.
+/// The combinations of subject and verb to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
     /// Three in five of them.

@@ -9,7 +9,7 @@ use crate::{
     random::Random,
 };
 
-/// Which of several ways to say each thing: 0 the usual word, 1 the other.
+/// The choice among several ways to say each thing: 0 the usual word, 1 the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Wording {
     is_passive: bool,

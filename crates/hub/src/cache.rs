@@ -9,7 +9,7 @@
 //! .locks/models--org--name/<blob>.lock
 //! ```
 //!
-//! The listing is what lets a later run know that a snapshot is whole without asking the hub.
+//! By the listing, a later run knows that a snapshot is whole without asking the hub.
 
 use std::{
     fmt,
@@ -68,7 +68,7 @@ impl RepoFolder {
         &self.cache_dir
     }
 
-    /// Where the blob of this name lies, or will lie.
+    /// The path of the blob of this name, whether it is there or not.
     pub(crate) fn blob(&self, name: &str) -> PathBuf {
         Cache::new(self.cache_dir.clone())
             .repo(self.repo.clone())

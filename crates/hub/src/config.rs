@@ -1,4 +1,4 @@
-//! Where the hub and its cache are, and who asks.
+//! The configuration of a fetch: endpoint, cache folder, token and patience.
 
 use std::{
     ffi::OsString,
@@ -9,10 +9,10 @@ use std::{
 
 use crate::{address::Address, error::HubError};
 
-/// The hub where nothing else is said.
+/// The endpoint that is used where HF_ENDPOINT is not set.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// Everything that a fetch depends on beside the name of what it fetches.
+/// The settings of a fetch, beside the name of the model or data set.
 ///
 /// [`HubConfig::from_env`] reads it from the environment as Python's `huggingface_hub` does.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct HubConfig {
 }
 
 impl HubConfig {
-    /// A configuration with the usual patience, online and without a token.
+    /// The default retries and time-outs, online and without a token.
     pub fn new(endpoint: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             endpoint: endpoint.into(),
@@ -54,7 +54,6 @@ impl HubConfig {
     /// Reads the environment of this process, see [`HubConfig::from_lookup`].
     ///
     /// # Errors
-    ///
     /// As [`HubConfig::from_lookup`].
     pub fn from_env() -> Result<Self, HubError> {
         Self::from_lookup(&|name| std::env::var_os(name))
@@ -72,7 +71,6 @@ impl HubConfig {
     /// An empty variable counts as unset; a switch is on with 1, ON, YES or TRUE in any case.
     ///
     /// # Errors
-    ///
     /// When there is no home folder to default to, the endpoint is no http(s) address, or the token
     /// can't be read or can't be a token. The message never shows the token.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, HubError> {
@@ -140,7 +138,7 @@ impl HubConfig {
     }
 }
 
-/// An access token of the hub, which shows itself to nobody but the hub.
+/// An access token of the hub, which no message and no `Debug` shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -148,7 +146,6 @@ impl Token {
     /// Takes a token, without the white space around it; `None` when nothing is left.
     ///
     /// # Errors
-    ///
     /// When it holds anything but printable ASCII, which no header may carry; `source` names in the
     /// message where it came from.
     pub fn parse(source: &str, token: &str) -> Result<Option<Self>, HubError> {

@@ -1,4 +1,4 @@
-//! What can go wrong on the way to the hub, each with the next action.
+//! Failures to reach the hub or use the cache, each with the next action.
 
 use std::io;
 
@@ -24,7 +24,7 @@ pub enum HubError {
     Setting {
         /// The environment variable or file.
         name: String,
-        /// What is wrong with it; never its value where that is a secret.
+        /// The defect; never the value where that is a secret.
         reason: String,
     },
 
@@ -47,7 +47,7 @@ pub enum HubError {
     Unauthorized {
         /// The address asked for.
         url: String,
-        /// What to do, depending on whether a token was sent.
+        /// The next action, depending on whether a token was sent.
         next: &'static str,
     },
 
@@ -76,11 +76,11 @@ pub enum HubError {
     NotFound {
         /// The repository.
         repo: String,
-        /// What was not found: "repository", "revision x" or "file x".
+        /// The thing not found: "repository", "revision x" or "file x".
         what: String,
         /// The address asked for.
         url: String,
-        /// What to check.
+        /// The next action.
         next: &'static str,
     },
 
@@ -91,7 +91,7 @@ pub enum HubError {
     RateLimited {
         /// The address asked for.
         url: String,
-        /// What Retry-After said, or the last pause tried.
+        /// The seconds of Retry-After, or of the last pause tried.
         seconds: u64,
     },
 
@@ -113,7 +113,7 @@ pub enum HubError {
     Transport {
         /// The address asked for.
         url: String,
-        /// What happened.
+        /// The failure in words.
         reason: String,
     },
 
@@ -122,7 +122,7 @@ pub enum HubError {
     Redirect {
         /// The address that redirects.
         from: String,
-        /// Where to, without the query (which may be a secret).
+        /// The target, without its query (which may be a secret).
         to: String,
         /// Why it is refused.
         reason: &'static str,
@@ -135,7 +135,7 @@ pub enum HubError {
     Protocol {
         /// The address asked for.
         url: String,
-        /// What is wrong with the answer.
+        /// The defect of the answer.
         reason: String,
     },
 
@@ -180,14 +180,14 @@ pub enum HubError {
         needed: String,
     },
 
-    /// A repository that lacks a file no model or data set can do without.
+    /// A repository that lacks a required file.
     #[error("{repo}: {missing}: {next}")]
     Incomplete {
         /// The repository.
         repo: String,
-        /// What is missing.
+        /// The missing file, in words.
         missing: String,
-        /// What to do.
+        /// The next action.
         next: String,
     },
 

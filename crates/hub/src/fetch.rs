@@ -16,8 +16,8 @@ use crate::{
     watcher::Watcher,
 };
 
-/// Brings what a sentence-transformers or transformers model folder needs and returns that folder,
-/// a snapshot in the cache: configuration, tokenizer, modules and their folders, and the weights as
+/// Brings the files of a sentence-transformers or transformers model into the cache and returns their
+/// folder, a snapshot: configuration, tokenizer, modules and their folders, and the weights as
 /// safetensors, single or sharded.
 ///
 /// A snapshot that is whole costs one HEAD, to ask whether the revision has moved; none when the
@@ -25,7 +25,6 @@ use crate::{
 /// is used and a warning logged.
 ///
 /// # Errors
-///
 /// Every [`HubError`] but those of data sets. [`HubError::PickleOnly`] where weights are there only as
 /// pickles, which are never fetched.
 pub fn fetch_model(
@@ -37,7 +36,7 @@ pub fn fetch_model(
     fetch(config, &repo, watcher, gather_model)
 }
 
-/// Brings the parquet files of a subset and says where they are, by split. Network as
+/// Brings the parquet files of a subset and returns their paths by split. Network as
 /// [`fetch_model`].
 ///
 /// The subset is the folder that the files lie in (`triplet/train-00000-of-00001.parquet`), or
@@ -46,7 +45,6 @@ pub fn fetch_model(
 /// that are none of train, dev and test are left where they are, and named in the log.
 ///
 /// # Errors
-///
 /// Every [`HubError`]; [`HubError::Subset`] lists the subsets when there are several and none was
 /// named, or when the one that was named is not there.
 pub fn fetch_dataset(
@@ -60,12 +58,11 @@ pub fn fetch_dataset(
     })
 }
 
-/// Brings the parquet files of splits by their own names, each given as subset and split, and says where they
-/// are, in that order; each list is in the order of the shards. For data sets whose splits are not train, dev and
+/// Brings the parquet files of splits by their own names, each given as subset and split, and returns their
+/// paths in that order; each list is in the order of the shards. For data sets whose splits are not train, dev and
 /// test, such as NanoBEIR's. Network as [`fetch_model`], for all of them together.
 ///
 /// # Errors
-///
 /// Every [`HubError`]; [`HubError::Subset`] lists the subsets where one is not there, and
 /// [`HubError::Incomplete`] the splits of the subset where that is.
 pub fn fetch_splits(

@@ -20,7 +20,6 @@ impl RepoId {
     /// `refs/pr/N`) defaults to `main`.
     ///
     /// # Errors
-    ///
     /// [`HubError::Name`], which names the rule that is broken. The rules are those of
     /// `huggingface_hub.utils.validate_repo_id`, except that the organisation is required.
     pub fn parse(text: &str) -> Result<Self, HubError> {
@@ -71,7 +70,6 @@ impl DatasetId {
     /// Takes `org/name[@revision][:subset]`.
     ///
     /// # Errors
-    ///
     /// [`HubError::Name`], which names the rule that is broken.
     pub fn parse(text: &str) -> Result<Self, HubError> {
         let (repo, subset) = match text.split_once(':') {

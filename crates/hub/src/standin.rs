@@ -50,7 +50,6 @@ impl StandIn {
     /// Starts both servers on free ports of 127.0.0.1.
     ///
     /// # Errors
-    ///
     /// When the ports can't be had.
     pub fn start() -> io::Result<Self> {
         let hub = TcpListener::bind("127.0.0.1:0")?;
@@ -68,7 +67,7 @@ impl StandIn {
         Ok(Self { state })
     }
 
-    /// What HF_ENDPOINT is to be.
+    /// The value for HF_ENDPOINT.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.state.hub)
     }
@@ -218,7 +217,7 @@ impl Recorded {
     }
 }
 
-/// A way to go wrong.
+/// A fault of one answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// This status and these headers, with no body.

@@ -1,4 +1,4 @@
-//! Which libtorch a `sentune` runs with on a machine that it was not built on.
+//! The choice of the libtorch that a `sentune` runs with on a machine that it was not built on.
 //!
 //! The program needs libtorch before its `main`: the dynamic loader looks where the build found it, or where
 //! `LD_LIBRARY_PATH` says. `SENTUNE_LIBTORCH` names a libtorch, or the `torch` package of a Python, and this crate
@@ -26,16 +26,16 @@ pub use libtorch::{Libtorch, RELEASE};
 /// The variable that names the libtorch to run with: its folder, or that of Python's `torch` package.
 pub const VARIABLE: &str = "SENTUNE_LIBTORCH";
 
-/// What the dynamic loader reads.
+/// The dynamic loader's variable.
 const LOADER_VARIABLE: &str = "LD_LIBRARY_PATH";
 
 /// Set for a program that was started anew, so that it is not started so for ever.
 const STARTED_ANEW: &str = "SENTUNE_LIBTORCH_LED_TO";
 
-/// How Python tells where its libtorch is.
+/// The command by which Python tells where its libtorch is.
 const ASK_PYTHON: &str = "python3 -c 'import torch; print(torch.__path__[0])'";
 
-/// Why there is no libtorch to run with.
+/// A failure to find a libtorch to run with, or to start with it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
@@ -58,7 +58,7 @@ pub enum LaunchError {
     Version {
         /// The folder.
         folder: PathBuf,
-        /// What it holds.
+        /// The version that the folder tells.
         version: String,
     },
     /// No place that is looked at holds one.
@@ -77,9 +77,9 @@ pub enum LaunchError {
         .loaded.display()
     )]
     NotTaken {
-        /// Where it should be.
+        /// The folder that the variable leads to.
         wanted: PathBuf,
-        /// Where it is.
+        /// The folder of the libtorch in this process.
         loaded: PathBuf,
     },
     /// The program could not be started.
@@ -87,9 +87,9 @@ pub enum LaunchError {
     Start {
         /// The program.
         program: PathBuf,
-        /// Where the libtorch is.
+        /// The folder of the libtorch.
         libtorch: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The program inside the launcher could not be read.
@@ -110,9 +110,9 @@ fn list(paths: &[PathBuf]) -> String {
     names.join(", ")
 }
 
-/// To be called at the very start of `main`, with the folder of the libtorch that this process has loaded, where
-/// that is known. Where [`VARIABLE`] names another one, the program is started anew with that, and this function
-/// does not return. Then the version of the one that is loaded is checked, as far as its folder tells it.
+/// Starts the program anew where [`VARIABLE`] names another libtorch than the one that this process has `loaded`,
+/// and does not return then. Otherwise checks the version of the one that is loaded, as far as its folder tells it.
+/// It must be called at the very start of `main`; `loaded` is the folder of that libtorch, where it is known.
 ///
 /// # Errors
 /// Where the variable leads to no libtorch, the loader does not follow it, or the version is another one.
@@ -169,7 +169,7 @@ fn find_with(
     let home = || Some(Path::new(&variable("HOME")?).join(".cache"));
     let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
     if let Some(cache) = cache.filter(|path| path.is_absolute()).or_else(home) {
-        // What has CUDA serves both.
+        // One with CUDA serves machines without a GPU too.
         for variant in ["cu130", "cpu"] {
             places.push(cache.join(format!("sentune/libtorch-{RELEASE}.0-{variant}")));
         }
@@ -231,7 +231,7 @@ mod tests {
         fs::write(folder.join("build-version"), version).unwrap();
     }
 
-    /// Where a program in `bin` finds its libtorch with these variables.
+    /// The place in which a program in `bin` finds its libtorch with these variables.
     fn found(root: &Path, variables: &[(&str, &str)]) -> Result<PathBuf, String> {
         let variable = |name: &str| {
             let (_, value) = variables.iter().find(|(other, _)| *other == name)?;

@@ -40,7 +40,7 @@ impl Libtorch {
         })
     }
 
-    /// As [`Self::at`], of the folder that `what` names.
+    /// [`Self::at`] with an error; `what` is the variable that names the folder.
     ///
     /// # Errors
     /// Where there is none.
@@ -82,8 +82,8 @@ impl Libtorch {
         }
     }
 
-    /// What LD_LIBRARY_PATH has to be, where it was `before`: the libraries, those of NVIDIA's packages beside
-    /// Python's `torch`, and what it was.
+    /// The value for LD_LIBRARY_PATH, which was `before`: the libraries, those of NVIDIA's packages beside Python's
+    /// `torch`, and the folders of `before`.
     pub fn library_path(&self, before: Option<&OsStr>) -> OsString {
         let mut folders = vec![self.lib.clone()];
         let packages = self.lib.parent().and_then(Path::parent);

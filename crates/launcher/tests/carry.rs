@@ -37,7 +37,7 @@ impl Machine {
         folder
     }
 
-    /// What a script of the carried shell says, with nothing but these variables.
+    /// The output of a script of the carried shell, with nothing but these variables.
     fn run(&self, variables: &[(&str, &Path)]) -> Output {
         Command::new(self.path("sentune"))
             .args([

@@ -1,4 +1,4 @@
-//! Where torch-sys will look for libtorch, and what is wrong with that place.
+//! The place where torch-sys will look for libtorch, and its defects.
 //!
 //! Included by this crate's build script too, hence free of everything but std. The rules mirror
 //! the build script of torch-sys 0.24.
@@ -11,7 +11,7 @@ pub(crate) const VARIABLES: [&str; 3] = ["LIBTORCH_USE_PYTORCH", "LIBTORCH", "LI
 /// The place where torch-sys looks for a system-wide libtorch when LIBTORCH is not set.
 const SYSTEM: &str = "/usr";
 
-/// Where torch-sys will look.
+/// The place where torch-sys will look.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In the PyTorch that Python imports: only Python can say whether it is there.
@@ -58,7 +58,7 @@ impl Place {
         }
     }
 
-    /// What is wrong with the place and what to do, or `None` where libtorch may be there.
+    /// The defect of the place with the next action, or `None` where libtorch may be there.
     pub(crate) fn problem(&self, is_dir: impl Fn(&Path) -> bool) -> Option<String> {
         let lib = self.lib()?;
         let found = match self {

@@ -32,10 +32,10 @@ pub fn count(quick: u64) -> u64 {
     set.and_then(|count| count.parse().ok()).unwrap_or(quick)
 }
 
-/// What a reader made of a damaged file.
+/// The end of reading a damaged file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It loaded, and what was loaded is what the file says.
+    /// Loaded, with the contents of the file.
     Loaded,
     /// It was refused with an error.
     Refused,
@@ -48,7 +48,7 @@ pub enum Outcome {
 pub struct Gauntlet<'a> {
     /// The full name of the test that calls, as `cargo test` prints it: children run it again.
     pub test: &'a str,
-    /// What the files are, for the report.
+    /// The kind of file, for the report.
     pub kind: &'a str,
     /// How many files.
     pub n_files: u64,
@@ -63,7 +63,6 @@ impl Gauntlet<'_> {
     /// counts.
     ///
     /// # Panics
-    ///
     /// If a case panics, ends the process, takes over 2 s or too much memory; the message names
     /// each by its number.
     #[allow(clippy::print_stdout)]

@@ -31,7 +31,7 @@ const LENGTHS: [u64; 20] = [
     u64::MAX,
 ];
 
-/// What is written in the place of a number in a text.
+/// Replacements for a number in a text.
 const NUMBERS: [&str; 22] = [
     "0",
     "-0",

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::support::{CANARY, World, message, weights};
 
-/// What a behaviour leads to.
+/// The end of a fetch from a hostile server.
 enum Verdict {
     /// The model is fetched all the same, and is right.
     Fetched,
@@ -28,8 +28,7 @@ enum Verdict {
 }
 use Verdict::{Fetched, Refused};
 
-/// Its name; where it strikes, by server, part of the request and number of times; the fault; and what
-/// it leads to.
+/// Name, server, part of the request, number of times, fault and verdict.
 type Behaviour = (
     &'static str,
     Server,
@@ -39,7 +38,7 @@ type Behaviour = (
     Verdict,
 );
 
-/// What a path is offered as, and how.
+/// A role that a path is offered in, with the way to do so.
 type Offer<'a> = (&'static str, &'a dyn Fn(&World));
 
 /// How long any of them may take, with four attempts and 0.6 s of patience for each.
@@ -93,7 +92,7 @@ fn hostile_servers_do_no_harm() {
     let bomb = gzip_bomb(400_000);
     let elsewhere = |world: &World, path: &str| format!("{}{path}", world.storage());
     let behaviours: Vec<Behaviour> = vec![
-        // What is redirected, and where to.
+        // Redirects.
         (
             "redirects the listing to another host",
             Hub,

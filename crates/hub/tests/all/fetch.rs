@@ -1,4 +1,4 @@
-//! Whole models and data sets, and what the cache saves.
+//! Whole models and data sets, and the requests that the cache saves.
 
 use std::{
     collections::BTreeMap,

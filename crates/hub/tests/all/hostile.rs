@@ -1,4 +1,4 @@
-//! A hub whose answers are out to harm.
+//! Malicious answers of a hub.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! The stand-in with its files, and checks that several tests make.
 
 use std::{path::Path, time::Duration};
 
@@ -93,7 +93,7 @@ impl World {
         self.standin.storage()
     }
 
-    /// Whatever lies beside the cache's folder.
+    /// The entries beside the cache's folder.
     pub(crate) fn outside_the_cache(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.outer.path()).expect("a folder");
         let names = entries.map(|entry| entry.expect("an entry").file_name());
@@ -113,7 +113,7 @@ impl World {
         files
     }
 
-    /// What no test may ever see: the token at the storage, or a blob that is not what the hub has.
+    /// Checks that the token was sent to the hub alone, and is in no file of the cache.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
         for request in self.standin.requests() {
