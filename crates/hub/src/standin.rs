@@ -99,6 +99,11 @@ impl StandIn {
         self.state.content().faults.push(planned);
     }
 
+    /// Forgets the faults that are left.
+    pub fn heal(&self) {
+        self.state.content().faults.clear();
+    }
+
     /// Answers 401 to every request to the hub that lacks this token.
     pub fn require_token(&self, token: &str) {
         self.state.content().token = Some(token.to_owned());

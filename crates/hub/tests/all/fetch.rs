@@ -13,9 +13,7 @@ use hub::{
 };
 use serde_json::json;
 
-use crate::support::{World, message, repo, weights};
-
-const SECOND_COMMIT: &str = "2222222222222222222222222222222222222222";
+use crate::support::{SECOND_COMMIT, World, message, repo, weights};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)

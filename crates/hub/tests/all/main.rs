@@ -2,8 +2,8 @@
 
 mod behaviours;
 mod config;
+mod download;
 mod fetch;
 mod hostile;
 mod names;
 mod support;
-mod transfer;

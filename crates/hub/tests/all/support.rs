@@ -1,6 +1,9 @@
 //! The stand-in with its files, and checks that several tests make.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hub::{
     config::{HubConfig, Token},
@@ -8,13 +11,20 @@ use hub::{
     error::HubError,
     fetch::{fetch_dataset, fetch_model},
     name::{DatasetId, RepoId},
-    standin::{Recorded, Server, StandIn},
+    standin::{Fault, Recorded, Server, StandIn},
     watcher::Watcher,
 };
+use serde_json::json;
 use tempfile::TempDir;
 
 /// A token that must never be seen anywhere but in the endpoint's own requests.
 pub(crate) const CANARY: &str = "hf_CANARY";
+
+/// The commit that tests move `main` on to.
+pub(crate) const SECOND_COMMIT: &str = "2222222222222222222222222222222222222222";
+
+/// Part of every request for the weights.
+pub(crate) const WEIGHTS: &str = "/model.safetensors";
 
 /// A stand-in with one model and one data set, and an empty cache.
 pub(crate) struct World {
@@ -59,14 +69,11 @@ impl World {
         }
     }
 
-    pub(crate) fn model(&self) -> Result<std::path::PathBuf, HubError> {
+    pub(crate) fn model(&self) -> Result<PathBuf, HubError> {
         fetch_model(&self.config, &repo("org/base"), &mut ())
     }
 
-    pub(crate) fn model_watched(
-        &self,
-        watcher: &mut dyn Watcher,
-    ) -> Result<std::path::PathBuf, HubError> {
+    pub(crate) fn model_watched(&self, watcher: &mut dyn Watcher) -> Result<PathBuf, HubError> {
         fetch_model(&self.config, &repo("org/base"), watcher)
     }
 
@@ -88,9 +95,20 @@ impl World {
         &self.config.cache_dir
     }
 
-    /// The address of the storage.
-    pub(crate) fn storage(&self) -> String {
-        self.standin.storage()
+    /// The partial file of a download that was given up, if there is one.
+    pub(crate) fn partial_file(&self) -> Option<PathBuf> {
+        let is_partial = |file: &String| file.ends_with(".incomplete");
+        let found = self.cached_files().into_iter().find(is_partial);
+        found.map(|file| self.cache().join(file))
+    }
+
+    /// Checks that the folder has the weights, and that nothing else is left of them.
+    #[track_caller]
+    pub(crate) fn assert_weights(&self, folder: &Path) {
+        let found = std::fs::read(folder.join("model.safetensors")).expect("the weights");
+        assert!(found == weights(), "other weights than the hub's");
+        assert_eq!(self.partial_file(), None);
+        self.assert_clean();
     }
 
     /// The entries beside the cache's folder.
@@ -144,6 +162,14 @@ pub(crate) fn weights() -> Vec<u8> {
         .collect()
 }
 
+/// An answer that lists files of these names, of two bytes each, in [`SECOND_COMMIT`].
+pub(crate) fn listing(names: &[&str]) -> Fault {
+    let sibling = |name: &&str| json!({"rfilename": name, "size": 2});
+    let siblings: Vec<_> = names.iter().map(sibling).collect();
+    let listing = json!({"sha": SECOND_COMMIT, "siblings": siblings});
+    Fault::Body(listing.to_string().into_bytes())
+}
+
 pub(crate) fn repo(name: &str) -> RepoId {
     RepoId::parse(name).expect("a valid name")
 }
@@ -155,6 +181,7 @@ pub(crate) fn message<T: std::fmt::Debug>(result: Result<T, HubError>) -> String
     let text = format!("{error} {error:?}");
     assert!(!text.contains(CANARY), "{text}");
     assert!(!text.contains("signature=secret"), "{text}");
+    assert!(!text.contains("user:pw"), "{text}");
     error.to_string()
 }
 

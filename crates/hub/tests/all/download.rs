@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -12,24 +11,13 @@ use hub::{
     watcher::Watcher,
 };
 
-use crate::support::{World, message, weights};
-
-const WEIGHTS: &str = "/model.safetensors";
+use crate::support::{WEIGHTS, World, message, weights};
 
 fn headers(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
-}
-
-/// The part file of the weights, if it is there.
-fn part(world: &World) -> Option<PathBuf> {
-    let found = world
-        .cached_files()
-        .into_iter()
-        .find(|file| file.ends_with(".incomplete"));
-    found.map(|file| world.cache().join(file))
 }
 
 /// Stops once a file has come this far.
@@ -45,16 +33,6 @@ impl Watcher for StopAt {
     fn interrupted(&mut self) -> bool {
         self.0 == 0
     }
-}
-
-#[track_caller]
-fn assert_weights(world: &World, folder: PathBuf) {
-    assert_eq!(
-        fs::read(folder.join("model.safetensors")).expect("the weights"),
-        weights()
-    );
-    assert_eq!(part(world), None);
-    world.assert_clean();
 }
 
 #[test]
@@ -81,7 +59,7 @@ fn a_broken_body_is_taken_up_where_it_broke() {
             Some("bytes=150000-".into())
         ]
     );
-    assert_weights(&world, folder);
+    world.assert_weights(&folder);
 }
 
 #[test]
@@ -92,7 +70,7 @@ fn the_next_run_takes_up_what_the_last_one_left() {
         .fail(Server::Storage, WEIGHTS, 4, Fault::BreakAfter(10_000));
     let error = message(world.model());
     assert!(error.contains("kept"), "{error}");
-    let len = fs::metadata(part(&world).expect("a part"))
+    let len = fs::metadata(world.partial_file().expect("a part"))
         .expect("readable")
         .len();
     assert_eq!(len, 40_000);
@@ -106,7 +84,7 @@ fn the_next_run_takes_up_what_the_last_one_left() {
         resumed.expect("a request").header("range"),
         Some("bytes=40000-")
     );
-    assert_weights(&world, folder);
+    world.assert_weights(&folder);
 }
 
 #[test]
@@ -125,13 +103,13 @@ fn an_interrupt_leaves_the_part_even_while_the_connection_hangs() {
         start.elapsed()
     );
     assert_eq!(
-        fs::metadata(part(&world).expect("a part"))
+        fs::metadata(world.partial_file().expect("a part"))
             .expect("readable")
             .len(),
         100_000
     );
     let folder = world.model().expect("the stand-in behaves now");
-    assert_weights(&world, folder);
+    world.assert_weights(&folder);
 }
 
 #[test]
@@ -167,185 +145,28 @@ fn an_interrupt_stops_a_drip_a_pause_and_the_wait_for_a_head() {
 }
 
 #[test]
-fn a_silent_connection_counts_as_broken() {
-    let world = World::new();
-    world
-        .standin
-        .fail(Server::Storage, WEIGHTS, 1, Fault::StallAfter(1_000));
-    let folder = world.model().expect("a retry helps");
-    assert_weights(&world, folder);
-}
-
-#[test]
-fn a_server_without_ranges_gets_a_fresh_start() {
-    let world = World::new();
-    world
-        .standin
-        .fail(Server::Storage, WEIGHTS, 1, Fault::BreakAfter(100_000));
-    world
-        .standin
-        .fail(Server::Storage, WEIGHTS, 1, Fault::IgnoreRange);
-    let folder = world.model().expect("200 is an answer too");
-    assert_weights(&world, folder);
-}
-
-#[test]
-fn the_wrong_range_is_thrown_away() {
-    let world = World::new();
-    world
-        .standin
-        .fail(Server::Storage, WEIGHTS, 1, Fault::BreakAfter(100_000));
-    world
-        .standin
-        .fail(Server::Storage, WEIGHTS, 1, Fault::WrongRange);
-    let folder = world.model().expect("a fresh start helps");
-    assert_weights(&world, folder);
-}
-
-#[test]
 fn a_part_that_was_spoilt_on_the_disk_is_fetched_again() {
     let world = World::new();
     world
         .standin
         .fail(Server::Storage, WEIGHTS, 4, Fault::BreakAfter(10_000));
     message(world.model());
-    let path = part(&world).expect("a part");
+    let path = world.partial_file().expect("a part");
     fs::write(&path, vec![0; 40_000]).expect("written");
     let folder = world
         .model()
         .expect("the checksum tells, the second try is whole");
-    assert_weights(&world, folder);
+    world.assert_weights(&folder);
 
     let world = World::new();
     world
         .standin
         .fail(Server::Storage, WEIGHTS, 4, Fault::BreakAfter(10_000));
     message(world.model());
-    let path = part(&world).expect("a part");
+    let path = world.partial_file().expect("a part");
     fs::write(&path, vec![0; 400_000]).expect("written");
     let folder = world.model().expect("a part that is too long is no part");
-    assert_weights(&world, folder);
-}
-
-#[test]
-fn a_wrong_sha256_is_never_kept() {
-    let world = World::new();
-    let mut lie = weights();
-    lie[299_999] ^= 1;
-    world
-        .standin
-        .fail(Server::Storage, WEIGHTS, 1, Fault::Body(lie));
-    let error = message(world.model());
-    assert!(
-        error.contains("model.safetensors") && error.contains("sha256"),
-        "{error}"
-    );
-    assert_eq!(part(&world), None);
-    assert!(
-        !world
-            .cached_files()
-            .iter()
-            .any(|file| file.ends_with("model.safetensors"))
-    );
-    assert!(
-        !world
-            .cached_files()
-            .iter()
-            .any(|file| file.contains("/refs/"))
-    );
-    let folder = world.model().expect("the stand-in behaves now");
-    assert_weights(&world, folder);
-}
-
-#[test]
-fn a_small_file_is_checked_by_the_sha1_of_git() {
-    let world = World::new();
-    world.standin.fail(
-        Server::Hub,
-        "GET /org/base/resolve",
-        1,
-        Fault::Body(b"{]".to_vec()),
-    );
-    let error = message(world.model());
-    assert!(
-        error.contains("config.json") && error.contains("git sha1"),
-        "{error}"
-    );
-    assert_eq!(part(&world), None);
-}
-
-#[test]
-fn lengths_that_disagree_are_refused() {
-    // Content-Length at the storage against X-Linked-Size, each way.
-    for more in [-1, 1, 1_000_000] {
-        let world = World::new();
-        world
-            .standin
-            .fail(Server::Storage, WEIGHTS, 9, Fault::WrongLength(more));
-        let error = message(world.model());
-        assert!(
-            error.contains("bytes where the hub announced 300000"),
-            "{error}"
-        );
-        world.assert_clean();
-    }
-    // X-Linked-Size against the listing.
-    let world = World::new();
-    let fault = Fault::Headers(headers(&[("x-linked-size", "299999")]));
-    world.standin.fail(
-        Server::Hub,
-        "HEAD /org/base/resolve/1111111111111111111111111111111111111111/model",
-        9,
-        fault,
-    );
-    let error = message(world.model());
-    assert!(
-        error.contains("299999 bytes where the hub announced 300000"),
-        "{error}"
-    );
-    // A body without end.
-    let world = World::new();
-    world.standin.fail(
-        Server::Storage,
-        WEIGHTS,
-        9,
-        Fault::Endless(vec![7; 2_000_000]),
-    );
-    let error = message(world.model());
-    assert!(error.contains("announced 300000"), "{error}");
-    assert!(
-        world
-            .cached_files()
-            .iter()
-            .all(|file| !file.ends_with("model.safetensors"))
-    );
-}
-
-#[test]
-fn an_etag_that_changes_in_between_starts_again() {
-    let world = World::new();
-    let other = "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"";
-    let fault = Fault::Headers(headers(&[("x-linked-etag", other)]));
-    world.standin.fail(
-        Server::Hub,
-        "GET /org/base/resolve/1111111111111111111111111111111111111111/model",
-        1,
-        fault,
-    );
-    let folder = world.model().expect("the second look agrees");
-    assert_weights(&world, folder);
-
-    // An ETag that never agrees with the listing is an error, whatever the storage delivers.
-    let world = World::new();
-    let fault = Fault::Headers(headers(&[("x-linked-etag", other)]));
-    world.standin.fail(
-        Server::Hub,
-        "/org/base/resolve/1111111111111111111111111111111111111111/model",
-        99,
-        fault,
-    );
-    let error = message(world.model());
-    assert!(error.contains("sha256 aaaa"), "{error}");
+    world.assert_weights(&folder);
 }
 
 #[test]
@@ -368,11 +189,6 @@ fn statuses_that_may_pass_are_tried_again_a_bounded_number_of_times() {
         assert!(error.contains(&format!("answers {status}")), "{error}");
         assert_eq!(world.requests_for("/api/").len(), 4);
     }
-    let world = World::new();
-    world.standin.fail(Server::Hub, "/api/", 2, Fault::HangUp);
-    world
-        .model()
-        .expect("a connection that hangs up may be tried again");
 }
 
 #[test]
@@ -432,16 +248,6 @@ fn refusals_name_the_next_action_and_are_not_repeated() {
 }
 
 #[test]
-fn a_signed_address_that_grew_old_is_asked_for_again() {
-    let world = World::new();
-    world
-        .standin
-        .fail(Server::Storage, WEIGHTS, 1, Fault::Status(403, vec![]));
-    let folder = world.model().expect("the hub gives a fresh one");
-    assert_weights(&world, folder);
-}
-
-#[test]
 fn a_renamed_repository_is_followed_with_the_token() {
     let world = World::new();
     let moved = |to: &str| Fault::Status(307, headers(&[("location", to)]));
@@ -462,66 +268,7 @@ fn a_renamed_repository_is_followed_with_the_token() {
         .standin
         .fail(Server::Hub, "/api/", 1, moved("main?blobs=true"));
     let folder = world.model().expect("three redirects within the hub");
-    assert_weights(&world, folder);
-}
-
-#[test]
-fn redirects_that_lead_nowhere_good_are_refused() {
-    let cases = [
-        ("file:///etc/passwd", "scheme other than"),
-        ("ftp://127.0.0.1/x", "scheme other than"),
-        ("javascript:alert(1)", "not an http(s) address"),
-        ("data:text/plain,x", "not an http(s) address"),
-        ("http://user:pw@127.0.0.1/x", "user name or password"),
-        ("http:///x", "no valid host"),
-        ("http://ho st/x", "white space"),
-        ("http://host:x/", "port"),
-        ("/org/base/resolve/loop", "not found"),
-    ];
-    for (location, words) in cases {
-        let world = World::new();
-        let fault = Fault::Status(302, headers(&[("location", location)]));
-        world.standin.fail(Server::Hub, "/api/", 1, fault);
-        let error = message(world.model());
-        assert!(
-            error.contains(words),
-            "{location}: {error:?} lacks {words:?}"
-        );
-        assert!(!error.contains("pw@"), "{error}");
-        world.assert_clean();
-    }
-    for (server, part) in [(Server::Hub, "/api/"), (Server::Storage, WEIGHTS)] {
-        let world = World::new();
-        let fault = Fault::Status(302, headers(&[("location", "?again")]));
-        world.standin.fail(server, part, 99, fault);
-        let error = message(world.model());
-        assert!(error.contains("too many redirects"), "{error}");
-        assert!(world.standin.requests().len() < 40);
-        world.assert_clean();
-    }
-    let world = World::new();
-    world
-        .standin
-        .fail(Server::Hub, "/api/", 1, Fault::Status(302, vec![]));
-    let error = message(world.model());
-    assert!(error.contains("without a Location"), "{error}");
-}
-
-#[test]
-fn the_storage_never_sees_the_token_even_when_it_redirects_back() {
-    let world = World::new();
-    let back = format!("{}/elsewhere", world.standin.storage());
-    let fault = Fault::Status(302, headers(&[("location", &back)]));
-    world.standin.fail(Server::Storage, WEIGHTS, 9, fault);
-    message(world.model());
-    let seen: Vec<_> = world
-        .standin
-        .requests()
-        .into_iter()
-        .filter(|r| r.server == Server::Storage)
-        .collect();
-    assert!(seen.len() > 1, "{seen:?}");
-    world.assert_clean();
+    world.assert_weights(&folder);
 }
 
 #[test]
