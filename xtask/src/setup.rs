@@ -9,12 +9,12 @@
 mod cache;
 mod requirement;
 mod tools;
-mod version;
 
 use std::{env, io::Write, path::Path, time::SystemTime};
 
 use anyhow::{Result, bail, ensure};
 use fs_err as fs;
+use launcher::libtorch::{Libtorch, VERSION, Version, cached_name};
 use xshell::cmd;
 
 pub(crate) use self::cache::cache_folder;
@@ -22,7 +22,6 @@ use self::{
     cache::Cache,
     requirement::Requirement,
     tools::{Compiler, Python},
-    version::{VERSION, Version},
 };
 use crate::{
     checkout::{self, Checkout},
@@ -120,7 +119,7 @@ enum Variant {
 impl Variant {
     /// The name of its folder in the cache.
     fn name(self) -> String {
-        format!("libtorch-{VERSION}-{}", self.tag())
+        cached_name(self.tag())
     }
 
     /// What its file `build-version` says, in the form that torch-sys reads.
@@ -168,7 +167,10 @@ fn check_pytorch(checkout: &Checkout, args: &Args) -> Result<()> {
         );
     };
     let (version, cuda) = output.split_once(' ').unwrap_or((&output, "None"));
-    Version::parse(version).check("the PyTorch of LIBTORCH_USE_PYTORCH")?;
+    check_version(
+        &Version::parse(version),
+        "the PyTorch of LIBTORCH_USE_PYTORCH",
+    )?;
     ensure!(
         !args.cuda || cuda != "None",
         "the PyTorch of LIBTORCH_USE_PYTORCH, {version}, was built without CUDA: install one with CUDA there, or unset LIBTORCH_USE_PYTORCH"
@@ -191,7 +193,7 @@ fn check_folder(name: &str, folder: &Path, args: &Args) -> Result<()> {
         lib.display(),
     );
     match Version::of_folder(folder) {
-        Some(version) => version.check(&format!("the libtorch in {}", folder.display()))?,
+        Some(version) => check_version(&version, &format!("the libtorch in {}", folder.display()))?,
         None => eprintln!(
             "setup: {} does not tell its version: taken for {VERSION}",
             folder.display()
@@ -205,15 +207,24 @@ fn check_folder(name: &str, folder: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Checks that tch builds with this version; `what` names the libtorch in the error.
+fn check_version(version: &Version, what: &str) -> Result<()> {
+    ensure!(
+        version.builds(),
+        "{what} is version {version}, and tch needs {VERSION}: use that one, or unset LIBTORCH and LIBTORCH_USE_PYTORCH to have it fetched"
+    );
+    Ok(())
+}
+
 /// Whether the checkout's link leads to a libtorch that will do.
 fn in_place(link: &Path, args: &Args) -> bool {
-    link.join("lib/libtorch_cpu.so").exists()
-        && Version::of_folder(link).is_some_and(|version| version.check("").is_ok())
-        && (!args.cuda || has_cuda(link))
+    Libtorch::at(link).is_some_and(|libtorch| {
+        libtorch.version().is_some_and(Version::builds) && (!args.cuda || libtorch.has_cuda())
+    })
 }
 
 fn has_cuda(folder: &Path) -> bool {
-    folder.join("lib/libtorch_cuda.so").exists()
+    Libtorch::at(folder).is_some_and(|libtorch| libtorch.has_cuda())
 }
 
 /// Fetches and unpacks the pinned wheels into the cache.
@@ -359,6 +370,19 @@ mod tests {
         fs::write(lib.join("libtorch_cuda.so"), "")?;
         assert!(in_place(folder.path(), &cuda));
         Ok(())
+    }
+
+    #[test]
+    fn another_version_is_named_beside_the_one_that_is_needed() {
+        let error = check_version(&Version::parse("2.9.1+cpu"), "the libtorch in /opt/torch");
+        assert_eq!(
+            error.map_err(|error| error.to_string()),
+            Err(
+                "the libtorch in /opt/torch is version 2.9.1+cpu, and tch needs 2.11.0: use that \
+                 one, or unset LIBTORCH and LIBTORCH_USE_PYTORCH to have it fetched"
+                    .to_owned()
+            )
+        );
     }
 
     #[cfg(unix)]

@@ -8,7 +8,7 @@
 //!
 //! No dependencies on libtorch, so that it can speak where there is none.
 
-mod libtorch;
+pub mod libtorch;
 
 #[cfg(target_os = "linux")]
 pub mod carried;
@@ -21,7 +21,7 @@ use std::{
     process::Command,
 };
 
-pub use libtorch::{Libtorch, RELEASE};
+use libtorch::{Libtorch, RELEASE, Version, cached_name};
 
 /// The variable that names the libtorch to run with: its folder, or that of Python's `torch` package.
 pub const VARIABLE: &str = "SENTUNE_LIBTORCH";
@@ -59,7 +59,7 @@ pub enum LaunchError {
         /// The folder.
         folder: PathBuf,
         /// The version that the folder tells.
-        version: String,
+        version: Version,
     },
     /// No place that is looked at holds one.
     #[error(
@@ -171,7 +171,7 @@ fn find_with(
     if let Some(cache) = cache.filter(|path| path.is_absolute()).or_else(home) {
         // One with CUDA serves machines without a GPU too.
         for variant in ["cu130", "cpu"] {
-            places.push(cache.join(format!("sentune/libtorch-{RELEASE}.0-{variant}")));
+            places.push(cache.join(Path::new("sentune").join(cached_name(variant))));
         }
     }
     places.push("/usr".into());

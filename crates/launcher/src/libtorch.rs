@@ -3,23 +3,101 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
 use crate::LaunchError;
 
-/// The release of libtorch that tch 0.24 is made for, without its last number.
+/// The version of libtorch that tch 0.24 is made for, which `cargo xtask setup` fetches.
+pub const VERSION: &str = "2.11.0";
+
+/// [`VERSION`] without its last number, which may be another one when a program runs.
 pub const RELEASE: &str = "2.11";
 
-/// The library that is looked for; the others are beside it.
+/// The library by which a libtorch is recognised; the others are beside it.
 const LIBRARY: &str = "libtorch_cpu.so";
+
+/// The library of a libtorch with CUDA.
+const CUDA_LIBRARY: &str = "libtorch_cuda.so";
+
+/// The name of the folder in `sentune`'s cache that `cargo xtask setup` puts a libtorch into; `variant` is `cpu` or
+/// `cu130`.
+pub fn cached_name(variant: &str) -> String {
+    format!("libtorch-{VERSION}-{variant}")
+}
+
+/// A version such as `2.11.0` or `2.11.0+cu130`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(String);
+
+impl Version {
+    /// Takes the version without white space around it.
+    pub fn parse(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+
+    /// The version of the folder above the libraries: from the file that libtorch's archives and set-up have, else
+    /// from that of Python's package, else from the headers.
+    pub fn of_folder(folder: &Path) -> Option<Self> {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+        if let Some(text) = read("build-version") {
+            return Some(Self::parse(&text));
+        }
+        if let Some(text) = read("version.py") {
+            let mut lines = text.lines();
+            let version = lines.find_map(|line| line.strip_prefix("__version__ = "))?;
+            return Some(Self::parse(version.trim_matches(['\'', '"', ' '])));
+        }
+        let header = read("include/torch/headeronly/version.h")?;
+        Some(Self::parse(&header_version(&header)?))
+    }
+
+    /// Whether tch builds with this version, which must be [`VERSION`]; what follows a `+` does not matter.
+    /// LIBTORCH_BYPASS_VERSION_CHECK allows any, as torch-sys does.
+    pub fn builds(&self) -> bool {
+        self.0.split('+').next() == Some(VERSION) || is_bypassed()
+    }
+
+    /// Whether a program built for [`VERSION`] runs with this version, which must be of [`RELEASE`].
+    /// LIBTORCH_BYPASS_VERSION_CHECK allows any.
+    pub fn runs(&self) -> bool {
+        let rest = self.0.strip_prefix(RELEASE);
+        rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+            || is_bypassed()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_bypassed() -> bool {
+    env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_some()
+}
+
+/// The version that `torch/headeronly/version.h` defines.
+fn header_version(header: &str) -> Option<String> {
+    let number = |name: &str| {
+        let define = format!("#define TORCH_VERSION_{name} ");
+        header.lines().find_map(|line| line.strip_prefix(&define))
+    };
+    let (major, minor, patch) = (number("MAJOR")?, number("MINOR")?, number("PATCH")?);
+    Some(format!(
+        "{}.{}.{}",
+        major.trim(),
+        minor.trim(),
+        patch.trim()
+    ))
+}
 
 /// A libtorch on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Libtorch {
     lib: PathBuf,
-    version: Option<String>,
+    version: Option<Version>,
 }
 
 impl Libtorch {
@@ -35,7 +113,7 @@ impl Libtorch {
             .into_iter()
             .find(|place| place.join(LIBRARY).exists())?;
         Some(Self {
-            version: version(&lib),
+            version: lib.parent().and_then(Version::of_folder),
             lib,
         })
     }
@@ -62,22 +140,26 @@ impl Libtorch {
         real(folder).is_some_and(|file| real(&self.lib) == Some(file))
     }
 
-    /// Checks the release, where the folder tells it. LIBTORCH_BYPASS_VERSION_CHECK switches this off, as it does in
-    /// the build.
+    /// The version, where the folder tells it.
+    pub fn version(&self) -> Option<&Version> {
+        self.version.as_ref()
+    }
+
+    /// Whether it has CUDA.
+    pub fn has_cuda(&self) -> bool {
+        self.lib.join(CUDA_LIBRARY).exists()
+    }
+
+    /// Checks that programs run with it, where the folder tells its version.
     ///
     /// # Errors
-    /// Where it is another one.
+    /// Where it is of another release.
     pub fn check(&self) -> Result<(), LaunchError> {
         match &self.version {
-            Some(version)
-                if !is_release(version)
-                    && env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() =>
-            {
-                Err(LaunchError::Version {
-                    folder: self.lib.clone(),
-                    version: version.clone(),
-                })
-            }
+            Some(version) if !version.runs() => Err(LaunchError::Version {
+                folder: self.lib.clone(),
+                version: version.clone(),
+            }),
             _ => Ok(()),
         }
     }
@@ -104,26 +186,6 @@ impl Libtorch {
             .filter(|path| !path.as_os_str().as_encoded_bytes().contains(&b':'));
         env::join_paths(usable).unwrap_or_else(|_| self.lib.clone().into_os_string())
     }
-}
-
-/// The version that the folder above the libraries tells: in the file of libtorch's archives and of our set-up, or
-/// in that of Python's package.
-fn version(lib: &Path) -> Option<String> {
-    let folder = lib.parent()?;
-    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
-    if let Some(text) = read("build-version") {
-        return Some(text.trim().to_owned());
-    }
-    let text = read("version.py")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("__version__ = "))?;
-    Some(line.trim_matches(['\'', '"', ' ']).to_owned())
-}
-
-fn is_release(version: &str) -> bool {
-    let rest = version.strip_prefix(RELEASE);
-    rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -154,7 +216,8 @@ mod tests {
                 libtorch.is_in(&packages.join("torch/../torch/lib")),
                 "{folder}"
             );
-            assert_eq!(libtorch.version.as_deref(), Some("2.11.0+cu130"));
+            let version = Some(Version::parse("2.11.0+cu130"));
+            assert_eq!(libtorch.version, version);
             assert!(libtorch.check().is_ok());
             let path = libtorch.library_path(Some(OsStr::new("/a::/b")));
             let expected = ["torch/lib", "nvidia/cu13/lib", "nvidia/cudnn/lib"];
@@ -169,12 +232,39 @@ mod tests {
     }
 
     #[test]
-    fn the_last_number_of_a_release_may_differ() {
-        for version in ["2.11", "2.11.0", "2.11.1+cpu", "2.11.0a0+git"] {
-            assert!(is_release(version), "{version}");
+    fn a_build_needs_the_version_and_a_run_the_release() {
+        for (text, builds, runs) in [
+            ("2.11.0", true, true),
+            ("2.11.0+cpu\n", true, true),
+            ("2.11.0+cu130", true, true),
+            ("2.11", false, true),
+            ("2.11.1+cpu", false, true),
+            ("2.11.0a0+git", false, true),
+            ("2.10.0", false, false),
+            ("2.1", false, false),
+            ("2.110.0", false, false),
+            ("12.11.0", false, false),
+            ("", false, false),
+        ] {
+            let version = Version::parse(text);
+            assert_eq!((version.builds(), version.runs()), (builds, runs), "{text}");
         }
-        for version in ["2.10.0", "2.1", "2.110.0", "12.11.0", ""] {
-            assert!(!is_release(version), "{version}");
-        }
+        assert!(VERSION.starts_with(&format!("{RELEASE}.")));
+    }
+
+    #[test]
+    fn headers_tell_the_version() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(Version::of_folder(root.path()), None);
+        let header = root.path().join("include/torch/headeronly/version.h");
+        write(&header, "#pragma once\n");
+        assert_eq!(Version::of_folder(root.path()), None);
+        write(
+            &header,
+            "#pragma once\n#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 11\n\
+             #define TORCH_VERSION_PATCH 0\n#define TORCH_VERSION_ABI_TAG 0\n",
+        );
+        let version = Version::of_folder(root.path());
+        assert_eq!(version, Some(Version::parse("2.11.0")));
     }
 }

@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
+use launcher::libtorch::VERSION;
 use xshell::{Cmd, Shell, cmd};
 
-use super::{requirement::Requirement, version::VERSION};
+use super::requirement::Requirement;
 
 /// The manylinux tags that the pinned wheels carry.
 ///

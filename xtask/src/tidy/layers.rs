@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
         ],
     ),
     ("fetch-data", &["hub"]),
-    ("xtask", &["grammar"]),
+    ("xtask", &["grammar", "launcher"]),
     ("sentune-fuzz", &["libtorch", "data", "hub", "model"]),
 ];
 
