@@ -22,6 +22,7 @@ pub mod norm;
 pub mod optimizer;
 pub mod pooling;
 pub mod profile;
+pub mod random;
 mod rows;
 mod simd;
 

@@ -1,12 +1,17 @@
 //! Adaptive layers: any loss, also on the embeddings of a model's earlier layers.
 
-use crate::config::{BuildContext, LossConfig};
-use crate::draw::{mix, sample};
-use crate::error::non_negative;
-use crate::inputs::{self, LabelKind, Requirements};
-use crate::{Loss, LossError, StepInputs};
+use kernels::random::mix_at;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
+
+use crate::{
+    context::BuildContext,
+    draw::sample,
+    error::{LossError, non_negative},
+    inputs::{LabelKind, Requirements},
+    loss::{Loss, StepInputs},
+    registry::LossConfig,
+};
 
 /// Another loss on the last layer and on earlier ones, which also learn from the last.
 ///
@@ -27,7 +32,7 @@ use tch::{Kind, Reduction, Tensor};
 ///
 /// # Inputs
 ///
-/// Those of the inner loss, by [`Loss::compute_step`] for each layer.
+/// The inner loss's, for each layer.
 ///
 /// # Defaults
 ///
@@ -158,8 +163,8 @@ impl Loss for AdaptiveLayer {
         Ok(())
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let last = self.inner.compute(embeddings, labels)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let last = self.inner.compute(columns, labels)?;
         Ok(last.f_mul_scalar(self.options.last_layer_weight)?)
     }
 
@@ -186,19 +191,15 @@ impl Loss for AdaptiveLayer {
                 embeddings,
                 prior: &[],
                 labels: step.labels,
-                seed: mix(step.seed, place as u64),
+                seed: mix_at(step.seed, place as u64),
             })
         };
         let mut total = inner(last, 0)?.f_mul_scalar(options.last_layer_weight)?;
         // A guide's embeddings have no layers and no part in the divergence.
-        let own = match self.requirements().guide {
-            true => last.len() / 2,
-            false => last.len(),
-        };
+        let own = self.requirements().n_own(last.len());
         let temperature = options.kl_temperature;
         let scaled = |columns: &[Tensor]| -> Result<Tensor, LossError> {
-            let columns = inputs::columns(self.name, columns, 1, None)?;
-            Ok(Tensor::f_cat(&columns, 0)?.f_div_scalar(temperature)?)
+            Ok(Tensor::f_cat(columns, 0)?.f_div_scalar(temperature)?)
         };
         let target = match temperature > 0.0 {
             true => Some(
@@ -209,15 +210,6 @@ impl Loss for AdaptiveLayer {
             false => None,
         };
         for (layer, columns) in prior {
-            if columns.len() != own {
-                let needs = format!("{own} columns for each layer");
-                let has = format!("{} for layer {layer}", columns.len());
-                return Err(LossError::Inputs {
-                    loss: self.name,
-                    needs,
-                    has,
-                });
-            }
             let with_guide = columns
                 .iter()
                 .chain(&last[own..])

@@ -1,18 +1,21 @@
 //! AnglE: CoSENT with the angle of complex embeddings as similarity.
 
-use crate::cosent::ordered;
-use crate::error::positive;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::pairwise_angle;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+
+use crate::{
+    cosent::ordered,
+    error::{LossError, positive},
+    inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::pairwise_angle,
+};
 
 /// A smooth count of the pairs of pairs that are in the wrong order by their angles.
 ///
 /// # Formula
 ///
-/// That of [`CoSent`](crate::cosent::CoSent) with
+/// [`CoSent`](crate::cosent::CoSent)'s with
 /// [`pairwise_angle`]: the first half of an embedding is its real and the second its imaginary part,
 /// and the similarity is |Σ (Re + Im)| of the normalised quotient.
 ///
@@ -60,31 +63,26 @@ impl Loss for Angle {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[
-            Accepts {
-                min_columns: 2,
-                max_columns: Some(2),
-                labels: LabelKind::Float,
+        Requirements::new(
+            const {
+                &[
+                    Accepts::exactly(2, LabelKind::Float),
+                    Accepts::at_least(3, LabelKind::None),
+                ]
             },
-            Accepts {
-                min_columns: 3,
-                max_columns: None,
-                labels: LabelKind::None,
-            },
-        ])
+        )
     }
 
     fn validate(&self) -> Result<(), LossError> {
         positive(NAME, "scale", self.scale)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, None)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
         let (batch, device) = (columns[0].size()[0], columns[0].device());
         let negatives = columns.len() as i64 - 2;
         let labels = match labels {
             None if negatives > 0 => Tensor::f_ones([batch], (Kind::Float, device))?,
-            labels => inputs::labels(NAME, labels, batch)?,
+            labels => inputs::required(NAME, labels)?,
         };
         let of_negatives = labels.f_rsub_scalar(1)?.f_repeat([negatives])?;
         let labels = Tensor::f_cat(&[labels, of_negatives], 0)?;

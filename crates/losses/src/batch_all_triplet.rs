@@ -1,11 +1,14 @@
 //! Batch all triplet loss: every triplet that a batch holds.
 
-use crate::batch_triplet::{Batch, BatchDistance, REQUIREMENTS};
-use crate::error::non_negative;
-use crate::inputs::Requirements;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
+
+use crate::{
+    batch_triplet::{Batch, BatchDistance, REQUIREMENTS},
+    error::{LossError, non_negative},
+    inputs::Requirements,
+    loss::Loss,
+};
 
 /// Mean hinge of the triplets of a batch that are not met.
 ///
@@ -33,7 +36,7 @@ use tch::{Kind, TchError, Tensor};
 ///
 /// # Relations
 ///
-/// As there.
+/// Those of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
 ///
 /// # Paper
 ///
@@ -74,8 +77,8 @@ impl Loss for BatchAllTriplet {
         non_negative(NAME, "margin", self.margin)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let batch = Batch::new(NAME, self.distance_metric, embeddings, labels)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let batch = Batch::new(NAME, self.distance_metric, columns, labels)?;
         Ok(self.of_batch(&batch)?)
     }
 }

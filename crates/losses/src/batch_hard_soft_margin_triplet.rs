@@ -1,10 +1,14 @@
 //! Batch hard triplet loss with a soft margin.
 
-use crate::batch_triplet::{Batch, BatchDistance, REQUIREMENTS};
-use crate::inputs::Requirements;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+
+use crate::{
+    batch_triplet::{Batch, BatchDistance, REQUIREMENTS},
+    error::LossError,
+    inputs::Requirements,
+    loss::Loss,
+};
 
 /// A smooth hinge, without a margin, on the hardest triplet of each text.
 ///
@@ -30,7 +34,7 @@ use tch::{Kind, Tensor};
 ///
 /// # Relations
 ///
-/// As there.
+/// Those of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
 ///
 /// # Paper
 ///
@@ -55,8 +59,8 @@ impl Loss for BatchHardSoftMarginTriplet {
         REQUIREMENTS
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let batch = Batch::new(NAME, self.distance_metric, embeddings, labels)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let batch = Batch::new(NAME, self.distance_metric, columns, labels)?;
         // Unlike the logarithm of one plus the exponential, this does not overflow for distances
         // above 88.
         Ok(batch.hardest()?.f_softplus()?.f_mean(None::<Kind>)?)

@@ -1,11 +1,14 @@
 //! Batch hard triplet loss: each text's farthest positive and nearest negative.
 
-use crate::batch_triplet::{Batch, BatchDistance, REQUIREMENTS};
-use crate::error::non_negative;
-use crate::inputs::Requirements;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+
+use crate::{
+    batch_triplet::{Batch, BatchDistance, REQUIREMENTS},
+    error::{LossError, non_negative},
+    inputs::Requirements,
+    loss::Loss,
+};
 
 /// Hinge on the hardest triplet of each text.
 ///
@@ -76,8 +79,8 @@ impl Loss for BatchHardTriplet {
         non_negative(NAME, "margin", self.margin)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let batch = Batch::new(NAME, self.distance_metric, embeddings, labels)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let batch = Batch::new(NAME, self.distance_metric, columns, labels)?;
         let hinge = batch.hardest()?.f_add_scalar(self.margin)?.f_clamp_min(0)?;
         Ok(hinge.f_mean(None::<Kind>)?)
     }

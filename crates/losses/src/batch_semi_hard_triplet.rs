@@ -1,11 +1,14 @@
 //! Batch semi-hard triplet loss: the nearest negative that is still farther away than the positive.
 
-use crate::batch_triplet::{Batch, BatchDistance, REQUIREMENTS};
-use crate::error::non_negative;
-use crate::inputs::Requirements;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
+
+use crate::{
+    batch_triplet::{Batch, BatchDistance, REQUIREMENTS},
+    error::{LossError, non_negative},
+    inputs::Requirements,
+    loss::Loss,
+};
 
 /// Mean hinge of each pair of one class with its semi-hard negative.
 ///
@@ -34,7 +37,7 @@ use tch::{Kind, TchError, Tensor};
 ///
 /// # Relations
 ///
-/// As there.
+/// Those of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
 ///
 /// # Paper
 ///
@@ -75,8 +78,8 @@ impl Loss for BatchSemiHardTriplet {
         non_negative(NAME, "margin", self.margin)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let batch = Batch::new(NAME, self.distance_metric, embeddings, labels)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let batch = Batch::new(NAME, self.distance_metric, columns, labels)?;
         Ok(self.of_batch(&batch)?)
     }
 }

@@ -1,10 +1,14 @@
-//! What the triplet losses that mine a batch have in common: distances and masks.
+//! Distances and masks of a batch, for the triplet losses that mine it.
 
-use crate::LossError;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
+
+use crate::{
+    error::LossError,
+    inputs::{self, Accepts, LabelKind, Requirements},
+    similarity::TensorSimilarity,
+};
 
 /// The distance by which a batch is mined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,11 +24,8 @@ pub enum BatchDistance {
 }
 
 /// One column of texts with a class each.
-pub(crate) const REQUIREMENTS: Requirements = Requirements::new(&[Accepts {
-    min_columns: 1,
-    max_columns: Some(1),
-    labels: LabelKind::Integer,
-}]);
+pub(crate) const REQUIREMENTS: Requirements =
+    Requirements::new(&[Accepts::exactly(1, LabelKind::Integer)]);
 
 /// All distances of a batch and which of its pairs share a class.
 pub(crate) struct Batch {
@@ -37,16 +38,15 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// The batch of the one column in `embeddings`.
+    /// The batch of the one column.
     pub(crate) fn new(
         loss: &'static str,
         distance: BatchDistance,
-        embeddings: &[Tensor],
+        columns: &[Tensor],
         labels: Option<&Tensor>,
     ) -> Result<Self, LossError> {
-        let columns = inputs::columns(loss, embeddings, 1, Some(1))?;
         let batch = columns[0].size()[0];
-        let labels = inputs::labels(loss, labels, batch)?;
+        let labels = inputs::required(loss, labels)?;
         Ok(Self {
             distances: distance.matrix(&columns[0])?,
             same: labels

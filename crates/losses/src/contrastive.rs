@@ -1,12 +1,15 @@
 //! Contrastive loss: alike pairs have to be near, others at least a margin apart.
 
-use crate::cosine_similarity::COSINE_EPS;
-use crate::error::non_negative;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Distance;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
+
+use crate::{
+    cosine_similarity::COSINE_EPS,
+    error::{LossError, non_negative},
+    inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::Distance,
+};
 
 /// Squared distance of alike pairs, squared hinge of others.
 ///
@@ -69,20 +72,15 @@ impl Loss for Contrastive {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 2,
-            max_columns: Some(2),
-            labels: LabelKind::Integer,
-        }])
+        Requirements::new(const { &[Accepts::exactly(2, LabelKind::Integer)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
         non_negative(NAME, "margin", self.margin)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, Some(2))?;
-        let labels = inputs::labels(NAME, labels, columns[0].size()[0])?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let labels = inputs::required(NAME, labels)?;
         let labels = labels.f_to_kind(columns[0].kind())?;
         let distances = siamese_distance(self.distance_metric, &columns[0], &columns[1])?;
         let alike = distances.f_square()?.f_mul(&labels)?;

@@ -1,11 +1,15 @@
 //! CoSENT: pairs with a higher score have to be more similar than pairs with a lower one.
 
-use crate::error::positive;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
-use crate::{Loss, LossError};
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
+
+use crate::{
+    error::{LossError, positive},
+    inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::TensorSimilarity,
+};
 
 /// A smooth count of the pairs of pairs that are in the wrong order.
 ///
@@ -52,8 +56,7 @@ pub struct CoSent {
 
 const NAME: &str = "CoSENTLoss";
 
-/// What is taken from the difference of two pairs in the right order, so that it vanishes after the
-/// exponential.
+/// Subtracted from the difference of two pairs in the right order, so that its exponential vanishes.
 const MASK: f64 = 1e12;
 
 impl Default for CoSent {
@@ -71,20 +74,15 @@ impl Loss for CoSent {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 2,
-            max_columns: Some(2),
-            labels: LabelKind::Float,
-        }])
+        Requirements::new(const { &[Accepts::exactly(2, LabelKind::Float)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
         positive(NAME, "scale", self.scale)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, Some(2))?;
-        let labels = inputs::labels(NAME, labels, columns[0].size()[0])?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let labels = inputs::required(NAME, labels)?;
         let similarities = self.similarity_fct.pairwise(&columns[0], &columns[1])?;
         Ok(ordered(&similarities.f_mul_scalar(self.scale)?, &labels)?)
     }

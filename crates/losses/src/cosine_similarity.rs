@@ -1,9 +1,13 @@
 //! Cosine similarity loss: the cosine of a pair has to equal its score.
 
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Reduction, Tensor};
+
+use crate::{
+    error::LossError,
+    inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
+};
 
 /// Mean squared difference of cosine and score.
 ///
@@ -49,16 +53,11 @@ impl Loss for CosineSimilarity {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 2,
-            max_columns: Some(2),
-            labels: LabelKind::Float,
-        }])
+        Requirements::new(const { &[Accepts::exactly(2, LabelKind::Float)] })
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, Some(2))?;
-        let labels = inputs::labels(NAME, labels, columns[0].size()[0])?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let labels = inputs::required(NAME, labels)?;
         let cosine = Tensor::f_cosine_similarity(&columns[0], &columns[1], 1, COSINE_EPS)?;
         Ok(cosine.f_mse_loss(&labels.f_to_kind(cosine.kind())?, Reduction::Mean)?)
     }

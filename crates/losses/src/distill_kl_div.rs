@@ -1,11 +1,15 @@
 //! KL distillation: the softmax over a query's documents has to equal a teacher's.
 
-use crate::error::positive;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
-use crate::{Loss, LossError};
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
+
+use crate::{
+    error::{LossError, positive},
+    inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::TensorSimilarity,
+};
 
 /// Kullback-Leibler divergence of the teacher's distribution over documents from the student's.
 ///
@@ -76,11 +80,7 @@ impl Loss for DistillKlDiv {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 3,
-            max_columns: None,
-            labels: LabelKind::FloatVector,
-        }])
+        Requirements::new(const { &[Accepts::at_least(3, LabelKind::FloatVector)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
@@ -90,10 +90,9 @@ impl Loss for DistillKlDiv {
         positive(NAME, "teacher_temperature", teacher)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 3, None)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
         let (batch, documents) = (columns[0].size()[0], columns.len() as i64 - 1);
-        let labels = inputs::label_vectors(NAME, labels)?.f_to_kind(columns[0].kind())?;
+        let labels = inputs::required(NAME, labels)?.f_to_kind(columns[0].kind())?;
         let shape = labels.size();
         if shape != [batch, documents] {
             let expected = format!("[{batch}, {documents}], a score for each document,");

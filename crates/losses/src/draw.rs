@@ -1,4 +1,6 @@
-//! What a loss draws at random in a step: a function of the step's seed, never of state.
+//! Random draws of a loss in a step: a function of the step's seed, never of state.
+
+use kernels::random::mix_at;
 
 /// `count` of the numbers below `n`, in order, each set of them as likely as any other.
 pub(crate) fn sample(n: usize, count: usize, seed: u64) -> Vec<usize> {
@@ -7,19 +9,11 @@ pub(crate) fn sample(n: usize, count: usize, seed: u64) -> Vec<usize> {
     for i in 0..count {
         let rest = (n - i) as u64;
         // The bias of the remainder is below n / 2^64.
-        numbers.swap(i, i + (mix(seed, i as u64) % rest) as usize);
+        numbers.swap(i, i + (mix_at(seed, i as u64) % rest) as usize);
     }
     numbers.truncate(count);
     numbers.sort_unstable();
     numbers
-}
-
-/// SplitMix64's finaliser on a seed and a place: neighbours get unrelated numbers.
-pub(crate) fn mix(seed: u64, place: u64) -> u64 {
-    let z = seed ^ place.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! Embedding distillation: a student's embeddings have to equal its teacher's.
 
-use crate::config::BuildContext;
-use crate::cosine_similarity::COSINE_EPS;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::linear::Linear;
-use crate::similarity::row_norm;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, TchError, Tensor};
+
+use crate::{
+    context::BuildContext,
+    cosine_similarity::COSINE_EPS,
+    error::LossError,
+    inputs::{self, Accepts, LabelKind, Requirements},
+    linear::Linear,
+    loss::Loss,
+    similarity::row_norm,
+};
 
 /// Distance of the student's embeddings to those that a teacher gave beforehand.
 ///
@@ -81,11 +85,8 @@ pub enum Metric {
 const NAME: &str = "EmbedDistillLoss";
 const MSE_NAME: &str = "MSELoss";
 
-const REQUIREMENTS: Requirements = Requirements::new(&[Accepts {
-    min_columns: 1,
-    max_columns: None,
-    labels: LabelKind::FloatVector,
-}]);
+const REQUIREMENTS: Requirements =
+    Requirements::new(&[Accepts::at_least(1, LabelKind::FloatVector)]);
 
 impl Default for EmbedDistillOptions {
     fn default() -> Self {
@@ -130,18 +131,13 @@ impl Loss for EmbedDistill {
         REQUIREMENTS
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
         let Some(projection) = &self.projection else {
-            return distill(NAME, self.metric, embeddings, labels);
+            return distill(NAME, self.metric, columns, labels);
         };
-        let columns = inputs::columns(NAME, embeddings, 1, None)?;
         let projected = columns.iter().map(|column| projection.forward(column));
-        distill(
-            NAME,
-            self.metric,
-            &projected.collect::<Result<Vec<_>, _>>()?,
-            labels,
-        )
+        let projected = projected.collect::<Result<Vec<_>, _>>()?;
+        distill(NAME, self.metric, &projected, labels)
     }
 
     fn parameters(&self) -> Vec<(String, Tensor)> {
@@ -159,19 +155,18 @@ impl Loss for Mse {
         REQUIREMENTS
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        distill(MSE_NAME, Metric::Mse, embeddings, labels)
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        distill(MSE_NAME, Metric::Mse, columns, labels)
     }
 }
 
 fn distill(
     loss: &'static str,
     metric: Metric,
-    embeddings: &[Tensor],
+    columns: &[Tensor],
     labels: Option<&Tensor>,
 ) -> Result<Tensor, LossError> {
-    let columns = inputs::columns(loss, embeddings, 1, None)?;
-    let teacher = inputs::label_vectors(loss, labels)?.f_to_kind(columns[0].kind())?;
+    let teacher = inputs::required(loss, labels)?.f_to_kind(columns[0].kind())?;
     let (own, count) = (columns[0].size(), columns.len() as i64);
     let shape = teacher.size();
     let per_column = shape == [own[0], count, own[1]];

@@ -1,4 +1,4 @@
-//! What can go wrong with a loss.
+//! The error of a loss.
 
 use tch::TchError;
 
@@ -19,7 +19,7 @@ pub enum LossError {
     Parameter {
         /// Name of the loss, as the user gave it or as the class is called.
         loss: String,
-        /// What is wrong and what is allowed.
+        /// The mistake, and what is allowed.
         problem: String,
     },
     /// The data set's columns or labels don't fit the loss.
@@ -27,9 +27,9 @@ pub enum LossError {
     Inputs {
         /// Name of the loss.
         loss: &'static str,
-        /// What the loss accepts.
+        /// The columns and labels that the loss accepts.
         needs: String,
-        /// What it was given.
+        /// The columns and labels that it was given.
         has: String,
     },
     /// A batch's tensors don't have the shapes that the loss needs.

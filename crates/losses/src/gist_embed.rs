@@ -1,11 +1,15 @@
 //! GISTEmbed: in-batch negatives, but for those that a guide model takes for positives.
 
-use crate::error::positive;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
-use crate::{Loss, LossError};
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, TchError, Tensor};
+
+use crate::{
+    error::{LossError, positive},
+    inputs::{Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::TensorSimilarity,
+};
 
 /// Cross-entropy over a batch's similarities, with false negatives left out.
 ///
@@ -53,7 +57,7 @@ pub struct GistEmbed {
     pub guide: Option<String>,
     /// Divides the similarities.
     pub temperature: f64,
-    /// What the margin is measured by.
+    /// The unit of the margin.
     pub margin_strategy: MarginStrategy,
     /// How much less similar than the positive a negative has to be, by the guide.
     pub margin: f64,
@@ -63,7 +67,7 @@ pub struct GistEmbed {
     pub contrast_positives: bool,
 }
 
-/// What a margin is measured by.
+/// The unit of a margin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MarginStrategy {
@@ -95,13 +99,8 @@ impl Loss for GistEmbed {
     }
 
     fn requirements(&self) -> Requirements {
-        let accepts = &[Accepts {
-            min_columns: 2,
-            max_columns: None,
-            labels: LabelKind::None,
-        }];
         Requirements {
-            accepts,
+            accepts: const { &[Accepts::at_least(2, LabelKind::None)] },
             guide: true,
         }
     }
@@ -119,30 +118,9 @@ impl Loss for GistEmbed {
         Ok(())
     }
 
-    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
-        if embeddings.len() % 2 == 1 {
-            let needs = "a guide's column for each text column".to_owned();
-            let has = format!("{} columns in all", embeddings.len());
-            return Err(LossError::Inputs {
-                loss: NAME,
-                needs,
-                has,
-            });
-        }
-        let (own, guide) = embeddings.split_at(embeddings.len() / 2);
-        let own = inputs::columns(NAME, own, 2, None)?;
-        let guide = inputs::columns(NAME, guide, 2, None)?;
-        if guide[0].size()[0] != own[0].size()[0] {
-            let expected = format!("[{}, guide's dimension]", own[0].size()[0]);
-            let (what, shape) = ("the guide's embeddings".to_owned(), guide[0].size());
-            return Err(LossError::Shape {
-                loss: NAME,
-                what,
-                shape,
-                expected,
-            });
-        }
-        Ok(self.of_columns(&own, &guide)?)
+    fn compute(&self, columns: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let (own, guide) = columns.split_at(columns.len() / 2);
+        Ok(self.of_columns(own, guide)?)
     }
 }
 

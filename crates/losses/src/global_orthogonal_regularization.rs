@@ -1,11 +1,15 @@
 //! Global orthogonal regularisation: the texts of a batch have to spread over the sphere.
 
-use crate::error::non_negative;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
-use crate::{Loss, LossError};
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
+
+use crate::{
+    error::{LossError, non_negative},
+    inputs::{Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::TensorSimilarity,
+};
 
 /// Penalty on the mean and the second moment of the similarities within a column.
 ///
@@ -85,11 +89,7 @@ impl Loss for GlobalOrthogonalRegularization {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 1,
-            max_columns: None,
-            labels: LabelKind::None,
-        }])
+        Requirements::new(const { &[Accepts::at_least(1, LabelKind::None)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
@@ -102,10 +102,9 @@ impl Loss for GlobalOrthogonalRegularization {
         Ok(())
     }
 
-    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 1, None)?;
+    fn compute(&self, columns: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
         let mut terms = Vec::with_capacity(columns.len());
-        for column in &columns {
+        for column in columns {
             terms.push(self.of_column(column)?);
         }
         let terms = Tensor::f_stack(&terms, 0)?;

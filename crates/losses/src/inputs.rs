@@ -1,9 +1,10 @@
-//! Which columns and labels a loss takes, and the checks of a batch against that.
+//! The columns and labels that a loss takes, and the check of a data set and of a batch against them.
 
-use crate::LossError;
 use tch::{Kind, Tensor};
 
-/// What the label column of a data set holds.
+use crate::error::LossError;
+
+/// The contents of a data set's label column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LabelKind {
@@ -34,7 +35,7 @@ pub struct Requirements {
     /// The alternatives; a data set has to fit one of them.
     pub accepts: &'static [Accepts],
     /// Whether a guide model's embeddings of the same columns, in the same order, have to follow
-    /// the model's own in `embeddings`.
+    /// the model's own in a batch.
     pub guide: bool,
 }
 
@@ -47,7 +48,7 @@ impl Requirements {
         }
     }
 
-    /// Whether a data set with that many text columns and such labels fits.
+    /// Checks a data set with that many text columns and such labels.
     ///
     /// # Errors
     /// Says what `loss` needs and what the data set has.
@@ -69,12 +70,135 @@ impl Requirements {
         Err(LossError::Inputs {
             loss,
             needs,
-            has: describe(columns, labels),
+            has: format!("{} {}", plural(columns), describe_labels(labels)),
         })
+    }
+
+    /// Checks the columns of a batch, a guide's behind the model's own, and raises half precision to
+    /// f32, since sums over a batch lose too much in 16 bits.
+    ///
+    /// # Errors
+    /// Where there are too few or too many, or one is not `[batch, dimension]` as the first is.
+    pub fn columns_of(
+        &self,
+        loss: &'static str,
+        embeddings: &[Tensor],
+    ) -> Result<Vec<Tensor>, LossError> {
+        let own = self.n_own(embeddings.len());
+        if self.guide && 2 * own != embeddings.len() {
+            return Err(LossError::Inputs {
+                loss,
+                needs: "a guide's column for each text column".to_owned(),
+                has: format!("{} columns in all", embeddings.len()),
+            });
+        }
+        let counts = || self.accepts.iter();
+        let min = counts().map(|accepts| accepts.min_columns).min();
+        let min = min.unwrap_or(0);
+        let max = counts().map(|accepts| accepts.max_columns.unwrap_or(usize::MAX));
+        let max = max.max().filter(|max| *max < usize::MAX);
+        if own < min || max.is_some_and(|max| own > max) {
+            return Err(LossError::Inputs {
+                loss,
+                needs: describe_range(min, max),
+                has: plural(own),
+            });
+        }
+        let mismatch = |what: String, shape: Vec<i64>, expected: String| {
+            Err(LossError::Shape {
+                loss,
+                what,
+                shape,
+                expected,
+            })
+        };
+        for (index, column) in embeddings.iter().enumerate() {
+            let shape = column.size();
+            let what = match index.checked_sub(own) {
+                None => format!("embeddings of column {index}"),
+                Some(index) => format!("the guide's embeddings of column {index}"),
+            };
+            if shape.len() != 2 || shape[0] == 0 {
+                let expected = "[batch, dimension] with at least one row".to_owned();
+                return mismatch(what, shape, expected);
+            }
+            // A guide has a dimension of its own, and the batch's rows.
+            let first = embeddings[if index < own { 0 } else { own }].size();
+            if shape != first || shape[0] != embeddings[0].size()[0] {
+                let expected = match index == own {
+                    true => format!("[{}, dimension]", embeddings[0].size()[0]),
+                    false => format!("the shape of column 0, {first:?},"),
+                };
+                return mismatch(what, shape, expected);
+            }
+        }
+        embeddings.iter().map(raise).collect()
+    }
+
+    /// Checks the labels of a batch of `batch` rows. One label a row becomes a vector; the shape of
+    /// several is the loss's to check.
+    ///
+    /// # Errors
+    /// Where the loss can't do without labels, or there is not one for each row.
+    pub fn labels_of(
+        &self,
+        loss: &'static str,
+        labels: Option<&Tensor>,
+        batch: i64,
+    ) -> Result<Option<Tensor>, LossError> {
+        let is_taken = |kind| self.accepts.iter().any(|accepts| accepts.labels == kind);
+        let Some(labels) = labels else {
+            return match is_taken(LabelKind::None) {
+                true => Ok(None),
+                false => required(loss, None).map(Some),
+            };
+        };
+        if is_taken(LabelKind::FloatVector) {
+            return Ok(Some(labels.f_detach()?));
+        }
+        if !is_taken(LabelKind::Float) && !is_taken(LabelKind::Integer) {
+            return Ok(None);
+        }
+        let shape = labels.size();
+        if shape.first() != Some(&batch) || shape.iter().product::<i64>() != batch {
+            return Err(LossError::Shape {
+                loss,
+                what: "labels".to_owned(),
+                shape,
+                expected: format!("[{batch}]"),
+            });
+        }
+        Ok(Some(labels.f_view([batch])?))
+    }
+
+    /// How many of a batch's columns are the model's own; a guide's follow.
+    pub(crate) fn n_own(&self, n_columns: usize) -> usize {
+        match self.guide {
+            true => n_columns / 2,
+            false => n_columns,
+        }
     }
 }
 
 impl Accepts {
+    /// Exactly `columns` text columns.
+    pub const fn exactly(columns: usize, labels: LabelKind) -> Self {
+        Self {
+            min_columns: columns,
+            max_columns: Some(columns),
+            labels,
+        }
+    }
+
+    /// `columns` text columns or more.
+    pub const fn at_least(columns: usize, labels: LabelKind) -> Self {
+        Self {
+            min_columns: columns,
+            max_columns: None,
+            labels,
+        }
+    }
+
     fn fits(&self, columns: usize, labels: LabelKind) -> bool {
         let enough = columns >= self.min_columns;
         let not_too_many = self.max_columns.is_none_or(|max| columns <= max);
@@ -86,118 +210,35 @@ impl Accepts {
     }
 
     fn describe(&self) -> String {
-        let columns = match (self.min_columns, self.max_columns) {
-            (min, Some(max)) if min == max => plural(min),
-            (min, Some(max)) => format!("{min} to {max} text columns"),
-            (min, None) => format!("{min} or more text columns"),
-        };
+        let columns = describe_range(self.min_columns, self.max_columns);
         format!("{columns} {}", describe_labels(self.labels))
     }
 }
 
-/// The columns of a batch, checked and in a precision that a loss can be computed in.
-///
-/// There have to be `min` to `max` of them, each `[batch, dimension]` with one shape for all.
-pub(crate) fn columns(
-    loss: &'static str,
-    embeddings: &[Tensor],
-    min: usize,
-    max: Option<usize>,
-) -> Result<Vec<Tensor>, LossError> {
-    if embeddings.len() < min || max.is_some_and(|max| embeddings.len() > max) {
-        let needs = match max {
-            Some(max) if max == min => plural(min),
-            Some(max) => format!("{min} to {max} text columns"),
-            None => format!("{min} or more text columns"),
-        };
-        return Err(LossError::Inputs {
+/// Labels that have to be there, as [`Requirements::labels_of`] has checked.
+pub(crate) fn required(loss: &'static str, labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+    labels
+        .map(Tensor::shallow_clone)
+        .ok_or_else(|| LossError::Inputs {
             loss,
-            needs,
-            has: plural(embeddings.len()),
-        });
-    }
-    let first = embeddings.first().map(Tensor::size).unwrap_or_default();
-    for (index, column) in embeddings.iter().enumerate() {
-        let shape = column.size();
-        if shape.len() != 2 || shape[0] == 0 {
-            let what = format!("embeddings of column {index}");
-            let expected = "[batch, dimension] with at least one row".to_owned();
-            return Err(LossError::Shape {
-                loss,
-                what,
-                shape,
-                expected,
-            });
-        }
-        if shape != first {
-            let what = format!("embeddings of column {index}");
-            let expected = format!("the shape of column 0, {first:?},");
-            return Err(LossError::Shape {
-                loss,
-                what,
-                shape,
-                expected,
-            });
-        }
-    }
-    embeddings.iter().map(raise).collect()
-}
-
-/// The labels of a batch of `batch` rows as a vector, in their own type.
-pub(crate) fn labels(
-    loss: &'static str,
-    labels: Option<&Tensor>,
-    batch: i64,
-) -> Result<Tensor, LossError> {
-    let Some(labels) = labels else {
-        let needs = "labels".to_owned();
-        return Err(LossError::Inputs {
-            loss,
-            needs,
+            needs: "labels".to_owned(),
             has: "none".to_owned(),
-        });
-    };
-    let shape = labels.size();
-    if shape.first() != Some(&batch) || shape.iter().product::<i64>() != batch {
-        let expected = format!("[{batch}]");
-        return Err(LossError::Shape {
-            loss,
-            what: "labels".to_owned(),
-            shape,
-            expected,
-        });
-    }
-    Ok(labels.f_view([batch])?)
+        })
 }
 
-/// The labels of a batch with one number or more per row, whose shape the loss checks.
-pub(crate) fn label_vectors(
-    loss: &'static str,
-    labels: Option<&Tensor>,
-) -> Result<Tensor, LossError> {
-    match labels {
-        Some(labels) => Ok(labels.f_detach()?),
-        None => {
-            let needs = "a teacher's figures as labels".to_owned();
-            Err(LossError::Inputs {
-                loss,
-                needs,
-                has: "none".to_owned(),
-            })
-        }
-    }
-}
-
-/// Half precision to f32: sums over a batch lose too much in 16 bits.
-pub(crate) fn raise(tensor: &Tensor) -> Result<Tensor, LossError> {
+fn raise(tensor: &Tensor) -> Result<Tensor, LossError> {
     match tensor.kind() {
         Kind::Half | Kind::BFloat16 => Ok(tensor.f_to_kind(Kind::Float)?),
         _ => Ok(tensor.shallow_clone()),
     }
 }
 
-fn describe(columns: usize, labels: LabelKind) -> String {
-    format!("{} {}", plural(columns), describe_labels(labels))
+fn describe_range(min: usize, max: Option<usize>) -> String {
+    match max {
+        Some(max) if max == min => plural(min),
+        Some(max) => format!("{min} to {max} text columns"),
+        None => format!("{min} or more text columns"),
+    }
 }
 
 fn plural(columns: usize) -> String {

@@ -1,7 +1,8 @@
 //! The linear layer that some losses own and train.
 
-use crate::config::BuildContext;
 use tch::{Kind, TchError, Tensor};
+
+use crate::context::BuildContext;
 
 /// `x W^T + b` with trainable W, `[out, in]`, and b, `[out]`.
 #[derive(Debug)]

@@ -1,10 +1,15 @@
 //! MarginMSE: the gap between positive and negative has to equal a teacher's.
 
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
-use crate::{Loss, LossError};
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Reduction, Tensor};
+
+use crate::{
+    error::LossError,
+    inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::TensorSimilarity,
+};
 
 /// Mean squared difference of the student's and the teacher's margins.
 ///
@@ -62,24 +67,19 @@ impl Loss for MarginMse {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[
-            Accepts {
-                min_columns: 3,
-                max_columns: Some(3),
-                labels: LabelKind::Float,
+        Requirements::new(
+            const {
+                &[
+                    Accepts::exactly(3, LabelKind::Float),
+                    Accepts::at_least(3, LabelKind::FloatVector),
+                ]
             },
-            Accepts {
-                min_columns: 3,
-                max_columns: None,
-                labels: LabelKind::FloatVector,
-            },
-        ])
+        )
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 3, None)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
         let (batch, negatives) = (columns[0].size()[0], columns.len() as i64 - 2);
-        let labels = inputs::label_vectors(NAME, labels)?.f_to_kind(columns[0].kind())?;
+        let labels = inputs::required(NAME, labels)?.f_to_kind(columns[0].kind())?;
         let shape = labels.size();
         let margins = if shape == [batch, negatives + 1] {
             labels

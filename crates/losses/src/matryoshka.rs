@@ -1,12 +1,17 @@
 //! Matryoshka: any loss, also on the first dimensions of the embeddings.
 
-use crate::config::{BuildContext, LossConfig};
-use crate::draw::sample;
-use crate::inputs::{LabelKind, Requirements};
-use crate::similarity::normalize;
-use crate::{Loss, LossError, StepInputs};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
+
+use crate::{
+    context::BuildContext,
+    draw::sample,
+    error::LossError,
+    inputs::{LabelKind, Requirements},
+    loss::{Loss, StepInputs},
+    registry::LossConfig,
+    similarity::normalize,
+};
 
 /// Weighted sum of another loss over truncated embeddings.
 ///
@@ -20,7 +25,7 @@ use tch::Tensor;
 ///
 /// # Inputs
 ///
-/// Those of the inner loss. Labels that are embeddings of the full dimension are cut as well.
+/// The inner loss's. Labels that are embeddings of the full dimension are cut as well.
 ///
 /// # Defaults
 ///
@@ -58,13 +63,13 @@ pub struct MatryoshkaOptions {
     /// The loss that is wrapped.
     pub loss: LossConfig,
     /// To which dimensions embeddings are cut.
-    #[serde(alias = "dims", deserialize_with = "crate::config::one_or_many")]
+    #[serde(alias = "dims", deserialize_with = "crate::registry::one_or_many")]
     pub matryoshka_dims: Vec<i64>,
     /// The weight of each, in the same order.
     #[serde(
         default,
         alias = "weights",
-        deserialize_with = "crate::config::one_or_many",
+        deserialize_with = "crate::registry::one_or_many",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub matryoshka_weights: Vec<f64>,
@@ -78,6 +83,18 @@ fn all() -> i64 {
 }
 
 const NAME: &str = "MatryoshkaLoss";
+const NO_DIMS: &str = "matryoshka_dims is empty: name a dimension";
+
+/// The names of the parameters in [`MatryoshkaOptions`], for the loss that has another's beside
+/// them.
+pub(crate) const PARAMETERS: [&str; 6] = [
+    "loss",
+    "matryoshka_dims",
+    "dims",
+    "matryoshka_weights",
+    "weights",
+    "n_dims_per_step",
+];
 
 impl Matryoshka {
     /// Wraps a loss.
@@ -101,10 +118,7 @@ impl Matryoshka {
             return Err(LossError::parameter(NAME, problem));
         }
         if dims.is_empty() {
-            return Err(LossError::parameter(
-                NAME,
-                "matryoshka_dims is empty: name a dimension",
-            ));
+            return Err(LossError::parameter(NAME, NO_DIMS));
         }
         if !inner.prior_layers(1, 0).is_empty() {
             let problem = format!(
@@ -167,14 +181,8 @@ impl Loss for Matryoshka {
     }
 
     /// Over all dimensions, whatever `n_dims_per_step`.
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let step = StepInputs {
-            embeddings,
-            prior: &[],
-            labels,
-            seed: 0,
-        };
-        self.over(&self.dims, &step)
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        self.over(&self.dims, &StepInputs::new(columns, labels))
     }
 
     fn compute_step(&self, step: &StepInputs<'_>) -> Result<Tensor, LossError> {
@@ -195,34 +203,16 @@ impl Loss for Matryoshka {
 
 impl Matryoshka {
     fn over(&self, dims: &[(i64, f64)], step: &StepInputs<'_>) -> Result<Tensor, LossError> {
-        let embeddings = step.embeddings;
+        let columns = step.embeddings;
         // A guide's embeddings follow the model's own and stay whole.
-        let own = match self.requirements().guide {
-            true => embeddings.len() / 2,
-            false => embeddings.len(),
-        };
+        let own = self.requirements().n_own(columns.len());
         let mut total: Option<Tensor> = None;
         for (dim, weight) in dims {
-            let mut cut = Vec::with_capacity(embeddings.len());
-            for (index, column) in embeddings.iter().enumerate() {
-                let shape = column.size();
-                if index >= own {
-                    cut.push(column.shallow_clone());
-                    continue;
-                }
-                if shape.len() != 2 || shape[1] < *dim {
-                    let what = format!("embeddings of column {index}");
-                    let expected = format!("[batch, dimension] with {dim} dimensions or more");
-                    return Err(LossError::Shape {
-                        loss: NAME,
-                        what,
-                        shape,
-                        expected,
-                    });
-                }
-                let column = crate::inputs::raise(column)?;
+            let mut cut = Vec::with_capacity(columns.len());
+            for column in &columns[..own] {
                 cut.push(normalize(&column.f_narrow(1, 0, *dim)?)?);
             }
+            cut.extend(columns[own..].iter().map(Tensor::shallow_clone));
             let labels = match step.labels {
                 Some(labels) if labels.dim() == 2 && Some(labels.size()[1]) == self.dimension => {
                     Some(labels.f_narrow(1, 0, *dim)?)
@@ -242,7 +232,6 @@ impl Matryoshka {
                 None => part,
             });
         }
-        total
-            .ok_or_else(|| LossError::parameter(NAME, "matryoshka_dims is empty: name a dimension"))
+        total.ok_or_else(|| LossError::parameter(NAME, NO_DIMS))
     }
 }

@@ -1,10 +1,15 @@
 //! Mega-batch margin loss: the hardest negative of a large batch.
 
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
-use crate::{Loss, LossError};
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
+
+use crate::{
+    error::LossError,
+    inputs::{Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::TensorSimilarity,
+};
 
 /// Two hinges: the positive has to be near enough, and the hardest negative far enough.
 ///
@@ -69,11 +74,7 @@ impl Loss for MegaBatchMargin {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 2,
-            max_columns: Some(2),
-            labels: LabelKind::None,
-        }])
+        Requirements::new(const { &[Accepts::exactly(2, LabelKind::None)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
@@ -89,8 +90,7 @@ impl Loss for MegaBatchMargin {
             .then_some(self.mini_batch_size)
     }
 
-    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, Some(2))?;
+    fn compute(&self, columns: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
         Ok(self.of_columns(&columns[0], &columns[1])?)
     }
 }

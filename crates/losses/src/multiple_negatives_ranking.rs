@@ -1,11 +1,15 @@
 //! Multiple Negatives Ranking: each anchor has to find its positive among all texts of the batch.
 
-use crate::error::{non_negative, positive};
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Similarity;
-use crate::{Loss, LossError};
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Reduction, TchError, Tensor};
+
+use crate::{
+    error::{LossError, non_negative, positive},
+    inputs::{Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::TensorSimilarity,
+};
 
 /// Cross-entropy over the similarities of each anchor with all candidates of the batch.
 ///
@@ -59,7 +63,7 @@ pub struct MultipleNegativesRanking {
     #[serde(alias = "similarity")]
     pub similarity_fct: Similarity,
     /// Which similarities compete with the positive's; has to contain query_to_doc.
-    #[serde(deserialize_with = "crate::config::one_or_many")]
+    #[serde(deserialize_with = "crate::registry::one_or_many")]
     pub directions: Vec<Direction>,
     /// One softmax over all directions, or one for each.
     #[serde(alias = "partition")]
@@ -138,11 +142,7 @@ impl Loss for MultipleNegativesRanking {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 2,
-            max_columns: None,
-            labels: LabelKind::None,
-        }])
+        Requirements::new(const { &[Accepts::at_least(2, LabelKind::None)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
@@ -174,8 +174,7 @@ impl Loss for MultipleNegativesRanking {
         true
     }
 
-    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, None)?;
+    fn compute(&self, columns: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
         let (queries, documents) = (&columns[0], &columns[1..]);
         Ok(self.of_columns(queries, documents)?)
     }

@@ -1,12 +1,15 @@
 //! Online contrastive loss: the contrastive loss of a batch's hard pairs.
 
-use crate::contrastive::siamese_distance;
-use crate::error::non_negative;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Distance;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
+
+use crate::{
+    contrastive::siamese_distance,
+    error::{LossError, non_negative},
+    inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::Distance,
+};
 
 /// Squared distance of alike pairs that are far, squared hinge of others that are near.
 ///
@@ -70,20 +73,15 @@ impl Loss for OnlineContrastive {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 2,
-            max_columns: Some(2),
-            labels: LabelKind::Integer,
-        }])
+        Requirements::new(const { &[Accepts::exactly(2, LabelKind::Integer)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
         non_negative(NAME, "margin", self.margin)
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, Some(2))?;
-        let labels = inputs::labels(NAME, labels, columns[0].size()[0])?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let labels = inputs::required(NAME, labels)?;
         let distances = siamese_distance(self.distance_metric, &columns[0], &columns[1])?;
         Ok(self.of_distances(&distances, &labels.f_eq(0)?, &labels.f_eq(1)?)?)
     }

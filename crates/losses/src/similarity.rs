@@ -3,44 +3,20 @@
 //! Greater is more similar throughout, so distances come with a minus sign, as in
 //! `sentence_transformers/util/similarity.py`.
 
+use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor};
 
 /// The smallest norm that [`normalize`] divides by, as in `torch.nn.functional.normalize`.
 pub const NORM_EPS: f64 = 1e-12;
 
-/// How alike two embeddings are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Similarity {
-    /// Cosine of the angle.
-    #[default]
-    #[serde(alias = "cos_sim", alias = "cos-sim")]
-    Cosine,
-    /// Dot product.
-    #[serde(alias = "dot_score", alias = "dot-score")]
-    Dot,
-    /// Euclidean distance, negated.
-    #[serde(alias = "euclidean_sim", alias = "euclidean-sim")]
-    Euclidean,
-    /// Manhattan distance, negated.
-    #[serde(alias = "manhattan_sim", alias = "manhattan-sim")]
-    Manhattan,
-}
-
-impl Similarity {
+/// A [`Similarity`] of tensors, differentiable.
+pub trait TensorSimilarity {
     /// Similarity of each row of `a` `[n, d]` with each row of `b` `[m, d]`: `[n, m]`.
     ///
     /// # Errors
     /// Where libtorch fails, so where the dimensions differ.
-    pub fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
-        match self {
-            Self::Cosine => normalize(a)?.f_matmul(&normalize(b)?.f_transpose(0, 1)?),
-            Self::Dot => a.f_matmul(&b.f_transpose(0, 1)?),
-            Self::Euclidean => Tensor::f_cdist(a, b, 2.0, None::<i64>)?.f_neg(),
-            Self::Manhattan => Tensor::f_cdist(a, b, 1.0, None::<i64>)?.f_neg(),
-        }
-    }
+    fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError>;
 
     /// Similarity of each row of `a` `[n, d]` with the same row of `b` `[n, d]`: `[n]`.
     ///
@@ -49,7 +25,20 @@ impl Similarity {
     ///
     /// # Errors
     /// Where libtorch fails, so where the shapes differ.
-    pub fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+    fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError>;
+}
+
+impl TensorSimilarity for Similarity {
+    fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Cosine => normalize(a)?.f_matmul(&normalize(b)?.f_transpose(0, 1)?),
+            Self::Dot => a.f_matmul(&b.f_transpose(0, 1)?),
+            Self::Euclidean => Tensor::f_cdist(a, b, 2.0, None::<i64>)?.f_neg(),
+            Self::Manhattan => Tensor::f_cdist(a, b, 1.0, None::<i64>)?.f_neg(),
+        }
+    }
+
+    fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
         match self {
             Self::Cosine => row_sum(&normalize(a)?.f_mul(&normalize(b)?)?),
             Self::Dot => row_sum(&a.f_mul(b)?),

@@ -1,11 +1,15 @@
 //! Softmax loss: a classifier on a pair's two embeddings.
 
-use crate::config::BuildContext;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::linear::Linear;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Reduction, Tensor};
+use tch::{Kind, Reduction, TchError, Tensor};
+
+use crate::{
+    context::BuildContext,
+    error::LossError,
+    inputs::{self, Accepts, LabelKind, Requirements},
+    linear::Linear,
+    loss::Loss,
+};
 
 /// Cross-entropy of a linear classifier over the classes of a pair.
 ///
@@ -111,8 +115,11 @@ impl Softmax {
     /// # Errors
     /// Where the columns don't fit.
     pub fn logits(&self, embeddings: &[Tensor]) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 2, Some(2))?;
-        let (u, v) = (&columns[0], &columns[1]);
+        let columns = self.requirements().columns_of(NAME, embeddings)?;
+        Ok(self.logits_of(&columns[0], &columns[1])?)
+    }
+
+    fn logits_of(&self, u: &Tensor, v: &Tensor) -> Result<Tensor, TchError> {
         let mut features = Vec::new();
         if self.options.concatenation_sent_rep {
             features.extend([u.shallow_clone(), v.shallow_clone()]);
@@ -123,7 +130,7 @@ impl Softmax {
         if self.options.concatenation_sent_multiplication {
             features.push(u.f_mul(v)?);
         }
-        Ok(self.classifier.forward(&Tensor::f_cat(&features, 1)?)?)
+        self.classifier.forward(&Tensor::f_cat(&features, 1)?)
     }
 }
 
@@ -133,16 +140,12 @@ impl Loss for Softmax {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 2,
-            max_columns: Some(2),
-            labels: LabelKind::Integer,
-        }])
+        Requirements::new(const { &[Accepts::exactly(2, LabelKind::Integer)] })
     }
 
-    fn compute(&self, embeddings: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let logits = self.logits(embeddings)?;
-        let labels = inputs::labels(NAME, labels, logits.size()[0])?.f_to_kind(Kind::Int64)?;
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let logits = self.logits_of(&columns[0], &columns[1])?;
+        let labels = inputs::required(NAME, labels)?.f_to_kind(Kind::Int64)?;
         let mean = Reduction::Mean;
         Ok(logits.f_cross_entropy_loss::<Tensor>(&labels, None, mean, -100, 0.0)?)
     }

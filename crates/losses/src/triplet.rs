@@ -1,11 +1,14 @@
 //! Triplet loss: the positive has to be nearer to the anchor than the negative, by a margin.
 
-use crate::error::non_negative;
-use crate::inputs::{self, Accepts, LabelKind, Requirements};
-use crate::similarity::Distance;
-use crate::{Loss, LossError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+
+use crate::{
+    error::{LossError, non_negative},
+    inputs::{Accepts, LabelKind, Requirements},
+    loss::Loss,
+    similarity::Distance,
+};
 
 /// Hinge on the difference of two distances.
 ///
@@ -66,11 +69,7 @@ impl Loss for Triplet {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(&[Accepts {
-            min_columns: 3,
-            max_columns: Some(3),
-            labels: LabelKind::None,
-        }])
+        Requirements::new(const { &[Accepts::exactly(3, LabelKind::None)] })
     }
 
     fn validate(&self) -> Result<(), LossError> {
@@ -81,8 +80,7 @@ impl Loss for Triplet {
         true
     }
 
-    fn compute(&self, embeddings: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let columns = inputs::columns(NAME, embeddings, 3, Some(3))?;
+    fn compute(&self, columns: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
         let positive = self.distance_metric.pairwise(&columns[0], &columns[1])?;
         let negative = self.distance_metric.pairwise(&columns[0], &columns[2])?;
         let hinge = positive

@@ -14,6 +14,10 @@ fn build(text: &str) -> Result<Box<dyn Loss>, LossError> {
     text.parse::<LossConfig>()?.build(&CONTEXT)
 }
 
+fn value(text: &str, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+    build(text)?.value(&StepInputs::new(columns, labels))
+}
+
 fn problem<T: std::fmt::Debug>(result: Result<T, LossError>) -> String {
     result.unwrap_err().to_string()
 }
@@ -66,8 +70,7 @@ fn an_unknown_name_lists_the_known() {
 #[test]
 fn parameters_count() {
     let columns = [rows(1, 4), rows(2, 4)];
-    let value =
-        |text| f64::try_from(build(text).unwrap().compute(&columns, None).unwrap()).unwrap();
+    let value = |text| f64::try_from(value(text, &columns, None).unwrap()).unwrap();
     assert_ne!(value("mnrl"), value("mnrl:scale=5"));
     assert_ne!(value("mnrl:scale=1"), value("mnrl:scale=1,similarity=dot"));
     let symmetric = "mnrl:directions=query-to-doc+doc-to-query,partition-mode=per-direction";
@@ -122,7 +125,7 @@ fn dimensions_are_drawn() {
             labels: None,
             seed,
         };
-        f64::try_from(build(text).unwrap().compute_step(&step).unwrap()).unwrap()
+        f64::try_from(build(text).unwrap().value(&step).unwrap()).unwrap()
     };
     let single = [8, 6, 2].map(|dim| step(&format!("matryoshka:dims={dim}/mnrl"), 0));
     let mut drawn = [0; 3];
@@ -359,9 +362,8 @@ fn data_that_does_not_fit_is_refused_with_what_is_needed() {
 
 #[test]
 fn batches_that_do_not_fit_are_refused() {
-    let compute = |text, columns: &[Tensor], labels: Option<&Tensor>| {
-        problem(build(text).unwrap().compute(columns, labels))
-    };
+    let compute =
+        |text, columns: &[Tensor], labels: Option<&Tensor>| problem(value(text, columns, labels));
     let (four, three) = (rows(1, 4), rows(2, 3));
     let pair = [four.shallow_clone(), three.shallow_clone()];
     assert_eq!(
@@ -388,24 +390,9 @@ fn half_precision_is_raised() {
     let half = [rows(1, 4), rows(2, 4)].map(|column| column.to_kind(Kind::BFloat16));
     let single = [&half[0], &half[1]].map(|column| column.to_kind(Kind::Float));
     for text in ["mnrl", "matryoshka:dims=8+4/mnrl"] {
-        let loss = build(text).unwrap();
-        let value = loss.compute(&half, None).unwrap();
-        assert_eq!(value.kind(), Kind::Float);
-        assert_eq!(value, loss.compute(&single, None).unwrap());
-    }
-}
-
-#[test]
-fn a_better_triplet_has_a_smaller_loss() {
-    let anchor = rows(1, 4);
-    let (near, far) = (&anchor + rows(2, 4) * 0.1, &anchor + rows(3, 4) * 3.0);
-    for metric in ["euclidean", "cosine", "manhattan"] {
-        let loss = build(&format!("triplet:distance={metric}")).unwrap();
-        let value = |positive: &Tensor, negative: &Tensor| {
-            let columns = [&anchor, positive, negative].map(Tensor::shallow_clone);
-            f64::try_from(loss.compute(&columns, None).unwrap()).unwrap()
-        };
-        assert!(value(&near, &far) < value(&far, &near), "{metric}");
+        let of_half = value(text, &half, None).unwrap();
+        assert_eq!(of_half.kind(), Kind::Float);
+        assert_eq!(of_half, value(text, &single, None).unwrap());
     }
 }
 
@@ -414,7 +401,8 @@ fn a_softmax_classifier_learns_by_its_own_parameters() {
     let loss = build("softmax:num_labels=2").unwrap();
     let columns = [rows(1, 16), rows(2, 16)];
     let labels = Tensor::arange(16, (Kind::Int64, Device::Cpu)).remainder(2);
-    let value = || loss.compute(&columns, Some(&labels)).unwrap();
+    let step = StepInputs::new(&columns, Some(&labels));
+    let value = || loss.value(&step).unwrap();
     let before = f64::try_from(value()).unwrap();
     let parameters = loss.parameters();
     let named: Vec<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();

@@ -2,9 +2,9 @@
 //! sentence-transformers. What concerns several processes, and warnings, has no counterpart here.
 
 use losses::{
-    BuildContext, LossConfig, LossError, StepInputs, distill_kl_div::DistillKlDiv, names,
+    BuildContext, Loss, LossConfig, LossError, StepInputs, distill_kl_div::DistillKlDiv,
+    gradients::gradients, names,
 };
-use losses::{Loss, cached::gradients};
 use tch::{Device, Kind, Tensor};
 
 fn build(text: &str, dimension: i64) -> Result<Box<dyn Loss>, LossError> {
@@ -17,7 +17,7 @@ fn build(text: &str, dimension: i64) -> Result<Box<dyn Loss>, LossError> {
 
 fn value(text: &str, columns: &[Tensor], labels: Option<&Tensor>) -> f64 {
     let loss = build(text, columns[0].size()[1]).unwrap();
-    f64::try_from(loss.compute(columns, labels).unwrap()).unwrap()
+    f64::try_from(loss.value(&StepInputs::new(columns, labels)).unwrap()).unwrap()
 }
 
 fn random(seed: i64, shape: [i64; 2]) -> Tensor {
@@ -135,7 +135,7 @@ fn a_teachers_scores_are_one_a_document() {
     let loss = build("distill-kl-div", 8).unwrap();
     let narrow = Tensor::from_slice(&[1.0f32, 1.0]).view([2, 1]);
     let error = loss
-        .compute(&columns, Some(&narrow))
+        .value(&StepInputs::new(&columns, Some(&narrow)))
         .unwrap_err()
         .to_string();
     assert!(
@@ -143,7 +143,7 @@ fn a_teachers_scores_are_one_a_document() {
         "{error}"
     );
     let error = loss
-        .compute(&columns[..2], Some(&narrow))
+        .value(&StepInputs::new(&columns[..2], Some(&narrow)))
         .unwrap_err()
         .to_string();
     assert!(error.contains("3 or more text columns"), "{error}");

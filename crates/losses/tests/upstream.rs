@@ -1,151 +1,51 @@
 //! Values and gradients against sentence-transformers 6.0.1; `fixtures/make_fixtures.py` made the
 //! figures.
 
-use losses::cached::gradients;
-use losses::{BuildContext, LossConfig, StepInputs};
+use losses::{BuildContext, LossConfig, StepInputs, gradients::gradients};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 /// Greatest difference of a value or of an entry of a gradient; relative where figures exceed one.
 const TOLERANCE: f64 = 1e-5;
 
-#[test]
-fn multiple_negatives_ranking() {
-    agree(include_str!("fixtures/multiple_negatives_ranking.json"));
+/// A test for each file of fixtures, by its name.
+macro_rules! agree {
+    ($($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            agree(include_str!(concat!("fixtures/", stringify!($name), ".json")));
+        })*
+    };
 }
 
-#[test]
-fn triplet() {
-    agree(include_str!("fixtures/triplet.json"));
-}
-
-#[test]
-fn cosine_similarity() {
-    agree(include_str!("fixtures/cosine_similarity.json"));
-}
-
-#[test]
-fn cosent() {
-    agree(include_str!("fixtures/cosent.json"));
-}
-
-#[test]
-fn angle() {
-    agree(include_str!("fixtures/angle.json"));
-}
-
-#[test]
-fn contrastive() {
-    agree(include_str!("fixtures/contrastive.json"));
-}
-
-#[test]
-fn online_contrastive() {
-    agree(include_str!("fixtures/online_contrastive.json"));
-}
-
-#[test]
-fn mse() {
-    agree(include_str!("fixtures/mse.json"));
-}
-
-#[test]
-fn embed_distill() {
-    agree(include_str!("fixtures/embed_distill.json"));
-}
-
-#[test]
-fn margin_mse() {
-    agree(include_str!("fixtures/margin_mse.json"));
-}
-
-#[test]
-fn distill_kl_div() {
-    agree(include_str!("fixtures/distill_kl_div.json"));
-}
-
-#[test]
-fn batch_all_triplet() {
-    agree(include_str!("fixtures/batch_all_triplet.json"));
-}
-
-#[test]
-fn batch_hard_triplet() {
-    agree(include_str!("fixtures/batch_hard_triplet.json"));
-}
-
-#[test]
-fn batch_semi_hard_triplet() {
-    agree(include_str!("fixtures/batch_semi_hard_triplet.json"));
-}
-
-#[test]
-fn batch_hard_soft_margin_triplet() {
-    agree(include_str!("fixtures/batch_hard_soft_margin_triplet.json"));
-}
-
-#[test]
-fn mega_batch_margin() {
-    agree(include_str!("fixtures/mega_batch_margin.json"));
-}
-
-#[test]
-fn global_orthogonal_regularization() {
-    agree(include_str!(
-        "fixtures/global_orthogonal_regularization.json"
-    ));
-}
-
-#[test]
-fn gist_embed() {
-    agree(include_str!("fixtures/gist_embed.json"));
-}
-
-#[test]
-fn softmax() {
-    agree(include_str!("fixtures/softmax.json"));
-}
-
-#[test]
-fn matryoshka() {
-    agree(include_str!("fixtures/matryoshka.json"));
-}
-
-#[test]
-fn adaptive_layer() {
-    agree(include_str!("fixtures/adaptive_layer.json"));
-}
-
-#[test]
-fn matryoshka_2d() {
-    agree(include_str!("fixtures/matryoshka_2d.json"));
-}
-
-#[test]
-fn cached_gist_embed() {
-    agree(include_str!("fixtures/cached_gist_embed.json"));
-}
-
-#[test]
-fn cached_multiple_negatives_symmetric_ranking() {
-    agree(include_str!(
-        "fixtures/cached_multiple_negatives_symmetric_ranking.json"
-    ));
-}
-
-#[test]
-fn cached_multiple_negatives_ranking() {
-    agree(include_str!(
-        "fixtures/cached_multiple_negatives_ranking.json"
-    ));
-}
-
-#[test]
-fn multiple_negatives_symmetric_ranking() {
-    agree(include_str!(
-        "fixtures/multiple_negatives_symmetric_ranking.json"
-    ));
-}
+agree!(
+    adaptive_layer,
+    angle,
+    batch_all_triplet,
+    batch_hard_soft_margin_triplet,
+    batch_hard_triplet,
+    batch_semi_hard_triplet,
+    cached_gist_embed,
+    cached_multiple_negatives_ranking,
+    cached_multiple_negatives_symmetric_ranking,
+    contrastive,
+    cosent,
+    cosine_similarity,
+    distill_kl_div,
+    embed_distill,
+    gist_embed,
+    global_orthogonal_regularization,
+    margin_mse,
+    matryoshka,
+    matryoshka_2d,
+    mega_batch_margin,
+    mse,
+    multiple_negatives_ranking,
+    multiple_negatives_symmetric_ranking,
+    online_contrastive,
+    softmax,
+    triplet,
+);
 
 /// Every case of a file: the loss is built from its configuration, computed and differentiated.
 fn agree(cases: &str) {
@@ -188,7 +88,7 @@ fn agree(cases: &str) {
             labels: labels.as_ref(),
             seed: 0,
         };
-        let value = loss.compute_step(&step).expect(&title);
+        let value = loss.value(&step).expect(&title);
         assert_eq!(value.size(), [0i64; 0], "{title}: a loss is a scalar");
         value.backward();
         close(&value.detach(), &case["value"], &title);

@@ -9,6 +9,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use search::Similarity;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -40,8 +41,6 @@ const TRANSFORMER_SETTINGS: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-const SIMILARITIES: [&str; 4] = ["cosine", "dot", "euclidean", "manhattan"];
-
 /// The shortest `max_seq_length`: two special tokens and one of the text.
 pub(crate) const MIN_SEQ_LENGTH: usize = 3;
 
@@ -72,7 +71,7 @@ pub(crate) struct Settings {
     pub(crate) do_lower_case: bool,
     pub(crate) prompts: BTreeMap<String, String>,
     pub(crate) default_prompt_name: Option<String>,
-    pub(crate) similarity_fn_name: String,
+    pub(crate) similarity_fn_name: Similarity,
     pub(crate) truncate_dim: Option<usize>,
     pub(crate) tokenizer_files: BTreeMap<&'static str, Vec<u8>>,
 }
@@ -146,7 +145,7 @@ impl Settings {
             do_lower_case: false,
             prompts: BTreeMap::new(),
             default_prompt_name: None,
-            similarity_fn_name: SIMILARITIES[0].to_owned(),
+            similarity_fn_name: Similarity::default(),
             truncate_dim: None,
             tokenizer_files,
         };
@@ -285,13 +284,11 @@ impl Settings {
             self.default_prompt_name = Some(name.to_owned());
         }
         if let Some(value) = given("similarity_fn_name") {
-            let name = value
-                .as_str()
-                .filter(|name| SIMILARITIES.contains(name))
-                .ok_or_else(|| {
-                    value_error(&path, "similarity_fn_name", value, &SIMILARITIES.join(", "))
-                })?;
-            self.similarity_fn_name = name.to_owned();
+            let name = value.as_str().and_then(|name| name.parse().ok());
+            self.similarity_fn_name = name.ok_or_else(|| {
+                let known = Similarity::ALL.map(Similarity::name).join(", ");
+                value_error(&path, "similarity_fn_name", value, &known)
+            })?;
         }
         if let Some(value) = given("truncate_dim") {
             let dim = value.as_u64().filter(|dim| *dim > 0).ok_or_else(|| {

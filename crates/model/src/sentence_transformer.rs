@@ -8,8 +8,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use kernels::gemm::Gemm;
+use kernels::{gemm::Gemm, random::mix};
 use rayon::prelude::*;
+use search::Similarity;
 use serde_json::{Value, json};
 use shim::{slice, slice_mut};
 use tch::{Device, Kind, Tensor};
@@ -289,9 +290,9 @@ impl SentenceTransformer {
         self.settings.default_prompt_name.as_deref()
     }
 
-    /// The similarity that the model is meant for: `cosine`, `dot`, `euclidean` or `manhattan`.
-    pub fn similarity_fn_name(&self) -> &str {
-        &self.settings.similarity_fn_name
+    /// The similarity that the model is meant for.
+    pub fn similarity_fn_name(&self) -> Similarity {
+        self.settings.similarity_fn_name
     }
 
     /// The dropout probabilities that training uses.
@@ -1125,14 +1126,6 @@ fn normal(bits: u64) -> f64 {
     let radius = ((bits >> 32) as f64 + 1.0) / STEPS;
     let angle = (bits & 0xffff_ffff) as f64 / STEPS;
     (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
-}
-
-/// One step of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// A chunk's embeddings, and what they were made from, both in the chunk's order.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::SearchError;
+use crate::error::SearchError;
 
 /// Rows scaled at once by one thread.
 const ROWS_PER_TASK: usize = 256;

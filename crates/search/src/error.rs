@@ -1,4 +1,4 @@
-//! What can be wrong with embeddings and options.
+//! The error of a search, of mining and of quantisation.
 
 /// Why nothing was searched, mined or quantised.
 #[derive(Debug, thiserror::Error)]
@@ -15,12 +15,20 @@ pub enum SearchError {
         /// The value.
         value: f32,
     },
+    /// No similarity has this name.
+    #[error("unknown similarity `{name}`: known are {known}")]
+    UnknownSimilarity {
+        /// The name as given.
+        name: String,
+        /// All names, separated by commas.
+        known: String,
+    },
     /// An option that can't be followed.
     #[error("{option}: {problem}")]
     Option {
         /// The option's name.
         option: &'static str,
-        /// What was found, what is allowed, and what to do.
+        /// The value, the allowed ones, and what to do.
         problem: String,
     },
     /// The caller asked to stop.

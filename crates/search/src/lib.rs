@@ -1,4 +1,4 @@
-//! What is done with embeddings once they are there: exact search, mining of hard negatives, and
+//! Operations on finished embeddings: exact search, mining of hard negatives, and
 //! quantisation. Pure functions over `f32` slices; no tensors, models or files.
 //!
 //! Results are those of `util.semantic_search`, `util.mine_hard_negatives` and
@@ -23,6 +23,7 @@ pub mod quantization;
 mod embeddings;
 mod error;
 mod hard_negatives;
+mod mining_options;
 mod report;
 mod semantic_search;
 mod similarity;
@@ -30,10 +31,8 @@ mod similarity;
 pub use crate::{
     embeddings::Embeddings,
     error::SearchError,
-    hard_negatives::{
-        HardNegatives, MinedRow, MiningOptions, MiningPairs, OutputFormat, SamplingStrategy,
-        mine_hard_negatives,
-    },
+    hard_negatives::{HardNegatives, MinedRow, MiningPairs, mine_hard_negatives},
+    mining_options::{MiningOptions, OutputFormat, SamplingStrategy},
     quantization::{Precision, Quantized, Ranges, quantize_embeddings},
     report::{Distribution, MiningReport, Skipped},
     semantic_search::{Hit, SearchOptions, semantic_search},

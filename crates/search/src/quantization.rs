@@ -4,7 +4,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Embeddings, SearchError};
+use crate::{embeddings::Embeddings, error::SearchError};
 
 /// With fewer embeddings than this, ranges taken from them are a matter of chance.
 pub const FEW_EMBEDDINGS: usize = 100;
@@ -12,7 +12,7 @@ pub const FEW_EMBEDDINGS: usize = 100;
 /// The number of steps of a dimension's range.
 const N_STEPS: f32 = 255.0;
 
-/// What an embedding's values are kept as.
+/// The precision of an embedding's stored values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// As they are.
@@ -139,7 +139,7 @@ pub enum Quantized {
     Float32(Vec<f32>),
     /// [rows, dimension], or [rows, dimension / 8 rounded up] of packed bits.
     Int8(Vec<i8>),
-    /// As `Int8`.
+    /// The shapes of `Int8`.
     Uint8(Vec<u8>),
 }
 

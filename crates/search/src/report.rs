@@ -1,10 +1,10 @@
-//! What mining found, in numbers, and as the text that upstream prints.
+//! Statistics of mining, and the text that upstream prints.
 
 use std::fmt;
 
-use crate::MiningOptions;
+use crate::mining_options::MiningOptions;
 
-/// How similarities are spread, as torch reckons it.
+/// The distribution of similarities, as torch computes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Distribution {
     /// How many there are.
@@ -91,7 +91,7 @@ pub struct Skipped {
     pub share: f64,
 }
 
-/// What mining found. Its `Display` is what upstream prints, lines and columns alike.
+/// Statistics of mining. Its `Display` is upstream's text, lines and columns alike.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MiningReport {
     /// Similarities of the pairs of anchor and positive, each once.
@@ -100,7 +100,7 @@ pub struct MiningReport {
     pub negative: Distribution,
     /// The first less the second.
     pub difference: Distribution,
-    /// What was left out and why.
+    /// Candidates that were left out, by reason.
     pub skipped: Vec<Skipped>,
     /// Rows that there would have been with enough negatives for all.
     pub n_possible: usize,

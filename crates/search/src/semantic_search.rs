@@ -6,22 +6,23 @@ use kernels::gemm::{Gemm, Kind, RustGemm, Shape};
 use rayon::prelude::*;
 
 use crate::{
-    Embeddings, SearchError, Similarity,
-    embeddings::{dot, rough_absolute_distance},
+    embeddings::{Embeddings, dot, rough_absolute_distance},
+    error::SearchError,
+    similarity::Similarity,
 };
 
 /// Hits kept beyond those asked for until similarities are computed exactly: what stands at the
 /// end of the list by less than a rounding error may change its place.
 const SLACK: usize = 8;
 
-/// What to search for.
+/// Options of a search.
 ///
 /// The two chunk sizes bound the memory, 4 bytes times their product, and change no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SearchOptions {
     /// How many hits a query gets, or all of the corpus where that has fewer.
     pub top_k: usize,
-    /// What decides.
+    /// The similarity to rank by.
     pub similarity: Similarity,
     /// Queries compared at once.
     pub query_chunk_size: usize,
@@ -150,7 +151,7 @@ pub fn semantic_search(
     Ok(hits)
 }
 
-/// What orders the documents of each query, [queries, documents]: the similarity, but for the
+/// Scores that order the documents of each query, [queries, documents]: the similarity, but for the
 /// Euclidean distance 2ab - b^2, which has the same order for one query and needs no root.
 fn rough_scores(
     similarity: Similarity,

@@ -1,33 +1,41 @@
-//! How alike two embeddings are.
+//! The four similarities by name, and on slices.
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    Embeddings, SearchError,
-    embeddings::{Matrix, absolute_distance, dot, squared_distance},
+    embeddings::{Embeddings, Matrix, absolute_distance, dot, squared_distance},
+    error::SearchError,
 };
 
-/// How alike two embeddings are; greater is more alike.
+/// A similarity of two embeddings; greater is more alike.
 ///
-/// `SimilarityFunction` of sentence-transformers 6.0.1, `util/similarity.py`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The crates that know tensors add its tensor forms: `losses::similarity` and `eval::similarity`.
+/// Upstream: `SimilarityFunction` in `sentence_transformers/util/similarity.py`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Similarity {
     /// Cosine of the angle.
     #[default]
+    #[serde(alias = "cos_sim", alias = "cos-sim")]
     Cosine,
     /// Dot product.
+    #[serde(alias = "dot_score", alias = "dot-score")]
     Dot,
     /// Euclidean distance, negated.
+    #[serde(alias = "euclidean_sim", alias = "euclidean-sim")]
     Euclidean,
     /// Manhattan distance, negated.
+    #[serde(alias = "manhattan_sim", alias = "manhattan-sim")]
     Manhattan,
 }
 
 impl Similarity {
-    /// All four.
+    /// All four, in the order in which sentence-transformers names them.
     pub const ALL: [Self; 4] = [Self::Cosine, Self::Dot, Self::Euclidean, Self::Manhattan];
 
-    /// The name in options and models: `cosine`, `dot`, `euclidean` or `manhattan`.
+    /// The name in options, metrics and models: `cosine`, `dot`, `euclidean` or `manhattan`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cosine => "cosine",
@@ -35,25 +43,6 @@ impl Similarity {
             Self::Euclidean => "euclidean",
             Self::Manhattan => "manhattan",
         }
-    }
-
-    /// The similarity of row `i` of `a` with row `i` of `b`.
-    ///
-    /// # Errors
-    /// Where the shapes differ.
-    pub fn pairwise(self, a: Embeddings<'_>, b: Embeddings<'_>) -> Result<Vec<f32>, SearchError> {
-        if (a.len(), a.dimension()) != (b.len(), b.dimension()) {
-            return Err(SearchError::Shape(format!(
-                "{} embeddings of {} dimensions and {} of {} are no pairs",
-                a.len(),
-                a.dimension(),
-                b.len(),
-                b.dimension()
-            )));
-        }
-        let (a, b) = (self.prepared(a), self.prepared(b));
-        let rows = a.view().rows().zip(b.view().rows());
-        Ok(rows.map(|(a, b)| self.of_prepared(a, b)).collect())
     }
 
     /// The rows that [`Self::of_prepared`] takes.
@@ -89,7 +78,10 @@ impl FromStr for Similarity {
         all.find(|similarity| similarity.name() == name)
             .ok_or_else(|| {
                 let names = Self::ALL.map(Self::name).join(", ");
-                SearchError::option("similarity", format!("found `{name}`, allowed: {names}"))
+                SearchError::UnknownSimilarity {
+                    name: name.to_owned(),
+                    known: names,
+                }
             })
     }
 }

@@ -19,9 +19,12 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("search", &["kernels"]),
     ("shim", &["libtorch", "kernels"]),
     ("data", &["mutate"]),
-    ("model", &["libtorch", "kernels", "shim", "mutate"]),
-    ("losses", &["libtorch"]),
-    ("eval", &["libtorch", "search"]),
+    (
+        "model",
+        &["libtorch", "kernels", "search", "shim", "mutate"],
+    ),
+    ("losses", &["libtorch", "kernels", "search"]),
+    ("eval", &["libtorch", "kernels", "search"]),
     (
         "train",
         &[

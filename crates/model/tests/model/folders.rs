@@ -78,7 +78,7 @@ fn a_saved_model_loads_bit_equal_and_keeps_its_files() {
     assert_equal("embeddings", &embed(&again), &embed(&model));
     assert_eq!(again.prompts(), model.prompts());
     assert_eq!(again.max_seq_length(), 96);
-    assert_eq!(again.similarity_fn_name(), "cosine");
+    assert_eq!(again.similarity_fn_name().name(), "cosine");
 
     let source = fixture("tiny-mpnet");
     for name in [

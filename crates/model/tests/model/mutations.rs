@@ -284,7 +284,7 @@ fn sentence_transformers_config() {
             let text = |key: &str| json.get(key).and_then(Value::as_str);
             assert_eq!(model.default_prompt_name(), text("default_prompt_name"));
             assert_eq!(
-                model.similarity_fn_name(),
+                model.similarity_fn_name().name(),
                 text("similarity_fn_name").unwrap_or("cosine")
             );
             match json.get("prompts").filter(|prompts| !prompts.is_null()) {

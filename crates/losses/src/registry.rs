@@ -1,33 +1,37 @@
 //! A loss by its name and parameters, as a command line or a configuration file gives it.
 
-use crate::adaptive_layer::AdaptiveLayer;
-use crate::angle::Angle;
-use crate::batch_all_triplet::BatchAllTriplet;
-use crate::batch_hard_soft_margin_triplet::BatchHardSoftMarginTriplet;
-use crate::batch_hard_triplet::BatchHardTriplet;
-use crate::batch_semi_hard_triplet::BatchSemiHardTriplet;
-use crate::cached::Cached;
-use crate::contrastive::Contrastive;
-use crate::cosent::CoSent;
-use crate::cosine_similarity::CosineSimilarity;
-use crate::distill_kl_div::DistillKlDiv;
-use crate::embed_distill::{EmbedDistill, Mse};
-use crate::gist_embed::GistEmbed;
-use crate::global_orthogonal_regularization::GlobalOrthogonalRegularization;
-use crate::margin_mse::MarginMse;
-use crate::matryoshka::Matryoshka;
-use crate::mega_batch_margin::MegaBatchMargin;
-use crate::multiple_negatives_ranking::MultipleNegativesRanking;
-use crate::online_contrastive::OnlineContrastive;
-use crate::softmax::Softmax;
-use crate::triplet::Triplet;
-use crate::{Loss, LossError};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use std::fmt;
-use std::str::FromStr;
 use tch::Device;
+
+use crate::{
+    adaptive_layer::AdaptiveLayer,
+    angle::Angle,
+    batch_all_triplet::BatchAllTriplet,
+    batch_hard_soft_margin_triplet::BatchHardSoftMarginTriplet,
+    batch_hard_triplet::BatchHardTriplet,
+    batch_semi_hard_triplet::BatchSemiHardTriplet,
+    cached::Cached,
+    context::BuildContext,
+    contrastive::Contrastive,
+    cosent::CoSent,
+    cosine_similarity::CosineSimilarity,
+    distill_kl_div::DistillKlDiv,
+    embed_distill::{EmbedDistill, Mse},
+    error::LossError,
+    gist_embed::GistEmbed,
+    global_orthogonal_regularization::GlobalOrthogonalRegularization,
+    loss::Loss,
+    margin_mse::MarginMse,
+    matryoshka::{self, Matryoshka},
+    mega_batch_margin::MegaBatchMargin,
+    multiple_negatives_ranking::MultipleNegativesRanking,
+    online_contrastive::OnlineContrastive,
+    softmax::Softmax,
+    triplet::Triplet,
+};
 
 /// The name of a loss and the parameters that differ from its defaults.
 ///
@@ -42,19 +46,6 @@ pub struct LossConfig {
     name: &'static str,
     #[serde(flatten)]
     parameters: Map<String, Value>,
-}
-
-/// What a loss with trainable parameters of its own has to know when it is made.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BuildContext {
-    /// Dimension of the embeddings; `None` where it is not known yet, and the parameters are only to
-    /// be looked at.
-    pub dimension: Option<i64>,
-    /// Where the embeddings will be.
-    pub device: Device,
-    /// Decides the first weights of a loss that has such: those that torch draws after
-    /// `torch.manual_seed`. It is given to libtorch's generator.
-    pub seed: u64,
 }
 
 /// The names of all losses, in kebab case.
@@ -129,7 +120,7 @@ impl FromStr for LossConfig {
         // In the parameters of a loss that wraps no other, a slash is part of a path.
         let name = text.split([':', '/']).next().unwrap_or(text);
         let (text, inner) = match text.split_once('/') {
-            Some((text, inner)) if WRAPPERS.contains(&Self::new(name)?.name) => (text, Some(inner)),
+            Some((text, inner)) if find(name)?.is_wrapper => (text, Some(inner)),
             _ => (text, None),
         };
         let (name, parameters) = text.split_once(':').unwrap_or((text, ""));
@@ -196,154 +187,95 @@ impl<'de> Deserialize<'de> for LossConfig {
     }
 }
 
-/// A loss that can be had by name.
+/// A loss by name.
 struct Entry {
     /// Kebab case, without `-loss`.
     name: &'static str,
     /// Short forms, folded.
     aliases: &'static [&'static str],
+    /// Whether the loss goes around another, its parameter `loss`.
+    is_wrapper: bool,
     build: Build,
 }
 
 type Build = fn(&LossConfig, &BuildContext) -> Result<Box<dyn Loss>, LossError>;
 
+impl Entry {
+    const fn new(name: &'static str, aliases: &'static [&'static str], build: Build) -> Self {
+        Self {
+            name,
+            aliases,
+            is_wrapper: false,
+            build,
+        }
+    }
+
+    const fn wrapper(self) -> Self {
+        Self {
+            is_wrapper: true,
+            ..self
+        }
+    }
+}
+
 /// The parameter that names a model.
 const GUIDE: &str = "guide";
 
-/// Losses around another.
-const WRAPPERS: [&str; 3] = ["matryoshka", "matryoshka-2d", "adaptive-layer"];
-
 const REGISTRY: &[Entry] = &[
-    Entry {
-        name: "multiple-negatives-ranking",
-        aliases: &["mnrl", "mnr", "infonce"],
-        build: plain::<MultipleNegativesRanking>,
-    },
-    Entry {
-        name: "cached-multiple-negatives-ranking",
-        aliases: &["cachedmnrl", "cmnrl"],
-        build: cached_multiple_negatives_ranking,
-    },
-    Entry {
-        name: "multiple-negatives-symmetric-ranking",
-        aliases: &["mnsrl"],
-        build: symmetric,
-    },
-    Entry {
-        name: "cached-multiple-negatives-symmetric-ranking",
-        aliases: &["cachedmnsrl", "cmnsrl"],
-        build: cached_symmetric,
-    },
-    Entry {
-        name: "triplet",
-        aliases: &[],
-        build: plain::<Triplet>,
-    },
-    Entry {
-        name: "cosine-similarity",
-        aliases: &["cosine"],
-        build: plain::<CosineSimilarity>,
-    },
-    Entry {
-        name: "cosent",
-        aliases: &[],
-        build: plain::<CoSent>,
-    },
-    Entry {
-        name: "angle",
-        aliases: &[],
-        build: plain::<Angle>,
-    },
-    Entry {
-        name: "contrastive",
-        aliases: &[],
-        build: plain::<Contrastive>,
-    },
-    Entry {
-        name: "online-contrastive",
-        aliases: &[],
-        build: plain::<OnlineContrastive>,
-    },
-    Entry {
-        name: "softmax",
-        aliases: &[],
-        build: softmax,
-    },
-    Entry {
-        name: "mse",
-        aliases: &[],
-        build: plain::<Mse>,
-    },
-    Entry {
-        name: "embed-distill",
-        aliases: &[],
-        build: embed_distill,
-    },
-    Entry {
-        name: "margin-mse",
-        aliases: &[],
-        build: plain::<MarginMse>,
-    },
-    Entry {
-        name: "distill-kl-div",
-        aliases: &["kldiv"],
-        build: plain::<DistillKlDiv>,
-    },
-    Entry {
-        name: "gist-embed",
-        aliases: &["gist"],
-        build: plain::<GistEmbed>,
-    },
-    Entry {
-        name: "cached-gist-embed",
-        aliases: &["cachedgist"],
-        build: cached_gist_embed,
-    },
-    Entry {
-        name: "batch-all-triplet",
-        aliases: &[],
-        build: plain::<BatchAllTriplet>,
-    },
-    Entry {
-        name: "batch-hard-triplet",
-        aliases: &[],
-        build: plain::<BatchHardTriplet>,
-    },
-    Entry {
-        name: "batch-semi-hard-triplet",
-        aliases: &[],
-        build: plain::<BatchSemiHardTriplet>,
-    },
-    Entry {
-        name: "batch-hard-soft-margin-triplet",
-        aliases: &[],
-        build: plain::<BatchHardSoftMarginTriplet>,
-    },
-    Entry {
-        name: "mega-batch-margin",
-        aliases: &[],
-        build: plain::<MegaBatchMargin>,
-    },
-    Entry {
-        name: "global-orthogonal-regularization",
-        aliases: &["gor"],
-        build: plain::<GlobalOrthogonalRegularization>,
-    },
-    Entry {
-        name: "matryoshka",
-        aliases: &["mrl"],
-        build: matryoshka,
-    },
-    Entry {
-        name: "matryoshka-2d",
-        aliases: &["mrl2d"],
-        build: matryoshka_2d,
-    },
-    Entry {
-        name: "adaptive-layer",
-        aliases: &[],
-        build: adaptive_layer,
-    },
+    Entry::new(
+        "multiple-negatives-ranking",
+        &["mnrl", "mnr", "infonce"],
+        plain::<MultipleNegativesRanking>,
+    ),
+    Entry::new(
+        "cached-multiple-negatives-ranking",
+        &["cachedmnrl", "cmnrl"],
+        cached_multiple_negatives_ranking,
+    ),
+    Entry::new(
+        "multiple-negatives-symmetric-ranking",
+        &["mnsrl"],
+        symmetric,
+    ),
+    Entry::new(
+        "cached-multiple-negatives-symmetric-ranking",
+        &["cachedmnsrl", "cmnsrl"],
+        cached_symmetric,
+    ),
+    Entry::new("triplet", &[], plain::<Triplet>),
+    Entry::new("cosine-similarity", &["cosine"], plain::<CosineSimilarity>),
+    Entry::new("cosent", &[], plain::<CoSent>),
+    Entry::new("angle", &[], plain::<Angle>),
+    Entry::new("contrastive", &[], plain::<Contrastive>),
+    Entry::new("online-contrastive", &[], plain::<OnlineContrastive>),
+    Entry::new("softmax", &[], softmax),
+    Entry::new("mse", &[], plain::<Mse>),
+    Entry::new("embed-distill", &[], embed_distill),
+    Entry::new("margin-mse", &[], plain::<MarginMse>),
+    Entry::new("distill-kl-div", &["kldiv"], plain::<DistillKlDiv>),
+    Entry::new("gist-embed", &["gist"], plain::<GistEmbed>),
+    Entry::new("cached-gist-embed", &["cachedgist"], cached_gist_embed),
+    Entry::new("batch-all-triplet", &[], plain::<BatchAllTriplet>),
+    Entry::new("batch-hard-triplet", &[], plain::<BatchHardTriplet>),
+    Entry::new(
+        "batch-semi-hard-triplet",
+        &[],
+        plain::<BatchSemiHardTriplet>,
+    ),
+    Entry::new(
+        "batch-hard-soft-margin-triplet",
+        &[],
+        plain::<BatchHardSoftMarginTriplet>,
+    ),
+    Entry::new("mega-batch-margin", &[], plain::<MegaBatchMargin>),
+    Entry::new(
+        "global-orthogonal-regularization",
+        &["gor"],
+        plain::<GlobalOrthogonalRegularization>,
+    ),
+    Entry::new("matryoshka", &["mrl"], matryoshka).wrapper(),
+    Entry::new("matryoshka-2d", &["mrl2d"], matryoshka_2d).wrapper(),
+    Entry::new("adaptive-layer", &[], adaptive_layer).wrapper(),
 ];
 
 /// A loss that is nothing but its parameters.
@@ -378,19 +310,11 @@ fn adaptive_layer(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn
 /// Adaptive layers around Matryoshka, each of which draws one layer and one dimension a step unless
 /// told otherwise (`sentence_transformer/losses/matryoshka_2d.py`).
 fn matryoshka_2d(config: &LossConfig, context: &BuildContext) -> Result<Box<dyn Loss>, LossError> {
-    const OF_MATRYOSHKA: [&str; 6] = [
-        "loss",
-        "matryoshka_dims",
-        "dims",
-        "matryoshka_weights",
-        "weights",
-        "n_dims_per_step",
-    ];
     let (mut inner, mut outer): (Map<String, Value>, Map<String, Value>) = config
         .parameters
         .clone()
         .into_iter()
-        .partition(|(key, _)| OF_MATRYOSHKA.contains(&key.as_str()));
+        .partition(|(key, _)| matryoshka::PARAMETERS.contains(&key.as_str()));
     inner.entry("n_dims_per_step").or_insert_with(|| 1.into());
     inner.insert("name".to_owned(), "matryoshka".into());
     outer.insert("loss".to_owned(), inner.into());
