@@ -24,6 +24,7 @@ mod usage;
 
 use std::{collections::BTreeSet, io, process::ExitCode};
 
+use eval::EvalError;
 use losses::LossError;
 use train::{TrainError, failpoint};
 
@@ -119,11 +120,12 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let is_usage = error.chain().any(|cause| {
         // A transparent error is no cause of its own: the loss's lies within the trainer's.
         let loss = match cause.downcast_ref() {
-            Some(TrainError::Arguments(_)) => return true,
+            Some(TrainError::Arguments(_) | TrainError::Eval(EvalError::Option(_))) => return true,
             Some(TrainError::Loss(loss)) => Some(loss),
             _ => cause.downcast_ref(),
         };
-        cause.is::<UsageError>() || loss.is_some_and(is_wrong_use)
+        let is_option = matches!(cause.downcast_ref(), Some(EvalError::Option(_)));
+        cause.is::<UsageError>() || is_option || loss.is_some_and(is_wrong_use)
     });
     if is_usage { 2 } else { 1 }
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use model::{Compute, EncodeOptions, ModelError, SentenceTransformer, Task};
-use search::Similarity;
 use train::{ColumnEmbeddings, Evaluation};
 
 use crate::{
@@ -86,17 +85,6 @@ pub(crate) fn two_sided_options(flags: &TwoSidedEncodingFlags, task: Task) -> En
         task: Some(task),
         truncate_dim: flags.truncate_dim,
         ..EncodeOptions::default()
-    }
-}
-
-/// The similarity that a flag asks for, or the model's.
-pub(crate) fn similarity_of(
-    asked: Option<Similarity>,
-    model: &SentenceTransformer,
-) -> anyhow::Result<Similarity> {
-    match asked {
-        Some(similarity) => Ok(similarity),
-        None => Ok(model.similarity_fn_name().parse()?),
     }
 }
 

@@ -2,17 +2,20 @@
 //!
 //! `cargo xtask parity` runs it: `cargo run -p eval --example parity -- FOLDER`.
 
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error,
+    path::Path,
+};
+
 use eval::{
-    BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator,
-    LabelAccuracyEvaluator, Margin, Metrics, MseEvaluator, NanoBeirEvaluator,
-    ParaphraseMiningEvaluator, RerankingEvaluator, SimilarityFunction, TranslationEvaluator,
-    TripletEvaluator,
+    BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, Evaluator,
+    InformationRetrievalEvaluator, Inputs, LabelAccuracyEvaluator, Labels, Margin, Metrics,
+    MseEvaluator, NanoBeirEvaluator, ParaphraseMiningEvaluator, RerankingEvaluator, Similarity,
+    TranslationEvaluator, TripletEvaluator,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
-use std::error::Error;
-use std::path::Path;
 use tch::Tensor;
 
 type Failed = Box<dyn Error>;
@@ -57,87 +60,86 @@ fn evaluate(
     tensors: &HashMap<String, Tensor>,
 ) -> Result<Metrics, Failed> {
     let all = tensors.get("embeddings").ok_or("no embeddings")?;
-    let name = inputs["name"].as_str().unwrap_or_default();
-    let rows = |columns: &Value, i: usize| -> Result<Tensor, Failed> {
-        let rows: Vec<i64> = get(&columns[i])?;
-        Ok(all.f_index_select(0, &Tensor::f_from_slice(&rows)?)?)
+    let columns = |inputs: &Value| -> Result<Vec<Tensor>, Failed> {
+        let columns: Option<Vec<Vec<i64>>> = get(&inputs["columns"])?;
+        let rows = |rows: Vec<i64>| Ok(all.f_index_select(0, &Tensor::f_from_slice(&rows)?)?);
+        columns.unwrap_or_default().into_iter().map(rows).collect()
     };
-    let column = |i: usize| rows(&inputs["columns"], i);
-    let functions = || get::<Vec<SimilarityFunction>>(&inputs["functions"]);
-    Ok(match evaluator {
+    let name = inputs["name"].as_str().unwrap_or_default();
+    let functions = || get::<Vec<Similarity>>(&inputs["functions"]);
+    let made: Box<dyn Evaluator> = match evaluator {
         "triplet" => {
             let mut evaluator = TripletEvaluator::new(name, &functions()?);
             if !inputs["margin"].is_null() {
                 evaluator.margin = Margin::Each(get(&inputs["margin"])?);
             }
-            evaluator.evaluate(&column(0)?, &column(1)?, &column(2)?)?
+            Box::new(evaluator)
         }
         "embedding-similarity" => {
             let mut evaluator = EmbeddingSimilarityEvaluator::new(name, &functions()?);
             if let Some(precision) = inputs["precision"].as_str() {
                 evaluator.precision = Some(precision.parse()?);
             }
-            let scores: Vec<f64> = get(&inputs["scores"])?;
-            evaluator.evaluate(&column(0)?, &column(1)?, &scores)?
+            Box::new(evaluator)
         }
         "binary-classification" => {
-            let labels: Vec<i64> = get(&inputs["labels"])?;
-            let labels: Vec<bool> = labels.into_iter().map(|label| label == 1).collect();
-            let evaluator = BinaryClassificationEvaluator::new(name, &functions()?);
-            evaluator.evaluate(&column(0)?, &column(1)?, &labels)?
+            Box::new(BinaryClassificationEvaluator::new(name, &functions()?))
         }
-        "information-retrieval" => {
-            let (evaluator, queries, corpus) = retrieval(name, &functions()?, inputs, &rows)?;
-            evaluator.evaluate(&queries, &corpus)?
-        }
+        "information-retrieval" => Box::new(retrieval(name, &functions()?, inputs)?),
         "nano-beir" => {
             let functions = functions()?;
             let nano = NanoBeirEvaluator::new(&functions);
-            let datasets = inputs["datasets"].as_array().ok_or("no data sets")?;
             let mut tasks = Vec::new();
-            for dataset in datasets {
+            for dataset in inputs["datasets"].as_array().ok_or("no data sets")? {
                 let name = nano.name_of(text(&dataset["dataset"])?.parse()?);
-                let (task, queries, corpus) = retrieval(&name, &functions, dataset, &rows)?;
-                let metrics = task.evaluate(&queries, &corpus)?;
+                let task = retrieval(&name, &functions, dataset)?;
+                let metrics = task.evaluate(&Inputs::new(&columns(dataset)?))?;
                 tasks.push((task, metrics));
             }
             let tasks: Vec<_> = tasks
                 .iter()
                 .map(|(task, metrics)| (task, metrics))
                 .collect();
-            nano.aggregate(&tasks)?
+            return Ok(nano.aggregate(&tasks)?);
         }
         "reranking" => {
-            let mut evaluator = RerankingEvaluator::new(name);
+            let mut evaluator = RerankingEvaluator::new(name, &get::<Vec<_>>(&inputs["sizes"])?);
             evaluator.similarity_fn_name = get(&inputs["function"])?;
-            let sizes: Vec<(usize, usize)> = get(&inputs["sizes"])?;
-            evaluator.evaluate(&column(0)?, &column(1)?, &sizes)?
+            Box::new(evaluator)
         }
         "paraphrase-mining" => {
             let ids: Vec<String> = get(&inputs["ids"])?;
             let duplicates: Vec<(String, String)> = get(&inputs["duplicates"])?;
             let closure = inputs["closure"] == json!(true);
             let evaluator = ParaphraseMiningEvaluator::new(name, &ids, &duplicates, closure);
-            evaluator.evaluate(&column(0)?)?
+            Box::new(evaluator)
         }
-        "translation" => TranslationEvaluator::new(name).evaluate(&column(0)?, &column(1)?)?,
-        "mse" => MseEvaluator::new(name).evaluate(&column(0)?, &column(1)?)?,
-        "label-accuracy" => {
-            let labels: Vec<i64> = get(&inputs["labels"])?;
-            let logits = tensors.get("logits").ok_or("no logits")?;
-            LabelAccuracyEvaluator::new(name).evaluate(logits, &labels)?
-        }
+        "translation" => Box::new(TranslationEvaluator::new(name)),
+        "mse" => Box::new(MseEvaluator::new(name)),
+        "label-accuracy" => Box::new(LabelAccuracyEvaluator::new(name)),
         other => return Err(format!("no evaluator {other}").into()),
-    })
+    };
+    let embeddings = match evaluator {
+        "label-accuracy" => vec![tensors.get("logits").ok_or("no logits")?.shallow_clone()],
+        _ => columns(inputs)?,
+    };
+    let labels = match (&inputs["labels"], &inputs["scores"]) {
+        (Value::Null, Value::Null) => None,
+        (Value::Null, scores) => Some(Labels::Scores(get(scores)?)),
+        (classes, _) => Some(Labels::Classes(get(classes)?)),
+    };
+    Ok(made.evaluate(&Inputs {
+        labels: labels.as_ref(),
+        ..Inputs::new(&embeddings)
+    })?)
 }
 
-/// A retrieval task with the embeddings of its queries and its corpus.
+/// The evaluator of a retrieval task.
 fn retrieval(
     name: &str,
-    functions: &[SimilarityFunction],
+    functions: &[Similarity],
     inputs: &Value,
-    rows: &dyn Fn(&Value, usize) -> Result<Tensor, Failed>,
-) -> Result<(InformationRetrievalEvaluator, Tensor, Tensor), Failed> {
+) -> Result<InformationRetrievalEvaluator, Failed> {
     let query_ids: Vec<String> = get(&inputs["query_ids"])?;
     let corpus_ids: Vec<String> = get(&inputs["corpus_ids"])?;
     let relevant: HashMap<String, HashSet<String>> = get(&inputs["relevant"])?;
@@ -146,8 +148,7 @@ fn retrieval(
     if let Some(chunk) = inputs["chunk"].as_u64() {
         evaluator.corpus_chunk_size = chunk as usize;
     }
-    let columns = &inputs["columns"];
-    Ok((evaluator, rows(columns, 0)?, rows(columns, 1)?))
+    Ok(evaluator)
 }
 
 fn get<T: DeserializeOwned>(value: &Value) -> Result<T, Failed> {

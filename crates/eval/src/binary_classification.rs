@@ -1,8 +1,16 @@
 //! Binary classification: how well a threshold on the similarity tells alike pairs from others.
 
-use crate::similarity::{same_shape, to_vec};
-use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
-use tch::Tensor;
+use search::Similarity;
+
+use crate::{
+    csv::{self, CsvTable},
+    entry::{ColumnNeeds, Entry, Needs, Source},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs, LabelKind},
+    metrics::Metrics,
+    rows::RowFigures,
+    similarity::{self, TensorSimilarity, same_shape, to_vec},
+};
 
 /// The best accuracy and the best F1 over all thresholds, and the average precision.
 ///
@@ -25,10 +33,32 @@ pub struct BinaryClassificationEvaluator {
     /// Prefix of the keys and part of the CSV's name; may be empty.
     pub name: String,
     /// The similarities to classify by.
-    pub similarity_fn_names: Vec<SimilarityFunction>,
+    pub similarity_fn_names: Vec<Similarity>,
 }
 
 const NAME: &str = "BinaryClassificationEvaluator";
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "binary-classification",
+    unit: "labelled pairs",
+    sides: &[],
+    flags: &[],
+    needs: Needs::Columns(ColumnNeeds {
+        words: "2 text columns with a label column of 0 and 1",
+        n_columns: &[2],
+        labels: &[LabelKind::Binary],
+        is_default: false,
+        source: Source::Model,
+        build: |name, options| {
+            let similarities = options.similarities_or(&Similarity::ALL);
+            Ok(Box::new(BinaryClassificationEvaluator::new(
+                name,
+                &similarities,
+            )))
+        },
+    }),
+};
+
 const METRICS: [&str; 8] = [
     "accuracy",
     "accuracy_threshold",
@@ -52,79 +82,20 @@ const CSV_METRICS: [&str; 8] = [
 
 impl BinaryClassificationEvaluator {
     /// An evaluator; without similarities it takes cosine.
-    pub fn new(name: &str, similarity_fn_names: &[SimilarityFunction]) -> Self {
+    pub fn new(name: &str, similarity_fn_names: &[Similarity]) -> Self {
         Self {
             name: name.to_owned(),
-            similarity_fn_names: SimilarityFunction::or_cosine(similarity_fn_names),
+            similarity_fn_names: similarity::or_cosine(similarity_fn_names),
         }
-    }
-
-    /// The figures for pairs given as two tensors `[n, dimension]`, and whether each is alike.
-    ///
-    /// # Errors
-    /// Where the shapes differ or there are no rows.
-    pub fn evaluate(
-        &self,
-        embeddings1: &Tensor,
-        embeddings2: &Tensor,
-        labels: &[bool],
-    ) -> Result<Metrics, EvalError> {
-        let mut entries = Vec::new();
-        let mut greatest = [f64::NEG_INFINITY; METRICS.len()];
-        for (function, scores) in self.scores(embeddings1, embeddings2, labels)? {
-            let figures = figures(&scores, labels, sign(function));
-            for ((metric, figure), greatest) in METRICS.iter().zip(figures).zip(&mut greatest) {
-                entries.push((format!("{function}_{metric}"), figure));
-                *greatest = greatest.max(figure);
-            }
-        }
-        let only = self
-            .similarity_fn_names
-            .first()
-            .copied()
-            .unwrap_or_default();
-        let mut primary = format!("{only}_ap");
-        if self.similarity_fn_names.len() > 1 {
-            let greatest = METRICS.iter().zip(greatest);
-            entries.extend(greatest.map(|(metric, value)| (format!("max_{metric}"), value)));
-            primary = "max_ap".to_owned();
-        }
-        Ok(Metrics::new(&self.name, &primary, entries))
-    }
-
-    /// The figures as functions of the pairs, for intervals.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(
-        &self,
-        embeddings1: &Tensor,
-        embeddings2: &Tensor,
-        labels: &[bool],
-    ) -> Result<RowFigures, EvalError> {
-        let scores = self.scores(embeddings1, embeddings2, labels)?;
-        let of = |(function, _): &(SimilarityFunction, Vec<f32>)| {
-            METRICS.map(|metric| format!("{function}_{metric}"))
-        };
-        let keys = scores.iter().flat_map(of).collect();
-        let all = labels.to_vec();
-        Ok(RowFigures::new(&self.name, all.len(), keys, move |rows| {
-            let labels: Vec<bool> = rows.iter().map(|row| all[*row]).collect();
-            let of = |(function, scores): &(SimilarityFunction, Vec<f32>)| {
-                let scores: Vec<f32> = rows.iter().map(|row| scores[*row]).collect();
-                figures(&scores, &labels, sign(*function))
-            };
-            scores.iter().flat_map(of).collect()
-        }))
     }
 
     /// The similarity of each pair, by each function; in f32, since thresholds are halves of sums in f32.
     fn scores(
         &self,
-        embeddings1: &Tensor,
-        embeddings2: &Tensor,
+        inputs: &Inputs<'_>,
         labels: &[bool],
-    ) -> Result<Vec<(SimilarityFunction, Vec<f32>)>, EvalError> {
+    ) -> Result<Vec<(Similarity, Vec<f32>)>, EvalError> {
+        let [embeddings1, embeddings2] = inputs.columns(NAME)?;
         let named = [
             ("embeddings of column 1", embeddings1),
             ("embeddings of column 2", embeddings2),
@@ -143,33 +114,72 @@ impl BinaryClassificationEvaluator {
         }
         Ok(all)
     }
+}
 
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        csv::file_name("binary_classification_evaluation", &self.name)
+impl Evaluator for BinaryClassificationEvaluator {
+    /// Of two columns `[n, dimension]`, and labels that are 1 for alike pairs.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let labels = truths(inputs)?;
+        let mut entries = Vec::new();
+        let mut greatest = [f64::NEG_INFINITY; METRICS.len()];
+        for (function, scores) in self.scores(inputs, &labels)? {
+            let figures = figures(&scores, &labels, sign(function));
+            for ((metric, figure), greatest) in METRICS.iter().zip(figures).zip(&mut greatest) {
+                entries.push((format!("{function}_{metric}"), figure));
+                *greatest = greatest.max(figure);
+            }
+        }
+        let only = self.similarity_fn_names.first().copied();
+        let mut primary = format!("{}_ap", only.unwrap_or_default());
+        if self.similarity_fn_names.len() > 1 {
+            let greatest = METRICS.iter().zip(greatest);
+            entries.extend(greatest.map(|(metric, value)| (format!("max_{metric}"), value)));
+            primary = "max_ap".to_owned();
+        }
+        Ok(Metrics::new(&self.name, &primary, entries))
     }
 
-    /// The CSV's columns: `epoch`, `steps` and `{similarity}_{metric}` for each.
-    pub fn csv_header(&self) -> Vec<String> {
-        csv::header(self.csv_keys())
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        let all = truths(inputs)?;
+        let scores = self.scores(inputs, &all)?;
+        let of = |(function, _): &(Similarity, Vec<f32>)| {
+            METRICS.map(|metric| format!("{function}_{metric}"))
+        };
+        let (n_rows, keys) = (all.len(), scores.iter().flat_map(of).collect());
+        let figures = move |rows: &[usize]| {
+            let labels: Vec<bool> = rows.iter().map(|row| all[*row]).collect();
+            let of = |(function, scores): &(Similarity, Vec<f32>)| {
+                let scores: Vec<f32> = rows.iter().map(|row| scores[*row]).collect();
+                figures(&scores, &labels, sign(*function))
+            };
+            scores.iter().flat_map(of).collect()
+        };
+        Ok(Some(RowFigures::new(&self.name, n_rows, keys, figures)))
     }
 
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        csv::row(at, &self.name, metrics, self.csv_keys())
-    }
-
-    fn csv_keys(&self) -> impl Iterator<Item = String> {
+    fn csv(&self) -> CsvTable {
         let functions = self.similarity_fn_names.iter();
-        functions.flat_map(|function| CSV_METRICS.map(|metric| format!("{function}_{metric}")))
+        let keys =
+            functions.flat_map(|function| CSV_METRICS.map(|metric| format!("{function}_{metric}")));
+        let file = csv::file_name("binary_classification_evaluation", &self.name);
+        CsvTable::new(file, &self.name, keys.map(|key| (key.clone(), key)))
     }
 }
 
-/// What makes of a similarity what thresholds are on: distances are positive.
-fn sign(function: SimilarityFunction) -> f32 {
+/// Whether each pair is alike.
+fn truths(inputs: &Inputs<'_>) -> Result<Vec<bool>, EvalError> {
+    Ok(inputs
+        .classes(NAME)?
+        .iter()
+        .map(|class| *class == 1)
+        .collect())
+}
+
+/// The factor between a similarity and what thresholds are on: distances are positive.
+fn sign(function: Similarity) -> f32 {
     match function {
-        SimilarityFunction::Euclidean | SimilarityFunction::Manhattan => -1.0,
-        SimilarityFunction::Cosine | SimilarityFunction::Dot => 1.0,
+        Similarity::Euclidean | Similarity::Manhattan => -1.0,
+        Similarity::Cosine | Similarity::Dot => 1.0,
     }
 }
 

@@ -1,10 +1,10 @@
 //! The CSV files that evaluators append to, one row per evaluation.
 
-use crate::Metrics;
-use std::io::Write;
-use std::path::Path;
+use std::{io::Write, path::Path};
 
-/// When in a run an evaluation was made.
+use crate::metrics::Metrics;
+
+/// The moment of an evaluation in a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum At {
     /// Outside training: both columns are -1.
@@ -18,27 +18,95 @@ pub enum At {
     },
 }
 
-/// Appends a row to a file, after the header where the file is new; folders are made.
-///
-/// Lines end with `\r\n`, as Python's `csv` module has it.
-///
-/// # Errors
-/// Where the file or its folder cannot be written; the message names it.
-pub fn append(path: &Path, header: &[String], row: &[String]) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs_err::create_dir_all(folder)?;
+/// An evaluator's file: `epoch`, `steps`, and a column for each of some metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CsvTable {
+    /// The name of the file.
+    pub file: String,
+    columns: Vec<CsvColumn>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct CsvColumn {
+    title: String,
+    /// With the evaluator's name.
+    key: String,
+    is_negated: bool,
+}
+
+impl CsvTable {
+    /// A file with these columns, each as title and key; the keys are without the evaluator's name.
+    pub(crate) fn new(
+        file: String,
+        name: &str,
+        columns: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let column = |(title, key): (String, String)| CsvColumn {
+            title,
+            key: Metrics::key(name, &key),
+            is_negated: false,
+        };
+        Self {
+            file,
+            columns: columns.into_iter().map(column).collect(),
+        }
     }
-    let new = !path.exists();
-    let mut file = fs_err::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?;
-    let mut text = String::new();
-    if new {
-        text += &line(header);
+
+    /// The same with every metric negated.
+    pub(crate) fn negated(mut self) -> Self {
+        for column in &mut self.columns {
+            column.is_negated = true;
+        }
+        self
     }
-    text += &line(row);
-    file.write_all(text.as_bytes())
+
+    /// The names of the columns.
+    pub fn header(&self) -> Vec<String> {
+        let titles = self.columns.iter().map(|column| column.title.clone());
+        ["epoch", "steps"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(titles)
+            .collect()
+    }
+
+    /// The row of an evaluation.
+    pub fn row(&self, at: At, metrics: &Metrics) -> Vec<String> {
+        let (epoch, steps) = match at {
+            At::Outside => ("-1".to_owned(), "-1".to_owned()),
+            At::Step { epoch, steps } => (number(epoch), steps.to_string()),
+        };
+        let figures = self.columns.iter().map(|column| {
+            let value = metrics.get(&column.key).unwrap_or(f64::NAN);
+            number(if column.is_negated { -value } else { value })
+        });
+        [epoch, steps].into_iter().chain(figures).collect()
+    }
+
+    /// Appends the row of an evaluation to the file in `folder`, after the header where the file is
+    /// new; folders are made.
+    ///
+    /// Lines end with `\r\n`, as Python's `csv` module has it.
+    ///
+    /// # Errors
+    /// Where the file or its folder cannot be written; the message names it.
+    pub fn append(&self, folder: &Path, at: At, metrics: &Metrics) -> std::io::Result<()> {
+        let path = folder.join(&self.file);
+        if let Some(folder) = path.parent() {
+            fs_err::create_dir_all(folder)?;
+        }
+        let new = !path.exists();
+        let mut file = fs_err::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?;
+        let mut text = String::new();
+        if new {
+            text += &line(&self.header());
+        }
+        text += &line(&self.row(at, metrics));
+        file.write_all(text.as_bytes())
+    }
 }
 
 /// `{kind}_{name}_results.csv`, or `{kind}_results.csv` where the name is empty.
@@ -47,37 +115,6 @@ pub(crate) fn file_name(kind: &str, name: &str) -> String {
         "" => format!("{kind}_results.csv"),
         name => format!("{kind}_{name}_results.csv"),
     }
-}
-
-/// `epoch` and `steps` before the evaluator's own columns.
-pub(crate) fn header(columns: impl Iterator<Item = String>) -> Vec<String> {
-    ["epoch", "steps"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(columns)
-        .collect()
-}
-
-/// The figures under `keys`, which are without the evaluator's name.
-pub(crate) fn row(
-    at: At,
-    name: &str,
-    metrics: &Metrics,
-    keys: impl Iterator<Item = String>,
-) -> Vec<String> {
-    let (epoch, steps) = match at {
-        At::Outside => ("-1".to_owned(), "-1".to_owned()),
-        At::Step { epoch, steps } => (number(epoch), steps.to_string()),
-    };
-    let figure = |key: String| {
-        let key = if name.is_empty() {
-            key
-        } else {
-            format!("{name}_{key}")
-        };
-        number(metrics.get(&key).unwrap_or(f64::NAN))
-    };
-    [epoch, steps].into_iter().chain(keys.map(figure)).collect()
 }
 
 /// A float as Python prints it: with a decimal point, and `nan` in lower case.

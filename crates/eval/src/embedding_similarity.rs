@@ -1,11 +1,19 @@
 //! Semantic textual similarity: how well the similarities of pairs follow their gold scores.
 
-use crate::rank::{pearson, spearman};
-use crate::similarity::{normalize, raise, same_shape, to_vec};
-use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
-use search::quantization::quantized_as_f32;
-use search::{Embeddings, Precision};
+use search::{Embeddings, Precision, Similarity, quantization::quantized_as_f32};
 use tch::{Device, Kind, Tensor};
+
+use crate::{
+    csv::{self, CsvTable},
+    entry::{ColumnNeeds, Entry, Needs, Source},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs, LabelKind},
+    metrics::Metrics,
+    options::{Flag, MAIN_SIMILARITY, parses},
+    rank::{pearson, spearman},
+    rows::RowFigures,
+    similarity::{self, TensorSimilarity, normalize, raise, same_shape, to_vec},
+};
 
 /// Pearson's and Spearman's correlation of similarities with gold scores.
 ///
@@ -22,98 +30,66 @@ pub struct EmbeddingSimilarityEvaluator {
     /// Prefix of the keys and part of the CSV's name; may be empty.
     pub name: String,
     /// The similarities to correlate with the gold scores.
-    pub similarity_fn_names: Vec<SimilarityFunction>,
+    pub similarity_fn_names: Vec<Similarity>,
     /// The similarity whose Spearman correlation is the primary metric.
-    pub main_similarity: Option<SimilarityFunction>,
-    /// Compare what is left of the embeddings in this precision: each column is scaled to length one and
+    pub main_similarity: Option<Similarity>,
+    /// Compare the embeddings in this precision: each column is scaled to length one and
     /// quantised by its own ranges, as upstream's evaluator has it, and integers and bits are compared as
     /// numbers (upstream 6.0.1 hands them to torch as they are, which refuses or overflows).
     pub precision: Option<Precision>,
 }
 
 const NAME: &str = "EmbeddingSimilarityEvaluator";
+const METRICS: [&str; 2] = ["pearson", "spearman"];
+
+static QUANTIZE: Flag = Flag::new(
+    "quantize",
+    "NAME",
+    "Compare embeddings in this precision, for embedding-similarity: float32, int8, uint8, binary, \
+     ubinary",
+)
+.checked(parses::<Precision>);
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "embedding-similarity",
+    unit: "scored pairs",
+    sides: &[],
+    flags: &[&MAIN_SIMILARITY, &QUANTIZE],
+    needs: Needs::Columns(ColumnNeeds {
+        words: "2 text columns with a label or score column",
+        n_columns: &[2],
+        labels: &[LabelKind::Binary, LabelKind::Classes, LabelKind::Scores],
+        is_default: true,
+        source: Source::Model,
+        build: |name, options| {
+            let (main_similarity, similarities) = options.main_among(&Similarity::ALL)?;
+            Ok(Box::new(EmbeddingSimilarityEvaluator {
+                main_similarity,
+                precision: options.one(QUANTIZE.name)?,
+                ..EmbeddingSimilarityEvaluator::new(name, &similarities)
+            }))
+        },
+    }),
+};
 
 impl EmbeddingSimilarityEvaluator {
     /// An evaluator; without similarities it takes cosine.
-    pub fn new(name: &str, similarity_fn_names: &[SimilarityFunction]) -> Self {
+    pub fn new(name: &str, similarity_fn_names: &[Similarity]) -> Self {
         Self {
             name: name.to_owned(),
-            similarity_fn_names: SimilarityFunction::or_cosine(similarity_fn_names),
+            similarity_fn_names: similarity::or_cosine(similarity_fn_names),
             main_similarity: None,
             precision: None,
         }
     }
 
-    /// The correlations for pairs given as two tensors `[n, dimension]` and `n` gold scores.
-    ///
-    /// A correlation is not a number where all gold scores or all similarities are equal.
-    ///
-    /// # Errors
-    /// Where the shapes differ or there are fewer than two rows.
-    pub fn evaluate(
+    /// The similarity of each pair.
+    fn similarities(
         &self,
-        embeddings1: &Tensor,
-        embeddings2: &Tensor,
-        scores: &[f64],
-    ) -> Result<Metrics, EvalError> {
-        if scores.len() < 2 {
-            let problem = format!(
-                "a correlation needs 2 rows or more, but there are {}",
-                scores.len()
-            );
-            return Err(EvalError::inputs(NAME, problem));
-        }
-        let mut entries = Vec::new();
-        for function in &self.similarity_fn_names {
-            let similarities = self.similarities(*function, embeddings1, embeddings2)?;
-            if similarities.len() != scores.len() {
-                let problem = format!(
-                    "{} pairs, but {} gold scores",
-                    similarities.len(),
-                    scores.len()
-                );
-                return Err(EvalError::inputs(NAME, problem));
-            }
-            entries.push((
-                format!("pearson_{function}"),
-                pearson(scores, &similarities),
-            ));
-            entries.push((
-                format!("spearman_{function}"),
-                spearman(scores, &similarities),
-            ));
-        }
-        let only = self
-            .similarity_fn_names
-            .first()
-            .copied()
-            .unwrap_or_default();
-        let mut primary = format!("spearman_{only}");
-        if self.similarity_fn_names.len() > 1 {
-            for metric in ["pearson", "spearman"] {
-                let of_metric = entries.iter().filter(|(key, _)| key.starts_with(metric));
-                let max = of_metric.map(|(_, value)| *value).fold(f64::NAN, f64::max);
-                entries.push((format!("{metric}_max"), max));
-            }
-            primary = "spearman_max".to_owned();
-        }
-        if let Some(main) = self.main_similarity {
-            primary = format!("spearman_{main}");
-        }
-        Ok(Metrics::new(&self.name, &primary, entries))
-    }
-
-    /// The similarity of each pair; the rows that
-    /// [`bootstrap::difference_of_spearman`](crate::bootstrap::difference_of_spearman) compares.
-    ///
-    /// # Errors
-    /// Where the shapes differ or there are no rows.
-    pub fn similarities(
-        &self,
-        function: SimilarityFunction,
-        embeddings1: &Tensor,
-        embeddings2: &Tensor,
+        function: Similarity,
+        inputs: &Inputs<'_>,
     ) -> Result<Vec<f64>, EvalError> {
+        let [embeddings1, embeddings2] = inputs.columns(NAME)?;
         let named = [
             ("embeddings of column 1", embeddings1),
             ("embeddings of column 2", embeddings2),
@@ -127,78 +103,115 @@ impl EmbeddingSimilarityEvaluator {
         Ok(to_vec(&function.pairwise(&columns[0], &columns[1])?)?)
     }
 
-    /// The correlations as functions of the pairs, for intervals.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(
-        &self,
-        embeddings1: &Tensor,
-        embeddings2: &Tensor,
-        scores: &[f64],
-    ) -> Result<RowFigures, EvalError> {
-        self.evaluate(embeddings1, embeddings2, scores)?;
-        let (mut keys, mut series) = (Vec::new(), Vec::new());
+    /// The gold scores, of which there have to be two or more.
+    fn gold(&self, inputs: &Inputs<'_>) -> Result<Vec<f64>, EvalError> {
+        let scores = inputs.scores(NAME)?;
+        if scores.len() < 2 {
+            let n = scores.len();
+            let problem = format!("a correlation needs 2 rows or more, but there are {n}");
+            return Err(EvalError::inputs(NAME, problem));
+        }
+        Ok(scores)
+    }
+
+    /// The similarities of all pairs by each function, as many as there are gold scores.
+    fn series(&self, inputs: &Inputs<'_>, n_scores: usize) -> Result<Vec<Vec<f64>>, EvalError> {
+        let mut series = Vec::with_capacity(self.similarity_fn_names.len());
         for function in &self.similarity_fn_names {
-            keys.extend([
-                format!("pearson_{function}"),
-                format!("spearman_{function}"),
-            ]);
-            series.push(self.similarities(*function, embeddings1, embeddings2)?);
-        }
-        let gold = scores.to_vec();
-        Ok(RowFigures::new(&self.name, gold.len(), keys, move |rows| {
-            let pick = |values: &[f64]| rows.iter().map(|row| values[*row]).collect::<Vec<_>>();
-            let gold = pick(&gold);
-            let of = |similarities: &Vec<f64>| {
-                let similarities = pick(similarities);
-                [
-                    pearson(&gold, &similarities),
-                    spearman(&gold, &similarities),
-                ]
-            };
-            series.iter().flat_map(of).collect()
-        }))
-    }
-
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        match self.precision {
-            None => csv::file_name("similarity_evaluation", &self.name),
-            Some(precision) if self.name.is_empty() => {
-                csv::file_name("similarity_evaluation", precision.name())
+            let similarities = self.similarities(*function, inputs)?;
+            if similarities.len() != n_scores {
+                let n = similarities.len();
+                let problem = format!("{n} pairs, but {n_scores} gold scores");
+                return Err(EvalError::inputs(NAME, problem));
             }
-            Some(precision) => csv::file_name(
-                "similarity_evaluation",
-                &format!("{}_{precision}", self.name),
-            ),
+            series.push(similarities);
         }
+        Ok(series)
     }
 
-    /// The CSV's columns: `epoch`, `steps`, and `{similarity}_pearson`, `{similarity}_spearman`
-    /// for each.
-    pub fn csv_header(&self) -> Vec<String> {
-        csv::header(
-            self.pairs()
-                .map(|(function, metric)| format!("{function}_{metric}")),
-        )
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        let keys = self
-            .pairs()
-            .map(|(function, metric)| format!("{metric}_{function}"));
-        csv::row(at, &self.name, metrics, keys)
-    }
-
-    fn pairs(&self) -> impl Iterator<Item = (SimilarityFunction, &'static str)> {
+    /// The keys of the correlations, in order.
+    fn keys(&self) -> Vec<String> {
         let functions = self.similarity_fn_names.iter();
-        functions.flat_map(|function| [(*function, "pearson"), (*function, "spearman")])
+        let keys = |function| METRICS.map(|metric| format!("{metric}_{function}"));
+        functions.flat_map(keys).collect()
     }
 }
 
-/// What is left of embeddings `[n, dimension]` in a precision, as numbers in f32.
+impl Evaluator for EmbeddingSimilarityEvaluator {
+    /// Of two columns `[n, dimension]` and gold scores.
+    ///
+    /// A correlation is not a number where all gold scores or all similarities are equal.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let scores = self.gold(inputs)?;
+        let series = self.series(inputs, scores.len())?;
+        let correlations = series
+            .iter()
+            .flat_map(|similarities| correlations(&scores, similarities));
+        let mut entries: Vec<(String, f64)> = self.keys().into_iter().zip(correlations).collect();
+        let only = self.similarity_fn_names.first().copied();
+        let mut primary = format!("spearman_{}", only.unwrap_or_default());
+        if self.similarity_fn_names.len() > 1 {
+            for metric in METRICS {
+                let of_metric = entries.iter().filter(|(key, _)| key.starts_with(metric));
+                let max = of_metric.map(|(_, value)| *value).fold(f64::NAN, f64::max);
+                entries.push((format!("{metric}_max"), max));
+            }
+            primary = "spearman_max".to_owned();
+        }
+        if let Some(main) = self.main_similarity {
+            primary = format!("spearman_{main}");
+        }
+        Ok(Metrics::new(&self.name, &primary, entries))
+    }
+
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        let gold = self.gold(inputs)?;
+        let series = self.series(inputs, gold.len())?;
+        let figures = move |rows: &[usize]| {
+            let pick = |values: &[f64]| rows.iter().map(|row| values[*row]).collect::<Vec<_>>();
+            let scores = pick(&gold);
+            let of = |similarities: &Vec<f64>| correlations(&scores, &pick(similarities));
+            series.iter().flat_map(of).collect()
+        };
+        let n_rows = inputs.scores(NAME)?.len();
+        Ok(Some(RowFigures::new(
+            &self.name,
+            n_rows,
+            self.keys(),
+            figures,
+        )))
+    }
+
+    fn csv(&self) -> CsvTable {
+        let precision = self.precision.map(Precision::name);
+        let name = match (self.name.as_str(), precision) {
+            (name, None) => name.to_owned(),
+            ("", Some(precision)) => precision.to_owned(),
+            (name, Some(precision)) => format!("{name}_{precision}"),
+        };
+        let functions = self.similarity_fn_names.iter();
+        let column = |function: &Similarity| {
+            METRICS.map(|metric| {
+                (
+                    format!("{function}_{metric}"),
+                    format!("{metric}_{function}"),
+                )
+            })
+        };
+        let file = csv::file_name("similarity_evaluation", &name);
+        CsvTable::new(file, &self.name, functions.flat_map(column))
+    }
+}
+
+/// The correlations in the order of [`METRICS`].
+fn correlations(scores: &[f64], similarities: &[f64]) -> [f64; 2] {
+    [
+        pearson(scores, similarities),
+        spearman(scores, similarities),
+    ]
+}
+
+/// Embeddings `[n, dimension]` in a precision, as numbers in f32.
 fn quantized(embeddings: &Tensor, precision: Precision) -> Result<Tensor, EvalError> {
     // With torch's own operation, so that no value falls to the other side of a step.
     let scaled = normalize(

@@ -1,4 +1,4 @@
-//! What can go wrong in an evaluation.
+//! The error of an evaluation.
 
 use tch::TchError;
 
@@ -6,20 +6,17 @@ use tch::TchError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// No similarity has this name.
-    #[error("unknown similarity `{name}`: known are cosine, dot, euclidean, manhattan")]
-    UnknownSimilarity {
-        /// The name as given.
-        name: String,
-    },
     /// Tensors or labels don't fit together.
     #[error("{evaluator}: {problem}")]
     Inputs {
         /// Name of the evaluator's class.
         evaluator: &'static str,
-        /// What is wrong and what is needed.
+        /// The mismatch, and what is needed.
         problem: String,
     },
+    /// An option that can't be followed: wrong use.
+    #[error("{0}")]
+    Option(String),
     /// A CSV file could not be written; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),

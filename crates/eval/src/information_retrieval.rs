@@ -1,9 +1,23 @@
 //! Information retrieval: how high a query's relevant documents rank in a corpus.
 
-use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv, similarity};
-use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
+
+use search::Similarity;
 use tch::{Kind, Tensor};
+
+use crate::{
+    csv::{self, CsvTable},
+    entry::{Columns, Entry, Holds, Needs, Prepared, Reader, Side, Table, TableColumn, TableNeeds},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs},
+    metrics::Metrics,
+    options::{Flag, MAIN_SIMILARITY, Options, at_least_one},
+    rows::RowFigures,
+    similarity::{self, TensorSimilarity},
+};
 
 /// Accuracy, precision, recall, NDCG, MRR and MAP of the documents nearest to each query.
 ///
@@ -30,9 +44,9 @@ pub struct InformationRetrievalEvaluator {
     /// Prefix of the keys and part of the CSV's name; may be empty.
     pub name: String,
     /// The similarities to rank by.
-    pub similarity_fn_names: Vec<SimilarityFunction>,
+    pub similarity_fn_names: Vec<Similarity>,
     /// The similarity whose NDCG is the primary metric.
-    pub main_similarity: Option<SimilarityFunction>,
+    pub main_similarity: Option<Similarity>,
     /// The k of accuracy: whether any of the first k documents is relevant.
     pub accuracy_at_k: Vec<usize>,
     /// The k of precision and recall.
@@ -54,6 +68,243 @@ pub struct InformationRetrievalEvaluator {
 
 const NAME: &str = "InformationRetrievalEvaluator";
 
+/// The heading of the flags of searches.
+pub(crate) const HEADING: &str = "Retrieval";
+
+static QUERIES: Flag = Flag::new(
+    "queries",
+    "FILE",
+    "Queries for information-retrieval: a file with an id and a text a row",
+)
+.below(HEADING);
+
+static QUERIES_COLUMNS: Flag = Flag::new(
+    "queries-columns",
+    "ID,TEXT",
+    "Their columns [default: _id,text, id,text, or qid,query]",
+)
+.below(HEADING)
+.list()
+.requiring("queries");
+
+static CORPUS: Flag = Flag::new(
+    "corpus",
+    "FILE",
+    "Documents: a file with an id and a text a row",
+)
+.below(HEADING);
+
+static CORPUS_COLUMNS: Flag = Flag::new(
+    "corpus-columns",
+    "ID,TEXT",
+    "Their columns [default: _id,text or id,text]",
+)
+.below(HEADING)
+.list()
+.requiring("corpus");
+
+static QRELS: Flag = Flag::new(
+    "qrels",
+    "FILE",
+    "Relevant documents: a file with a query's id and a document's id, or a list of them, a row. Rows \
+     with a score of 0 or less are of irrelevant ones",
+)
+.below(HEADING);
+
+static QRELS_COLUMNS: Flag = Flag::new(
+    "qrels-columns",
+    "QUERY,DOCUMENT[,SCORE]",
+    "Its columns [default: query-id,corpus-id and score, if it is there]",
+)
+.below(HEADING)
+.list()
+.requiring("qrels");
+
+const fn at_k(name: &'static str, help: &'static str) -> Flag {
+    let flag = Flag::new(name, "K", help).below(HEADING);
+    flag.list().checked(at_least_one)
+}
+
+pub(crate) static ACCURACY_AT_K: Flag = at_k("accuracy-at-k", "k of accuracy [default: 1,3,5,10]");
+
+pub(crate) static PRECISION_RECALL_AT_K: Flag = at_k(
+    "precision-recall-at-k",
+    "k of precision and recall [default: 1,3,5,10]",
+);
+
+pub(crate) static MRR_AT_K: Flag = at_k("mrr-at-k", "k of the mean reciprocal rank [default: 10]");
+
+pub(crate) static NDCG_AT_K: Flag = at_k(
+    "ndcg-at-k",
+    "k of the normalised discounted cumulative gain [default: 10]",
+);
+
+pub(crate) static MAP_AT_K: Flag =
+    at_k("map-at-k", "k of the mean average precision [default: 100]");
+
+pub(crate) static QUERY_PROMPT: Flag = Flag::new(
+    "query-prompt",
+    "TEXT",
+    "Text put in front of every query [default: the model's prompt `query`, if it has one]",
+)
+.below(HEADING)
+.excluding("query-prompt-name");
+
+pub(crate) static QUERY_PROMPT_NAME: Flag = Flag::new(
+    "query-prompt-name",
+    "NAME",
+    "Name of the model's prompt for queries",
+)
+.below(HEADING);
+
+pub(crate) static CORPUS_PROMPT: Flag = Flag::new(
+    "corpus-prompt",
+    "TEXT",
+    "Text put in front of every document [default: the model's prompt `document`, `passage` or \
+     `corpus`]",
+)
+.below(HEADING)
+.excluding("corpus-prompt-name");
+
+pub(crate) static CORPUS_PROMPT_NAME: Flag = Flag::new(
+    "corpus-prompt-name",
+    "NAME",
+    "Name of the model's prompt for documents",
+)
+.below(HEADING);
+
+/// The tables of a retrieval task: queries, corpus, judgements.
+static TABLES: [Table; 3] = [
+    Table {
+        flag: Some(&QUERIES),
+        columns_flag: Some(&QUERIES_COLUMNS),
+        words: "an id and a text a row",
+        columns: &[
+            TableColumn::unique(&["_id", "id", "query-id", "query_id", "qid"]),
+            TableColumn::new(&["text", "query", "question"], Holds::Text),
+        ],
+    },
+    Table {
+        flag: Some(&CORPUS),
+        columns_flag: Some(&CORPUS_COLUMNS),
+        words: "the same",
+        columns: &[
+            TableColumn::new(
+                &["_id", "id", "corpus-id", "corpus_id", "cid", "doc_id"],
+                Holds::Id,
+            ),
+            TableColumn::new(&["text", "document", "passage"], Holds::Text),
+        ],
+    },
+    Table {
+        flag: Some(&QRELS),
+        columns_flag: Some(&QRELS_COLUMNS),
+        words: "a query's id and a document's id a row",
+        columns: &[
+            TableColumn::new(&["query-id", "query_id", "qid"], Holds::Id),
+            TableColumn::new(&["corpus-id", "corpus_id", "cid", "doc_id"], Holds::Ids),
+            TableColumn::optional_number(&["score", "relevance"]),
+        ],
+    },
+];
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "information-retrieval",
+    unit: "queries",
+    sides: &[Side::Query, Side::Document],
+    flags: &[
+        &MAIN_SIMILARITY,
+        &QUERIES,
+        &QUERIES_COLUMNS,
+        &CORPUS,
+        &CORPUS_COLUMNS,
+        &QRELS,
+        &QRELS_COLUMNS,
+        &ACCURACY_AT_K,
+        &PRECISION_RECALL_AT_K,
+        &MRR_AT_K,
+        &NDCG_AT_K,
+        &MAP_AT_K,
+        &QUERY_PROMPT,
+        &QUERY_PROMPT_NAME,
+        &CORPUS_PROMPT,
+        &CORPUS_PROMPT_NAME,
+    ],
+    needs: Needs::Tables(TableNeeds {
+        tables: &TABLES,
+        named_by: 1,
+        build: |name, options, tables| {
+            let task = RetrievalTask::new(name, options, tables)?;
+            let (n_queries, n_documents) = (task.texts[0].len(), task.texts[1].len());
+            Ok(Prepared {
+                evaluator: Box::new(task.evaluator),
+                texts: task.texts.into(),
+                counts: vec![(n_queries, "queries"), (n_documents, "documents")],
+            })
+        },
+    }),
+};
+
+/// A retrieval task as its tables give it.
+#[derive(Debug)]
+pub struct RetrievalTask {
+    /// The evaluator.
+    pub evaluator: InformationRetrievalEvaluator,
+    /// The texts of [`InformationRetrievalEvaluator::queries`] and of the corpus.
+    pub texts: [Vec<String>; 2],
+}
+
+impl RetrievalTask {
+    /// Its three tables: queries, corpus, judgements.
+    pub fn tables() -> &'static [Table; 3] {
+        &TABLES
+    }
+
+    /// A task from the columns of its tables. Documents whose score is not above zero are irrelevant.
+    ///
+    /// # Errors
+    /// Where an id of the corpus comes twice, or no query has a relevant document.
+    pub fn new(name: &str, options: &Options, tables: Vec<Columns>) -> Result<Self, EvalError> {
+        let [mut queries, mut corpus, mut judgements] = Reader::of::<3>(NAME, tables)?;
+        let (query_ids, queries) = (queries.texts()?, queries.texts()?);
+        let (corpus_ids, corpus) = (corpus.texts()?, corpus.texts()?);
+        let judged = judgements.texts()?.into_iter().zip(judgements.lists()?);
+        let scores = judgements.numbers()?;
+        let mut relevant: HashMap<String, HashSet<String>> = HashMap::new();
+        for (i, (query, documents)) in judged.enumerate() {
+            if scores.as_ref().is_none_or(|scores| scores[i] > 0.0) {
+                relevant.entry(query).or_default().extend(documents);
+            }
+        }
+        let (main, similarities) = options.main_among(&[options.own_similarity])?;
+        let mut evaluator = InformationRetrievalEvaluator::new(
+            name,
+            &similarities,
+            &query_ids,
+            &corpus_ids,
+            &relevant,
+        )?;
+        evaluator.main_similarity = main;
+        for (flag, ks) in [
+            (&ACCURACY_AT_K, &mut evaluator.accuracy_at_k),
+            (&PRECISION_RECALL_AT_K, &mut evaluator.precision_recall_at_k),
+            (&MRR_AT_K, &mut evaluator.mrr_at_k),
+            (&NDCG_AT_K, &mut evaluator.ndcg_at_k),
+            (&MAP_AT_K, &mut evaluator.map_at_k),
+        ] {
+            if let Some(given) = options.all(flag.name)? {
+                *ks = given;
+            }
+        }
+        let kept = evaluator.queries().iter();
+        let queries = kept.map(|query| queries[*query].clone()).collect();
+        Ok(Self {
+            evaluator,
+            texts: [queries, corpus],
+        })
+    }
+}
+
 /// Queries compared with a chunk of the corpus at once: 1,024 times 50,000 scores are 200 MB.
 const QUERY_CHUNK: i64 = 1024;
 
@@ -66,7 +317,7 @@ impl InformationRetrievalEvaluator {
     /// Where an id of the corpus comes twice, or no query has a relevant document.
     pub fn new(
         name: &str,
-        similarity_fn_names: &[SimilarityFunction],
+        similarity_fn_names: &[Similarity],
         query_ids: &[String],
         corpus_ids: &[String],
         relevant: &HashMap<String, HashSet<String>>,
@@ -108,7 +359,7 @@ impl InformationRetrievalEvaluator {
         }
         Ok(Self {
             name: name.to_owned(),
-            similarity_fn_names: SimilarityFunction::or_cosine(similarity_fn_names),
+            similarity_fn_names: similarity::or_cosine(similarity_fn_names),
             main_similarity: None,
             accuracy_at_k: vec![1, 3, 5, 10],
             precision_recall_at_k: vec![1, 3, 5, 10],
@@ -129,59 +380,9 @@ impl InformationRetrievalEvaluator {
         &self.queries
     }
 
-    /// The figures, from the embeddings `[queries, dimension]` of [`Self::queries`] and those of
-    /// the corpus `[documents, dimension]`.
-    ///
-    /// # Errors
-    /// Where the number of rows is not that of queries or documents, or the dimensions differ.
-    pub fn evaluate(&self, queries: &Tensor, corpus: &Tensor) -> Result<Metrics, EvalError> {
-        let (queries, corpus) = self.checked(queries, corpus)?;
-        let mut entries = Vec::new();
-        let ndcg_at = self.ndcg_at_k.iter().copied().max().unwrap_or(10);
-        let mut best: Option<(SimilarityFunction, f64)> = None;
-        for function in &self.similarity_fn_names {
-            let hits = self.rank(*function, &queries, &corpus)?;
-            for (metric, values) in self.per_query(&hits) {
-                let figure = values.iter().sum::<f64>() / values.len() as f64;
-                if metric == format!("ndcg@{ndcg_at}") && best.is_none_or(|(_, top)| figure > top) {
-                    best = Some((*function, figure));
-                }
-                entries.push((format!("{function}_{metric}"), figure));
-            }
-        }
-        let main = self
-            .main_similarity
-            .or(best.map(|(function, _)| function))
-            .unwrap_or_default();
-        Ok(Metrics::new(
-            &self.name,
-            &format!("{main}_ndcg@{ndcg_at}"),
-            entries,
-        ))
-    }
-
-    /// The figures as functions of the queries, for intervals; it ranks the corpus anew.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(&self, queries: &Tensor, corpus: &Tensor) -> Result<RowFigures, EvalError> {
-        let (queries, corpus) = self.checked(queries, corpus)?;
-        let mut columns = Vec::new();
-        for function in &self.similarity_fn_names {
-            let hits = self.rank(*function, &queries, &corpus)?;
-            let of_function = self.per_query(&hits).into_iter();
-            columns.extend(of_function.map(|(key, values)| (format!("{function}_{key}"), values)));
-        }
-        Ok(RowFigures::means(&self.name, self.queries.len(), columns))
-    }
-
-    /// How many documents there are.
-    pub fn n_documents(&self) -> usize {
-        self.id_rank.len()
-    }
-
     /// The embeddings without gradients, once their shapes are right.
-    fn checked(&self, queries: &Tensor, corpus: &Tensor) -> Result<(Tensor, Tensor), EvalError> {
+    fn checked(&self, inputs: &Inputs<'_>) -> Result<(Tensor, Tensor), EvalError> {
+        let [queries, corpus] = inputs.columns(NAME)?;
         for (what, tensor, rows) in [
             ("embeddings of the queries", queries, self.queries.len()),
             ("embeddings of the corpus", corpus, self.id_rank.len()),
@@ -196,28 +397,10 @@ impl InformationRetrievalEvaluator {
         Ok((queries.f_detach()?, corpus.f_detach()?))
     }
 
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        csv::file_name("Information-Retrieval_evaluation", &self.name)
-    }
-
-    /// The CSV's columns: `epoch`, `steps` and `{similarity}-{Metric}@k` for each.
-    pub fn csv_header(&self) -> Vec<String> {
-        csv::header(
-            csv_columns(self).map(|(function, title, _, k)| format!("{function}-{title}@{k}")),
-        )
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        let keys = csv_columns(self).map(|(function, _, key, k)| format!("{function}_{key}@{k}"));
-        csv::row(at, &self.name, metrics, keys)
-    }
-
     /// The documents nearest to each query, best first, as many as the greatest k asks for.
     fn rank(
         &self,
-        function: SimilarityFunction,
+        function: Similarity,
         queries: &Tensor,
         corpus: &Tensor,
     ) -> Result<Vec<Vec<usize>>, EvalError> {
@@ -354,29 +537,76 @@ impl InformationRetrievalEvaluator {
     }
 }
 
-/// The columns of an evaluator's CSV: similarity, metric in the header, metric in the key, and k.
-pub(crate) fn csv_columns(
-    evaluator: &InformationRetrievalEvaluator,
-) -> impl Iterator<Item = (SimilarityFunction, &'static str, &'static str, usize)> + use<> {
+impl Evaluator for InformationRetrievalEvaluator {
+    /// Of [`Self::queries`], `[queries, dimension]`, and of the corpus, `[documents, dimension]`.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let (queries, corpus) = self.checked(inputs)?;
+        let mut entries = Vec::new();
+        let ndcg_at = self.ndcg_at_k.iter().copied().max().unwrap_or(10);
+        let mut best: Option<(Similarity, f64)> = None;
+        for function in &self.similarity_fn_names {
+            let hits = self.rank(*function, &queries, &corpus)?;
+            for (metric, values) in self.per_query(&hits) {
+                let figure = values.iter().sum::<f64>() / values.len() as f64;
+                if metric == format!("ndcg@{ndcg_at}") && best.is_none_or(|(_, top)| figure > top) {
+                    best = Some((*function, figure));
+                }
+                entries.push((format!("{function}_{metric}"), figure));
+            }
+        }
+        let best = best.map(|(function, _)| function);
+        let main = self.main_similarity.or(best).unwrap_or_default();
+        let primary = format!("{main}_ndcg@{ndcg_at}");
+        Ok(Metrics::new(&self.name, &primary, entries))
+    }
+
+    /// The rows are the queries; the corpus is ranked anew.
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        let (queries, corpus) = self.checked(inputs)?;
+        let mut columns = Vec::new();
+        for function in &self.similarity_fn_names {
+            let hits = self.rank(*function, &queries, &corpus)?;
+            let of_function = self.per_query(&hits).into_iter();
+            columns.extend(of_function.map(|(key, values)| (format!("{function}_{key}"), values)));
+        }
+        let n_rows = self.queries.len();
+        Ok(Some(RowFigures::means(&self.name, n_rows, columns)))
+    }
+
+    fn csv(&self) -> CsvTable {
+        let file = csv::file_name("Information-Retrieval_evaluation", &self.name);
+        CsvTable::new(file, &self.name, csv_columns(self))
+    }
+}
+
+/// The columns of an evaluator's CSV: title and key.
+pub(crate) fn csv_columns(evaluator: &InformationRetrievalEvaluator) -> Vec<(String, String)> {
     let mut functions = evaluator.similarity_fn_names.clone();
     functions.sort_by_key(|function| function.name());
     let mut metrics = Vec::new();
-    let each = |title, key, ks: &[usize]| {
-        ks.iter()
-            .map(move |k| (title, key, *k))
-            .collect::<Vec<(&str, &str, usize)>>()
-    };
-    metrics.extend(each("Accuracy", "accuracy", &evaluator.accuracy_at_k));
-    for k in &evaluator.precision_recall_at_k {
-        metrics.extend([("Precision", "precision", *k), ("Recall", "recall", *k)]);
+    for k in &evaluator.accuracy_at_k {
+        metrics.push(("Accuracy", "accuracy", k));
     }
-    metrics.extend(each("MRR", "mrr", &evaluator.mrr_at_k));
-    metrics.extend(each("NDCG", "ndcg", &evaluator.ndcg_at_k));
-    metrics.extend(each("MAP", "map", &evaluator.map_at_k));
-    functions.into_iter().flat_map(move |function| {
-        let columns = metrics.clone().into_iter();
-        columns.map(move |(title, key, k)| (function, title, key, k))
-    })
+    for k in &evaluator.precision_recall_at_k {
+        metrics.extend([("Precision", "precision", k), ("Recall", "recall", k)]);
+    }
+    for (title, key, ks) in [
+        ("MRR", "mrr", &evaluator.mrr_at_k),
+        ("NDCG", "ndcg", &evaluator.ndcg_at_k),
+        ("MAP", "map", &evaluator.map_at_k),
+    ] {
+        metrics.extend(ks.iter().map(|k| (title, key, k)));
+    }
+    let column = |function: Similarity| {
+        let metrics = metrics.iter();
+        metrics.map(move |(title, key, k)| {
+            (
+                format!("{function}-{title}@{k}"),
+                format!("{function}_{key}@{k}"),
+            )
+        })
+    };
+    functions.into_iter().flat_map(column).collect()
 }
 
 /// Discounted cumulative gain of the first `k`.

@@ -1,8 +1,15 @@
 //! Label accuracy: how often a classifier's greatest logit is that of the label.
 
-use crate::similarity::to_vec;
-use crate::{EvalError, Metrics, RowFigures, csv};
-use tch::Tensor;
+use crate::{
+    csv::{self, CsvTable},
+    entry::{ColumnNeeds, Entry, Needs, Source},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs, LabelKind},
+    metrics::Metrics,
+    options::Flag,
+    rows::{RowFigures, shares},
+    similarity::to_vec,
+};
 
 /// Share of rows whose greatest logit is the label's, for the classifier of the softmax loss.
 ///
@@ -16,6 +23,38 @@ pub struct LabelAccuracyEvaluator {
 }
 
 const NAME: &str = "LabelAccuracyEvaluator";
+const METRIC: &str = "accuracy";
+const HEADING: &str = "Distillation and classification";
+
+static LOSS: Flag = Flag::new(
+    "loss",
+    "LOSS",
+    "The loss that trained the classifier, for label-accuracy, where its features were not the \
+     default ones: softmax:concatenation_sent_multiplication=true",
+)
+.below(HEADING);
+
+static CLASSIFIER: Flag = Flag::new(
+    "classifier",
+    "NAME",
+    "Data set in training whose classifier it is, where several had one",
+)
+.below(HEADING);
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "label-accuracy",
+    unit: "labelled pairs",
+    sides: &[],
+    flags: &[&LOSS, &CLASSIFIER],
+    needs: Needs::Columns(ColumnNeeds {
+        words: "2 text columns with a label column of whole numbers (classes)",
+        n_columns: &[2],
+        labels: &[LabelKind::Binary, LabelKind::Classes],
+        is_default: false,
+        source: Source::Classifier,
+        build: |name, _| Ok(Box::new(LabelAccuracyEvaluator::new(name))),
+    }),
+};
 
 impl LabelAccuracyEvaluator {
     /// An evaluator.
@@ -24,59 +63,34 @@ impl LabelAccuracyEvaluator {
             name: name.to_owned(),
         }
     }
+}
 
-    /// The accuracy of logits `[n, classes]`; equal logits count as the first class.
-    ///
-    /// # Errors
-    /// Where there are no rows, or not one label for each.
-    pub fn evaluate(&self, logits: &Tensor, labels: &[i64]) -> Result<Metrics, EvalError> {
-        let hits = hits(logits, labels)?;
+impl Evaluator for LabelAccuracyEvaluator {
+    /// Of logits `[n, classes]` and a class per row; equal logits count as the first class.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let hits = hits(inputs)?;
         let n_hits = hits.iter().filter(|hit| **hit).count();
-        let accuracy = n_hits as f64 / labels.len() as f64;
-        Ok(Metrics::new(
-            &self.name,
-            "accuracy",
-            vec![("accuracy".to_owned(), accuracy)],
-        ))
+        let accuracy = n_hits as f64 / hits.len() as f64;
+        let entries = vec![(METRIC.to_owned(), accuracy)];
+        Ok(Metrics::new(&self.name, METRIC, entries))
     }
 
-    /// The accuracy as a function of the rows, for its interval.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(&self, logits: &Tensor, labels: &[i64]) -> Result<RowFigures, EvalError> {
-        let hits = hits(logits, labels)?;
-        let hits: Vec<f64> = hits
-            .into_iter()
-            .map(|hit| f64::from(u8::from(hit)))
-            .collect();
-        let columns = vec![("accuracy".to_owned(), hits)];
-        Ok(RowFigures::means(&self.name, labels.len(), columns))
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        let hits = hits(inputs)?;
+        let columns = vec![(METRIC.to_owned(), shares(&hits))];
+        Ok(Some(RowFigures::means(&self.name, hits.len(), columns)))
     }
 
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        csv::file_name("accuracy_evaluation", &self.name)
-    }
-
-    /// The CSV's columns: `epoch`, `steps`, `accuracy`.
-    pub fn csv_header(&self) -> Vec<String> {
-        csv::header(std::iter::once("accuracy".to_owned()))
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        csv::row(
-            at,
-            &self.name,
-            metrics,
-            std::iter::once("accuracy".to_owned()),
-        )
+    fn csv(&self) -> CsvTable {
+        let file = csv::file_name("accuracy_evaluation", &self.name);
+        CsvTable::new(file, &self.name, [(METRIC.to_owned(), METRIC.to_owned())])
     }
 }
 
 /// Whether each row's greatest logit is its label's.
-fn hits(logits: &Tensor, labels: &[i64]) -> Result<Vec<bool>, EvalError> {
+fn hits(inputs: &Inputs<'_>) -> Result<Vec<bool>, EvalError> {
+    let [logits] = inputs.columns(NAME)?;
+    let labels = inputs.classes(NAME)?;
     let shape = logits.size();
     if shape.len() != 2 || shape[0] != labels.len() as i64 || labels.is_empty() {
         let rows = labels.len();

@@ -1,7 +1,6 @@
 //! The outcome of an evaluation: figures by name, in order.
 
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 /// Figures by key, in the order in which sentence-transformers gives them, and which of them is
 /// the primary one, by which the best checkpoint is chosen.
@@ -83,7 +82,7 @@ impl Metrics {
     /// primary one, `sequential_score`, which `main` makes of the primary figures. Without an
     /// evaluation it is zero.
     ///
-    /// As `SequentialEvaluator` in `base/evaluation/sequential.py`, where `main` takes the last.
+    /// Source: `SequentialEvaluator` in `base/evaluation/sequential.py`, where `main` takes the last.
     pub fn sequential(evaluations: &[Self], main: impl Fn(&[f64]) -> f64) -> Self {
         let mut entries: Vec<(String, f64)> = Vec::new();
         let scores: Vec<f64> = evaluations.iter().map(Self::primary).collect();

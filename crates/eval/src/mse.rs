@@ -1,8 +1,17 @@
 //! Mean squared error: how near a student's embeddings are to its teacher's.
 
-use crate::similarity::{raise, same_shape, to_vec};
-use crate::{EvalError, Metrics, RowFigures, csv};
 use tch::{Kind, Tensor};
+
+use crate::{
+    csv::CsvTable,
+    entry::{ColumnNeeds, Entry, Needs, Source},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs, LabelKind},
+    metrics::Metrics,
+    options::Flag,
+    rows::RowFigures,
+    similarity::{raise, same_shape, to_vec},
+};
 
 /// Mean squared difference of two sets of embeddings, times 100, negated so that greater is better.
 ///
@@ -16,6 +25,29 @@ pub struct MseEvaluator {
 }
 
 const NAME: &str = "MSEEvaluator";
+const METRIC: &str = "negative_mse";
+
+static TEACHER: Flag = Flag::new(
+    "teacher",
+    "MODEL",
+    "Model whose embeddings the model's own should equal, for mse",
+)
+.below("Distillation and classification");
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "mse",
+    unit: "rows",
+    sides: &[],
+    flags: &[&TEACHER],
+    needs: Needs::Columns(ColumnNeeds {
+        words: "1 text column, or 2 (the teacher's text, the model's text)",
+        n_columns: &[1, 2],
+        labels: &LabelKind::ALL,
+        is_default: false,
+        source: Source::Teacher,
+        build: |name, _| Ok(Box::new(MseEvaluator::new(name))),
+    }),
+};
 
 impl MseEvaluator {
     /// An evaluator.
@@ -24,53 +56,36 @@ impl MseEvaluator {
             name: name.to_owned(),
         }
     }
+}
 
-    /// The error of the student's embeddings `[n, dimension]` against the teacher's.
-    ///
-    /// # Errors
-    /// Where the shapes differ or there are no rows.
-    pub fn evaluate(&self, teacher: &Tensor, student: &Tensor) -> Result<Metrics, EvalError> {
-        let mse = to_vec(&squares(teacher, student)?.f_mean(Kind::Double)?)?;
+impl Evaluator for MseEvaluator {
+    /// Of the teacher's embeddings and the student's, each `[n, dimension]`.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let mse = to_vec(&squares(inputs)?.f_mean(Kind::Double)?)?;
         let negative = -100.0 * mse.first().copied().unwrap_or(f64::NAN);
-        Ok(Metrics::new(
-            &self.name,
-            "negative_mse",
-            vec![("negative_mse".to_owned(), negative)],
-        ))
+        let entries = vec![(METRIC.to_owned(), negative)];
+        Ok(Metrics::new(&self.name, METRIC, entries))
     }
 
-    /// The error as a function of the rows, for its interval.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(&self, teacher: &Tensor, student: &Tensor) -> Result<RowFigures, EvalError> {
-        let squares = squares(teacher, student)?;
-        let means = squares.f_mean_dim([1i64].as_slice(), false, Kind::Double)?;
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        let means = squares(inputs)?.f_mean_dim([1i64].as_slice(), false, Kind::Double)?;
         let negative: Vec<f64> = to_vec(&means)?.iter().map(|mse| -100.0 * mse).collect();
         let n_rows = negative.len();
-        let columns = vec![("negative_mse".to_owned(), negative)];
-        Ok(RowFigures::means(&self.name, n_rows, columns))
+        let columns = vec![(METRIC.to_owned(), negative)];
+        Ok(Some(RowFigures::means(&self.name, n_rows, columns)))
     }
 
-    /// The name of the CSV file; the underscore before the name is there without a name too.
-    pub fn csv_file(&self) -> String {
-        format!("mse_evaluation_{}_results.csv", self.name)
-    }
-
-    /// The CSV's columns: `epoch`, `steps`, `MSE`.
-    pub fn csv_header(&self) -> Vec<String> {
-        csv::header(std::iter::once("MSE".to_owned()))
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        let positive = Metrics::new("", "mse", vec![("mse".to_owned(), -metrics.primary())]);
-        csv::row(at, "", &positive, std::iter::once("mse".to_owned()))
+    fn csv(&self) -> CsvTable {
+        // The underscore before the name is there without a name too.
+        let file = format!("mse_evaluation_{}_results.csv", self.name);
+        let column = ("MSE".to_owned(), METRIC.to_owned());
+        CsvTable::new(file, &self.name, [column]).negated()
     }
 }
 
 /// The squared differences, `[n, dimension]`.
-fn squares(teacher: &Tensor, student: &Tensor) -> Result<Tensor, EvalError> {
+fn squares(inputs: &Inputs<'_>) -> Result<Tensor, EvalError> {
+    let [teacher, student] = inputs.columns(NAME)?;
     let columns = same_shape(
         NAME,
         &[("teacher's embeddings", teacher), ("student's", student)],

@@ -1,12 +1,20 @@
 //! NanoBEIR: thirteen small retrieval tasks, each measured by itself and their means.
 
-use crate::bootstrap::{Bootstrap, Interval};
-use crate::information_retrieval::csv_columns;
+use std::{fmt, str::FromStr};
+
+use search::Similarity;
+
 use crate::{
-    EvalError, InformationRetrievalEvaluator, Metrics, RowFigures, SimilarityFunction, csv,
+    bootstrap::{Bootstrap, Interval},
+    csv::CsvTable,
+    entry::{Entry, Needs, Side},
+    error::EvalError,
+    information_retrieval::{self as retrieval, InformationRetrievalEvaluator, csv_columns},
+    metrics::Metrics,
+    options::{Flag, MAIN_SIMILARITY, Options},
+    rows::RowFigures,
+    similarity,
 };
-use std::fmt;
-use std::str::FromStr;
 
 /// The data set on the hub that upstream takes unless told otherwise. Its subsets are [`SUBSETS`], and each of
 /// them has a split for each of [`NanoDataset::ALL`].
@@ -47,6 +55,20 @@ impl NanoDataset {
         dataset("touche2020", "Touche2020"),
     ];
 
+    /// The tasks of these names, with commas or plus signs between them; all without names.
+    ///
+    /// # Errors
+    /// Where there is no task of a name; the message lists all.
+    pub fn list(names: Option<&str>) -> Result<Vec<Self>, EvalError> {
+        match names {
+            None => Ok(Self::ALL.to_vec()),
+            Some(names) => names
+                .split([',', '+'])
+                .map(|name| name.trim().parse())
+                .collect(),
+        }
+    }
+
     /// The short name, such as `msmarco`.
     pub fn name(self) -> &'static str {
         self.name
@@ -83,7 +105,7 @@ impl FromStr for NanoDataset {
 ///
 /// # Keys
 ///
-/// Those of each task, whose name is its split's, such as `NanoMSMARCO_cosine_ndcg@10`, then
+/// The keys of each task, whose name is its split's, such as `NanoMSMARCO_cosine_ndcg@10`, then
 /// `NanoBEIR_mean_{similarity}_{metric}@{k}`. With `truncate_dim` it stands after each name:
 /// `NanoMSMARCO_64_...`, `NanoBEIR_mean_64_...`. The primary one is the mean NDCG at the greatest k, of
 /// `main_similarity` or of the similarity where it is greatest. CSV: `NanoBEIR_evaluation_mean_results.csv`, and
@@ -93,20 +115,63 @@ impl FromStr for NanoDataset {
 #[derive(Debug, Clone, PartialEq)]
 pub struct NanoBeirEvaluator {
     /// The similarities to rank by.
-    pub similarity_fn_names: Vec<SimilarityFunction>,
+    pub similarity_fn_names: Vec<Similarity>,
     /// The similarity whose NDCG is the primary metric.
-    pub main_similarity: Option<SimilarityFunction>,
+    pub main_similarity: Option<Similarity>,
     /// The dimension that embeddings were cut to, which the names then say.
     pub truncate_dim: Option<usize>,
 }
 
 const NAME: &str = "NanoBEIREvaluator";
 
+static DATA: Flag = Flag::new(
+    "nano-beir-data",
+    "NAME",
+    "Where nano-beir's data is: a name on the hub with an optional @revision [default: \
+     sentence-transformers/NanoBEIR-en]",
+)
+.below(retrieval::HEADING);
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "nano-beir",
+    unit: "queries",
+    sides: &[Side::Query, Side::Document],
+    flags: &[
+        &MAIN_SIMILARITY,
+        &retrieval::ACCURACY_AT_K,
+        &retrieval::PRECISION_RECALL_AT_K,
+        &retrieval::MRR_AT_K,
+        &retrieval::NDCG_AT_K,
+        &retrieval::MAP_AT_K,
+        &retrieval::QUERY_PROMPT,
+        &retrieval::QUERY_PROMPT_NAME,
+        &retrieval::CORPUS_PROMPT,
+        &retrieval::CORPUS_PROMPT_NAME,
+        &DATA,
+    ],
+    needs: Needs::Tasks {
+        check: |names| NanoDataset::list(Some(names)).map(drop),
+    },
+};
+
 impl NanoBeirEvaluator {
+    /// An evaluator with the options that are given.
+    ///
+    /// # Errors
+    /// Where the similarity of the primary metric is not among those that are asked for.
+    pub fn with_options(options: &Options) -> Result<Self, EvalError> {
+        let (main_similarity, similarities) = options.main_among(&[options.own_similarity])?;
+        Ok(Self {
+            main_similarity,
+            truncate_dim: options.truncate_dim,
+            ..Self::new(&similarities)
+        })
+    }
+
     /// An evaluator; without similarities it takes cosine.
-    pub fn new(similarity_fn_names: &[SimilarityFunction]) -> Self {
+    pub fn new(similarity_fn_names: &[Similarity]) -> Self {
         Self {
-            similarity_fn_names: SimilarityFunction::or_cosine(similarity_fn_names),
+            similarity_fn_names: similarity::or_cosine(similarity_fn_names),
             main_similarity: None,
             truncate_dim: None,
         }
@@ -147,7 +212,7 @@ impl NanoBeirEvaluator {
         };
         let means: Vec<(String, f64)> = keys.iter().map(|key| (key.clone(), mean(key))).collect();
         let ndcg_at = tasks[0].0.ndcg_at_k.iter().copied().max().unwrap_or(10);
-        let ndcg = |function: &SimilarityFunction| {
+        let ndcg = |function: &Similarity| {
             let key = format!("{function}_ndcg@{ndcg_at}");
             let found = means.iter().find(|(other, _)| *other == key);
             found.map_or(f64::NAN, |(_, value)| *value)
@@ -210,25 +275,10 @@ impl NanoBeirEvaluator {
         Ok(first)
     }
 
-    /// The name of the CSV file with the means.
-    pub fn csv_file(&self) -> String {
-        "NanoBEIR_evaluation_mean_results.csv".to_owned()
-    }
-
-    /// The columns of the CSV with the means, which are those of each `task`.
-    pub fn csv_header(&self, task: &InformationRetrievalEvaluator) -> Vec<String> {
-        task.csv_header()
-    }
-
-    /// A row of the CSV with the means, measured as `task` was.
-    pub fn csv_row(
-        &self,
-        at: csv::At,
-        task: &InformationRetrievalEvaluator,
-        metrics: &Metrics,
-    ) -> Vec<String> {
-        let keys = csv_columns(task).map(|(function, _, key, k)| format!("{function}_{key}@{k}"));
-        csv::row(at, &self.name(), metrics, keys)
+    /// The file with the means, which have the columns of each `task`.
+    pub fn csv(&self, task: &InformationRetrievalEvaluator) -> CsvTable {
+        let file = "NanoBEIR_evaluation_mean_results.csv".to_owned();
+        CsvTable::new(file, &self.name(), csv_columns(task))
     }
 }
 

@@ -1,10 +1,23 @@
 //! Paraphrase mining: how well the most similar pairs of a set are its known duplicates.
 
-use crate::similarity::to_vec;
-use crate::{EvalError, Metrics, SimilarityFunction, csv};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet},
+};
+
+use search::Similarity;
 use tch::Tensor;
+
+use crate::{
+    csv::{self, CsvTable},
+    entry::{Columns, Entry, Holds, Needs, Prepared, Reader, Table, TableColumn, TableNeeds},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs},
+    metrics::Metrics,
+    options::{Flag, Options, parses},
+    rows::RowFigures,
+    similarity::{TensorSimilarity, to_vec},
+};
 
 /// Average precision and best F1 of the mined pairs, by falling cosine.
 ///
@@ -50,6 +63,99 @@ pub struct Pair {
 }
 
 const NAME: &str = "ParaphraseMiningEvaluator";
+const HEADING: &str = "Paraphrase mining";
+
+static DUPLICATES: Flag = Flag::new(
+    "duplicates",
+    "FILE",
+    "Pairs of ids that are known duplicates, for paraphrase-mining in the sentences of --data",
+)
+.below(HEADING);
+
+static DUPLICATES_COLUMNS: Flag = Flag::new(
+    "duplicates-columns",
+    "ID1,ID2",
+    "Its two columns [default: id1,id2 or qid1,qid2]",
+)
+.below(HEADING)
+.list()
+.requiring("duplicates");
+
+static TRANSITIVE: Flag = Flag::switch(
+    "add-transitive-closure",
+    "Count duplicates of duplicates too",
+)
+.below(HEADING);
+
+static TOP_K: Flag = Flag::new(
+    "top-k",
+    "N",
+    "Most similar sentences that are looked at for each [default: 100]",
+)
+.below(HEADING)
+.checked(parses::<usize>);
+
+static MAX_PAIRS: Flag = Flag::new(
+    "max-pairs",
+    "N",
+    "Pairs that are looked at in all [default: 500000]",
+)
+.below(HEADING)
+.checked(parses::<usize>);
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "paraphrase-mining",
+    unit: "sentences",
+    sides: &[],
+    flags: &[
+        &DUPLICATES,
+        &DUPLICATES_COLUMNS,
+        &TRANSITIVE,
+        &TOP_K,
+        &MAX_PAIRS,
+    ],
+    needs: Needs::Tables(TableNeeds {
+        tables: &[
+            Table {
+                flag: None,
+                columns_flag: None,
+                words: "an id and a sentence a row",
+                columns: &[
+                    TableColumn::unique(&["id", "_id", "qid", "sid"]),
+                    TableColumn::new(&["sentence", "text", "question"], Holds::Text),
+                ],
+            },
+            Table {
+                flag: Some(&DUPLICATES),
+                columns_flag: Some(&DUPLICATES_COLUMNS),
+                words: "the ids of two sentences that mean the same a row",
+                columns: &[
+                    TableColumn::new(&["id1", "qid1", "sid1"], Holds::Id),
+                    TableColumn::new(&["id2", "qid2", "sid2"], Holds::Id),
+                ],
+            },
+        ],
+        named_by: 0,
+        build: prepare,
+    }),
+};
+
+fn prepare(name: &str, options: &Options, tables: Vec<Columns>) -> Result<Prepared, EvalError> {
+    let [mut sentences, mut pairs] = Reader::of::<2>(NAME, tables)?;
+    let (ids, texts) = (sentences.texts()?, sentences.texts()?);
+    let duplicates: Vec<(String, String)> =
+        pairs.texts()?.into_iter().zip(pairs.texts()?).collect();
+    let transitive = options.has(TRANSITIVE.name);
+    let mut evaluator = ParaphraseMiningEvaluator::new(name, &ids, &duplicates, transitive);
+    let mining = &mut evaluator.mining;
+    mining.top_k = options.one(TOP_K.name)?.unwrap_or(mining.top_k);
+    mining.max_pairs = options.one(MAX_PAIRS.name)?.unwrap_or(mining.max_pairs);
+    Ok(Prepared {
+        evaluator: Box::new(evaluator),
+        counts: vec![(texts.len(), "sentences")],
+        texts: vec![texts],
+    })
+}
 const METRICS: [&str; 5] = [
     "average_precision",
     "f1",
@@ -106,12 +212,12 @@ impl ParaphraseMiningEvaluator {
             duplicates: pairs,
         }
     }
+}
 
-    /// The figures, from the embeddings `[texts, dimension]` in the order of the ids.
-    ///
-    /// # Errors
-    /// Where the number of rows is not that of ids.
-    pub fn evaluate(&self, embeddings: &Tensor) -> Result<Metrics, EvalError> {
+impl Evaluator for ParaphraseMiningEvaluator {
+    /// Of the texts `[texts, dimension]` in the order of the ids.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let [embeddings] = inputs.columns(NAME)?;
         let shape = embeddings.size();
         if shape.len() != 2 || shape[0] != self.rows as i64 {
             let rows = self.rows;
@@ -148,31 +254,21 @@ impl ParaphraseMiningEvaluator {
         Ok(Metrics::new(&self.name, METRICS[0], entries))
     }
 
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        csv::file_name("paraphrase_mining_evaluation", &self.name)
+    /// Pairs are no rows that could be drawn anew.
+    fn rows(&self, _: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        Ok(None)
     }
 
-    /// The CSV's columns: `epoch`, `steps`, `precision`, `recall`, `f1`, `threshold`,
-    /// `average_precision`.
-    pub fn csv_header(&self) -> Vec<String> {
-        csv::header(CSV_METRICS.map(str::to_owned).into_iter())
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        csv::row(
-            at,
-            &self.name,
-            metrics,
-            CSV_METRICS.map(str::to_owned).into_iter(),
-        )
+    fn csv(&self) -> CsvTable {
+        let columns = CSV_METRICS.map(|metric| (metric.to_owned(), metric.to_owned()));
+        let file = csv::file_name("paraphrase_mining_evaluation", &self.name);
+        CsvTable::new(file, &self.name, columns)
     }
 }
 
 /// The most similar pairs of rows of `[n, dimension]` by cosine, best first, each pair once.
 ///
-/// As `paraphrase_mining_embeddings` in `sentence_transformers/util/retrieval.py`.
+/// Source: `paraphrase_mining_embeddings` in `sentence_transformers/util/retrieval.py`.
 ///
 /// # Errors
 /// Where libtorch fails.
@@ -189,7 +285,7 @@ pub fn mine(embeddings: &Tensor, how: &Mining) -> Result<Vec<Pair>, EvalError> {
         let others = embeddings.f_narrow(0, first_other, corpus.min(rows - first_other))?;
         for first_row in (0..rows).step_by(queries as usize) {
             let part = embeddings.f_narrow(0, first_row, queries.min(rows - first_row))?;
-            let scores = SimilarityFunction::Cosine.matrix(&part, &others)?;
+            let scores = Similarity::Cosine.matrix(&part, &others)?;
             // A text is nearest to itself, so one more than asked for.
             let k = (how.top_k as i64 + 1).min(others.size()[0]);
             let (values, places) = scores.f_topk(k, 1, true, false)?;

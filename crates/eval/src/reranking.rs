@@ -1,9 +1,19 @@
 //! Reranking: how far a query's positives come before its negatives.
 
-use crate::binary_classification::average_precision;
-use crate::similarity::to_vec;
-use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
-use tch::Tensor;
+use search::Similarity;
+
+use crate::{
+    binary_classification::average_precision,
+    csv::CsvTable,
+    entry::{Columns, Entry, Holds, Needs, Prepared, Reader, Side, Table, TableColumn, TableNeeds},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs},
+    information_retrieval as retrieval,
+    metrics::Metrics,
+    options::{Flag, Options, at_least_one},
+    rows::RowFigures,
+    similarity::{TensorSimilarity, to_vec},
+};
 
 /// MAP, MRR and NDCG of ranking each query's own documents.
 ///
@@ -24,58 +34,88 @@ pub struct RerankingEvaluator {
     /// The k of MRR and NDCG.
     pub at_k: usize,
     /// The similarity to rank by.
-    pub similarity_fn_name: SimilarityFunction,
+    pub similarity_fn_name: Similarity,
+    /// For each query, how many of its documents are positives and negatives.
+    sizes: Vec<(usize, usize)>,
 }
 
 const NAME: &str = "RerankingEvaluator";
 
+static AT_K: Flag = Flag::new("at-k", "K", "k of MRR and NDCG in reranking [default: 10]")
+    .below(retrieval::HEADING)
+    .checked(at_least_one);
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "reranking",
+    unit: "queries",
+    sides: &[Side::Query, Side::Document],
+    flags: &[
+        &AT_K,
+        &retrieval::QUERY_PROMPT,
+        &retrieval::QUERY_PROMPT_NAME,
+        &retrieval::CORPUS_PROMPT,
+        &retrieval::CORPUS_PROMPT_NAME,
+    ],
+    needs: Needs::Tables(TableNeeds {
+        tables: &[Table {
+            flag: None,
+            columns_flag: None,
+            words: "a query, the list of its positives and that of its negatives a row",
+            columns: &[
+                TableColumn::new(&["query", "question", "anchor"], Holds::Text),
+                TableColumn::new(&["positive", "positives"], Holds::Texts),
+                TableColumn::new(&["negative", "negatives"], Holds::Texts),
+            ],
+        }],
+        named_by: 0,
+        build: prepare,
+    }),
+};
+
+fn prepare(name: &str, options: &Options, tables: Vec<Columns>) -> Result<Prepared, EvalError> {
+    let [mut rows] = Reader::of::<1>(NAME, tables)?;
+    let (queries, positives, negatives) = (rows.texts()?, rows.lists()?, rows.lists()?);
+    let [similarity_fn_name] = options.similarities_or(&[Similarity::Cosine])[..] else {
+        return Err(EvalError::Option(
+            "--evaluator reranking ranks by one --similarity: name one".to_owned(),
+        ));
+    };
+    let lists = || positives.iter().zip(&negatives);
+    let sizes: Vec<(usize, usize)> = lists().map(|(p, n)| (p.len(), n.len())).collect();
+    let n_counted = sizes.iter().filter(|(p, n)| *p > 0 && *n > 0).count();
+    let documents = lists().flat_map(|(positives, negatives)| positives.iter().chain(negatives));
+    let documents = documents.cloned().collect();
+    Ok(Prepared {
+        evaluator: Box::new(RerankingEvaluator {
+            at_k: options.one(AT_K.name)?.unwrap_or(10),
+            similarity_fn_name,
+            ..RerankingEvaluator::new(name, &sizes)
+        }),
+        texts: vec![queries, documents],
+        counts: vec![(n_counted, "queries")],
+    })
+}
+
 impl RerankingEvaluator {
-    /// An evaluator at k 10, by cosine.
-    pub fn new(name: &str) -> Self {
+    /// An evaluator at k 10, by cosine, of queries with so many positives and negatives.
+    pub fn new(name: &str, sizes: &[(usize, usize)]) -> Self {
         Self {
+            sizes: sizes.to_vec(),
             name: name.to_owned(),
             at_k: 10,
-            similarity_fn_name: SimilarityFunction::Cosine,
+            similarity_fn_name: Similarity::Cosine,
         }
     }
 
-    /// The figures, from the embeddings of the queries `[n, dimension]` and of all documents
-    /// `[m, dimension]`: for each query in turn its positives, then its negatives. `sizes` says how
-    /// many of each a query has.
-    ///
-    /// # Errors
-    /// Where the rows don't add up, or no query has both positives and negatives.
-    pub fn evaluate(
-        &self,
-        queries: &Tensor,
-        documents: &Tensor,
-        sizes: &[(usize, usize)],
-    ) -> Result<Metrics, EvalError> {
-        let rows = self.rows(queries, documents, sizes)?;
-        let entries = self.keys().into_iter().zip(rows.all()).collect();
-        Ok(Metrics::new(
-            &self.name,
-            &format!("ndcg@{}", self.at_k),
-            entries,
-        ))
-    }
-
-    /// The figures as functions of the queries that count, for intervals.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(
-        &self,
-        queries: &Tensor,
-        documents: &Tensor,
-        sizes: &[(usize, usize)],
-    ) -> Result<RowFigures, EvalError> {
-        let total: usize = sizes
+    fn figures(&self, inputs: &Inputs<'_>) -> Result<RowFigures, EvalError> {
+        let [queries, documents] = inputs.columns(NAME)?;
+        let total: usize = self
+            .sizes
             .iter()
             .map(|(positives, negatives)| positives + negatives)
             .sum();
         for (what, tensor, rows) in [
-            ("queries", queries, sizes.len()),
+            ("queries", queries, self.sizes.len()),
             ("documents", documents, total),
         ] {
             let shape = tensor.size();
@@ -89,7 +129,7 @@ impl RerankingEvaluator {
         let (queries, documents) = (queries.f_detach()?, documents.f_detach()?);
         let [mut map, mut mrr, mut ndcg] = [const { Vec::new() }; 3];
         let mut first = 0;
-        for (query, (positives, negatives)) in sizes.iter().enumerate() {
+        for (query, (positives, negatives)) in self.sizes.iter().enumerate() {
             let start = first;
             first += positives + negatives;
             if *positives == 0 || *negatives == 0 {
@@ -124,26 +164,32 @@ impl RerankingEvaluator {
         let k = self.at_k;
         ["map".to_owned(), format!("mrr@{k}"), format!("ndcg@{k}")]
     }
+}
 
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        let name = if self.name.is_empty() {
-            String::new()
-        } else {
-            format!("_{}", self.name)
-        };
-        format!("RerankingEvaluator{name}_results_@{}.csv", self.at_k)
+impl Evaluator for RerankingEvaluator {
+    /// Of the queries `[n, dimension]` and of all documents `[m, dimension]`: for each query in turn
+    /// its positives, then its negatives.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let figures = self.figures(inputs)?.all();
+        let entries = self.keys().into_iter().zip(figures).collect();
+        let primary = format!("ndcg@{}", self.at_k);
+        Ok(Metrics::new(&self.name, &primary, entries))
     }
 
-    /// The CSV's columns: `epoch`, `steps`, `MAP`, `MRR@{k}`, `NDCG@{k}`.
-    pub fn csv_header(&self) -> Vec<String> {
+    /// The rows are the queries that count.
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        self.figures(inputs).map(Some)
+    }
+
+    fn csv(&self) -> CsvTable {
         let k = self.at_k;
-        csv::header(["MAP".to_owned(), format!("MRR@{k}"), format!("NDCG@{k}")].into_iter())
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        csv::row(at, &self.name, metrics, self.keys().into_iter())
+        let name = match self.name.as_str() {
+            "" => String::new(),
+            name => format!("_{name}"),
+        };
+        let file = format!("RerankingEvaluator{name}_results_@{k}.csv");
+        let columns = self.keys().map(|key| (key.to_uppercase(), key));
+        CsvTable::new(file, &self.name, columns)
     }
 }
 

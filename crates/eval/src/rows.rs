@@ -1,15 +1,17 @@
 //! An evaluator's figures as functions of its rows, for intervals.
 
-use crate::Metrics;
-use crate::bootstrap::{Bootstrap, Interval, percentiles, resample};
 use std::fmt;
+
+use crate::{
+    bootstrap::{Bootstrap, Interval, percentiles, resample},
+    metrics::Metrics,
+};
 
 /// Figures that can be computed anew on any choice of an evaluation's rows: triplets, pairs, or queries with
 /// all that belongs to them.
 ///
-/// Every evaluator but paraphrase mining, whose pairs are no rows of their own, has a method `rows` that gives
-/// them for the inputs of its `evaluate`. Maxima over similarities are not among them: the greatest of several
-/// figures on a resample is greater than chance alone would have it.
+/// [`Evaluator::rows`](crate::Evaluator::rows) makes them. Maxima over similarities are not among them: the
+/// greatest of several figures on a resample is greater than chance alone would have it.
 pub struct RowFigures {
     n_rows: usize,
     keys: Vec<String>,
@@ -75,6 +77,22 @@ impl RowFigures {
         with_intervals(&self.keys, &self.all(), &resamples, how)
     }
 
+    /// By how much each figure of `after`, of the same rows, is greater, with its interval: both are resampled by
+    /// the same rows, so that what the rows have in common cancels out. `None` where they are not the same rows or
+    /// figures.
+    pub fn differences(&self, after: &Self, how: &Bootstrap) -> Option<Vec<(String, Interval)>> {
+        if self.n_rows != after.n_rows || self.keys != after.keys || self.n_rows == 0 {
+            return None;
+        }
+        let difference = |rows: &[usize]| {
+            let pairs = after.of(rows).into_iter().zip(self.of(rows));
+            pairs.map(|(after, before)| after - before).collect()
+        };
+        let value: Vec<f64> = difference(&(0..self.n_rows).collect::<Vec<_>>());
+        let resamples = resample(self.n_rows, how, difference);
+        Some(with_intervals(&self.keys, &value, &resamples, how))
+    }
+
     /// The means over several evaluations of the same figures, under `keys`, with intervals: each is resampled
     /// by its own rows.
     pub(crate) fn intervals_of_means(
@@ -107,6 +125,11 @@ impl RowFigures {
     }
 }
 
+/// One for each that holds, and else zero.
+pub(crate) fn shares(hits: &[bool]) -> Vec<f64> {
+    hits.iter().map(|hit| f64::from(u8::from(*hit))).collect()
+}
+
 fn with_intervals(
     keys: &[String],
     value: &[f64],
@@ -129,5 +152,79 @@ impl fmt::Debug for RowFigures {
             .field("n_rows", &self.n_rows)
             .field("keys", &self.keys)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rank::spearman;
+
+    fn of(rows: &[f64]) -> RowFigures {
+        RowFigures::means("", rows.len(), vec![("x".to_owned(), rows.to_vec())])
+    }
+
+    fn only(mut intervals: Vec<(String, Interval)>) -> Interval {
+        assert_eq!(intervals.len(), 1);
+        intervals.remove(0).1
+    }
+
+    #[test]
+    fn the_interval_of_a_share_has_the_width_of_its_standard_error() {
+        // 600 of 1,000: the standard error is 0.0155, so 95 % lie within about 0.0304.
+        let rows: Vec<f64> = (0..1000).map(|row| f64::from(row % 5 < 3)).collect();
+        let interval = only(of(&rows).intervals(&Bootstrap::default()));
+        assert_eq!(interval.value, 0.6);
+        assert!((interval.low - 0.5696).abs() < 0.004, "{interval:?}");
+        assert!((interval.high - 0.6304).abs() < 0.004, "{interval:?}");
+    }
+
+    #[test]
+    fn a_difference_is_paired_and_reproducible() {
+        let before: Vec<f64> = (0..200).map(|row| f64::from(row % 2)).collect();
+        let after: Vec<f64> = before.iter().map(|row| row + 0.25).collect();
+        let how = Bootstrap::default();
+        let interval = only(of(&before).differences(&of(&after), &how).unwrap());
+        // Every row differs by the same, so every resample does.
+        assert_eq!(
+            interval,
+            Interval {
+                value: 0.25,
+                low: 0.25,
+                high: 0.25
+            }
+        );
+        let again = || only(of(&before).intervals(&how));
+        assert_eq!(again(), again());
+        let other = Bootstrap {
+            seed: 1,
+            resamples: 50,
+            ..how
+        };
+        assert_ne!(only(of(&before).intervals(&other)), again());
+        assert!(of(&before).differences(&of(&after[1..]), &how).is_none());
+        assert!(of(&[]).differences(&of(&[]), &how).is_none());
+    }
+
+    #[test]
+    fn a_correlation_is_resampled_by_rows() {
+        let scores: Vec<f64> = (0..100).map(f64::from).collect();
+        let correlation = |series: Vec<f64>| {
+            let scores = scores.clone();
+            RowFigures::new("", 100, vec!["x".to_owned()], move |rows| {
+                let pick = |values: &[f64]| rows.iter().map(|row| values[*row]).collect::<Vec<_>>();
+                vec![spearman(&pick(&scores), &pick(&series))]
+            })
+        };
+        let noisy = correlation((0..100).map(|row| f64::from(row * 37 % 100)).collect());
+        let exact = correlation(scores.clone());
+        let how = Bootstrap {
+            resamples: 200,
+            ..Bootstrap::default()
+        };
+        let interval = only(noisy.differences(&exact, &how).unwrap());
+        assert!(interval.low < interval.value && interval.value < interval.high);
+        assert!(interval.low > 0.5);
+        assert!(only(exact.intervals(&how)).low > 1.0 - 1e-12);
     }
 }

@@ -3,56 +3,30 @@
 //! They are computed in f32 with the operations of sentence-transformers, so that equal texts give
 //! equal scores and ties fall as they do there.
 
-use crate::EvalError;
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
+use search::Similarity;
 use tch::{Kind, TchError, Tensor};
 
-/// How alike two embeddings are; greater is more alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SimilarityFunction {
-    /// Cosine of the angle.
-    #[default]
-    Cosine,
-    /// Dot product.
-    Dot,
-    /// Euclidean distance, negated.
-    Euclidean,
-    /// Manhattan distance, negated.
-    Manhattan,
-}
+use crate::error::EvalError;
 
-impl SimilarityFunction {
-    /// All four, in the order in which sentence-transformers names them.
-    pub const ALL: [Self; 4] = [Self::Cosine, Self::Dot, Self::Euclidean, Self::Manhattan];
-
-    /// The name in metrics and options: `cosine`, `dot`, `euclidean` or `manhattan`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cosine => "cosine",
-            Self::Dot => "dot",
-            Self::Euclidean => "euclidean",
-            Self::Manhattan => "manhattan",
-        }
-    }
-
-    /// The given ones, or cosine where there are none.
-    pub(crate) fn or_cosine(functions: &[Self]) -> Vec<Self> {
-        if functions.is_empty() {
-            vec![Self::Cosine]
-        } else {
-            functions.to_vec()
-        }
-    }
-
+/// A [`Similarity`] of tensors.
+pub trait TensorSimilarity {
     /// Similarity of each row of `a` `[n, d]` with each row of `b` `[m, d]`: `[n, m]`, in f32, or f64
     /// where `a` and `b` are.
     ///
     /// # Errors
     /// Where libtorch fails, so where the dimensions differ.
-    pub fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+    fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError>;
+
+    /// Similarity of each row of `a` `[n, d]` with the same row of `b` `[n, d]`: `[n]`, in f32, or
+    /// f64 where `a` and `b` are.
+    ///
+    /// # Errors
+    /// Where libtorch fails, so where the shapes differ.
+    fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError>;
+}
+
+impl TensorSimilarity for Similarity {
+    fn matrix(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
         let (a, b) = (raise(a)?, raise(b)?);
         match self {
             Self::Cosine => normalize(&a)?.f_matmul(&normalize(&b)?.f_transpose(0, 1)?),
@@ -62,12 +36,7 @@ impl SimilarityFunction {
         }
     }
 
-    /// Similarity of each row of `a` `[n, d]` with the same row of `b` `[n, d]`: `[n]`, in f32, or
-    /// f64 where `a` and `b` are.
-    ///
-    /// # Errors
-    /// Where libtorch fails, so where the shapes differ.
-    pub fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+    fn pairwise(self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
         let (a, b) = (raise(a)?, raise(b)?);
         match self {
             Self::Cosine => row_sum(&normalize(&a)?.f_mul(&normalize(&b)?)?),
@@ -78,21 +47,11 @@ impl SimilarityFunction {
     }
 }
 
-impl fmt::Display for SimilarityFunction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for SimilarityFunction {
-    type Err = EvalError;
-
-    fn from_str(name: &str) -> Result<Self, EvalError> {
-        let named = |function: &Self| function.name() == name;
-        let unknown = || EvalError::UnknownSimilarity {
-            name: name.to_owned(),
-        };
-        Self::ALL.into_iter().find(named).ok_or_else(unknown)
+/// The given similarities, or cosine where there are none.
+pub(crate) fn or_cosine(similarities: &[Similarity]) -> Vec<Similarity> {
+    match similarities {
+        [] => vec![Similarity::Cosine],
+        given => given.to_vec(),
     }
 }
 

@@ -1,8 +1,17 @@
 //! Translation: whether a sentence's translation is the nearest of all.
 
-use crate::similarity::{same_shape, to_vec};
-use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
+use search::Similarity;
 use tch::Tensor;
+
+use crate::{
+    csv::{self, CsvTable},
+    entry::{ColumnNeeds, Entry, Needs, Source},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs, LabelKind},
+    metrics::Metrics,
+    rows::{RowFigures, shares},
+    similarity::{TensorSimilarity, same_shape, to_vec},
+};
 
 /// Share of sentences whose translation is nearest by cosine, in both directions.
 ///
@@ -18,6 +27,22 @@ pub struct TranslationEvaluator {
 }
 
 const NAME: &str = "TranslationEvaluator";
+const METRICS: [&str; 3] = ["src2trg_accuracy", "trg2src_accuracy", "mean_accuracy"];
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "translation",
+    unit: "translations",
+    sides: &[],
+    flags: &[],
+    needs: Needs::Columns(ColumnNeeds {
+        words: "2 text columns (sentence, translation)",
+        n_columns: &[2],
+        labels: &LabelKind::ALL,
+        is_default: false,
+        source: Source::Model,
+        build: |name, _| Ok(Box::new(TranslationEvaluator::new(name))),
+    }),
+};
 
 /// Rows compared with all others at once.
 const CHUNK: i64 = 4096;
@@ -29,65 +54,48 @@ impl TranslationEvaluator {
             name: name.to_owned(),
         }
     }
+}
 
-    /// The accuracies for sentences and their translations, each `[n, dimension]`.
-    ///
-    /// # Errors
-    /// Where the shapes differ or there are no rows.
-    pub fn evaluate(&self, source: &Tensor, target: &Tensor) -> Result<Metrics, EvalError> {
-        let [there, back] = hits(source, target)?.map(|hits| share(&hits));
-        let entries = vec![
-            ("src2trg_accuracy".to_owned(), there),
-            ("trg2src_accuracy".to_owned(), back),
-            ("mean_accuracy".to_owned(), (there + back) / 2.0),
-        ];
-        Ok(Metrics::new(&self.name, "mean_accuracy", entries))
+impl Evaluator for TranslationEvaluator {
+    /// Of sentences and their translations, each `[n, dimension]`.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let [there, back] = hits(inputs)?.map(|hits| share(&hits));
+        let figures = [there, back, (there + back) / 2.0];
+        let entries = METRICS.map(str::to_owned).into_iter().zip(figures);
+        Ok(Metrics::new(&self.name, METRICS[2], entries.collect()))
     }
 
-    /// The accuracies as functions of the pairs, for intervals; each sentence still looks among all.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(&self, source: &Tensor, target: &Tensor) -> Result<RowFigures, EvalError> {
-        let [there, back] = hits(source, target)?;
-        let of = |hit: bool| f64::from(u8::from(hit));
+    /// Each sentence still looks among all.
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        let [there, back] = hits(inputs)?.map(|hits| shares(&hits));
         let mean = there
             .iter()
             .zip(&back)
-            .map(|(a, b)| (of(*a) + of(*b)) / 2.0);
-        let columns = vec![
-            (
-                "src2trg_accuracy".to_owned(),
-                there.iter().map(|hit| of(*hit)).collect(),
-            ),
-            (
-                "trg2src_accuracy".to_owned(),
-                back.iter().map(|hit| of(*hit)).collect(),
-            ),
-            ("mean_accuracy".to_owned(), mean.collect()),
-        ];
-        Ok(RowFigures::means(&self.name, there.len(), columns))
+            .map(|(a, b)| (a + b) / 2.0)
+            .collect();
+        let n_rows = there.len();
+        let columns = METRICS
+            .map(str::to_owned)
+            .into_iter()
+            .zip([there, back, mean]);
+        Ok(Some(RowFigures::means(
+            &self.name,
+            n_rows,
+            columns.collect(),
+        )))
     }
 
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        csv::file_name("translation_evaluation", &self.name)
-    }
-
-    /// The CSV's columns: `epoch`, `steps`, `src2trg`, `trg2src`.
-    pub fn csv_header(&self) -> Vec<String> {
-        csv::header(["src2trg", "trg2src"].map(str::to_owned).into_iter())
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        let keys = ["src2trg_accuracy", "trg2src_accuracy"].map(str::to_owned);
-        csv::row(at, &self.name, metrics, keys.into_iter())
+    fn csv(&self) -> CsvTable {
+        let columns =
+            ["src2trg", "trg2src"].map(|title| (title.to_owned(), format!("{title}_accuracy")));
+        let file = csv::file_name("translation_evaluation", &self.name);
+        CsvTable::new(file, &self.name, columns)
     }
 }
 
 /// Whether each sentence's translation is the nearest of all, from the sources and from the targets.
-fn hits(source: &Tensor, target: &Tensor) -> Result<[Vec<bool>; 2], EvalError> {
+fn hits(inputs: &Inputs<'_>) -> Result<[Vec<bool>; 2], EvalError> {
+    let [source, target] = inputs.columns(NAME)?;
     let columns = same_shape(
         NAME,
         &[("source embeddings", source), ("target embeddings", target)],
@@ -108,9 +116,7 @@ fn nearest_is_own(a: &Tensor, b: &Tensor) -> Result<Vec<bool>, EvalError> {
     let mut hits = Vec::with_capacity(rows as usize);
     for first in (0..rows).step_by(CHUNK as usize) {
         let part = a.f_narrow(0, first, CHUNK.min(rows - first))?;
-        let nearest = SimilarityFunction::Cosine
-            .matrix(&part, b)?
-            .f_argmax(1, false)?;
+        let nearest = Similarity::Cosine.matrix(&part, b)?.f_argmax(1, false)?;
         let nearest = to_vec(&nearest)?.into_iter().zip(first..);
         hits.extend(nearest.map(|(nearest, own)| nearest as i64 == own));
     }

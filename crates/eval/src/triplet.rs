@@ -1,9 +1,19 @@
 //! Triplet accuracy: how often the positive is more similar to the anchor than the negative.
 
-use crate::similarity::{same_shape, to_vec};
-use crate::{EvalError, Metrics, RowFigures, SimilarityFunction, csv};
-use std::collections::HashMap;
-use tch::Tensor;
+use std::{collections::HashMap, str::FromStr};
+
+use search::Similarity;
+
+use crate::{
+    csv::{self, CsvTable},
+    entry::{ColumnNeeds, Entry, Needs, Side, Source},
+    error::EvalError,
+    evaluator::{Evaluator, Inputs, LabelKind},
+    metrics::Metrics,
+    options::{Flag, MAIN_SIMILARITY, parses},
+    rows::{RowFigures, shares},
+    similarity::{self, TensorSimilarity, same_shape, to_vec},
+};
 
 /// Share of triplets with `sim(anchor, positive) > sim(anchor, negative) + margin`, strictly.
 ///
@@ -23,9 +33,9 @@ pub struct TripletEvaluator {
     /// Prefix of the keys and part of the CSV's name; may be empty.
     pub name: String,
     /// The similarities to give an accuracy for.
-    pub similarity_fn_names: Vec<SimilarityFunction>,
+    pub similarity_fn_names: Vec<Similarity>,
     /// The similarity whose accuracy is the primary metric.
-    pub main_similarity: Option<SimilarityFunction>,
+    pub main_similarity: Option<Similarity>,
     /// By how much the positive has to be more similar.
     pub margin: Margin,
 }
@@ -36,71 +46,56 @@ pub enum Margin {
     /// The same for all.
     Same(f64),
     /// By similarity; zero for those not named.
-    Each(HashMap<SimilarityFunction, f64>),
+    Each(HashMap<Similarity, f64>),
 }
 
 const NAME: &str = "TripletEvaluator";
 
+static MARGIN: Flag = Flag::new(
+    "margin",
+    "X",
+    "By how much the positive of a triplet has to be more similar: a number, or for each similarity \
+     cosine=X,dot=X [default: 0]",
+)
+.signed()
+.checked(parses::<Margin>);
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "triplet",
+    unit: "triplets",
+    sides: &[Side::Query, Side::Document, Side::Document],
+    flags: &[&MAIN_SIMILARITY, &MARGIN],
+    needs: Needs::Columns(ColumnNeeds {
+        words: "3 text columns without labels (anchor, positive, negative)",
+        n_columns: &[3],
+        labels: &[LabelKind::None],
+        is_default: true,
+        source: Source::Model,
+        build: |name, options| {
+            let (main_similarity, similarities) = options.main_among(&Similarity::ALL)?;
+            Ok(Box::new(TripletEvaluator {
+                main_similarity,
+                margin: options.one(MARGIN.name)?.unwrap_or(Margin::Same(0.0)),
+                ..TripletEvaluator::new(name, &similarities)
+            }))
+        },
+    }),
+};
+
 impl TripletEvaluator {
     /// An evaluator with margin zero; without similarities it takes cosine.
-    pub fn new(name: &str, similarity_fn_names: &[SimilarityFunction]) -> Self {
+    pub fn new(name: &str, similarity_fn_names: &[Similarity]) -> Self {
         Self {
             name: name.to_owned(),
-            similarity_fn_names: SimilarityFunction::or_cosine(similarity_fn_names),
+            similarity_fn_names: similarity::or_cosine(similarity_fn_names),
             main_similarity: None,
             margin: Margin::Same(0.0),
         }
     }
 
-    /// The accuracies on triplets given as three tensors `[n, dimension]`.
-    ///
-    /// # Errors
-    /// Where the shapes differ or there are no rows.
-    pub fn evaluate(
-        &self,
-        anchors: &Tensor,
-        positives: &Tensor,
-        negatives: &Tensor,
-    ) -> Result<Metrics, EvalError> {
-        let mut entries = Vec::new();
-        for function in &self.similarity_fn_names {
-            let correct = self.correct(*function, anchors, positives, negatives)?;
-            let hits = correct.iter().filter(|correct| **correct).count();
-            let accuracy = hits as f64 / correct.len() as f64;
-            entries.push((format!("{function}_accuracy"), accuracy));
-        }
-        let only = self
-            .similarity_fn_names
-            .first()
-            .copied()
-            .unwrap_or_default();
-        let mut primary = format!("{only}_accuracy");
-        if entries.len() > 1 {
-            let max = entries
-                .iter()
-                .map(|(_, accuracy)| *accuracy)
-                .fold(0.0, f64::max);
-            entries.push(("max_accuracy".to_owned(), max));
-            primary = "max_accuracy".to_owned();
-        }
-        if let Some(main) = self.main_similarity {
-            primary = format!("{main}_accuracy");
-        }
-        Ok(Metrics::new(&self.name, &primary, entries))
-    }
-
-    /// Whether each triplet is right by one similarity; the rows that
-    /// [`bootstrap::difference_of_means`](crate::bootstrap::difference_of_means) compares.
-    ///
-    /// # Errors
-    /// Where the shapes differ or there are no rows.
-    pub fn correct(
-        &self,
-        function: SimilarityFunction,
-        anchors: &Tensor,
-        positives: &Tensor,
-        negatives: &Tensor,
-    ) -> Result<Vec<bool>, EvalError> {
+    /// Whether each triplet is right by one similarity.
+    fn correct(&self, function: Similarity, inputs: &Inputs<'_>) -> Result<Vec<bool>, EvalError> {
+        let [anchors, positives, negatives] = inputs.columns(NAME)?;
         let columns = same_shape(
             NAME,
             &[
@@ -115,54 +110,103 @@ impl TripletEvaluator {
         let correct = to_vec(&positive.f_gt_tensor(&threshold)?)?;
         Ok(correct.into_iter().map(|correct| correct != 0.0).collect())
     }
+}
 
-    /// The accuracies as functions of the triplets, for intervals.
-    ///
-    /// # Errors
-    /// As [`Self::evaluate`].
-    pub fn rows(
-        &self,
-        anchors: &Tensor,
-        positives: &Tensor,
-        negatives: &Tensor,
-    ) -> Result<RowFigures, EvalError> {
+impl Evaluator for TripletEvaluator {
+    /// Of anchors, positives and negatives, each `[n, dimension]`.
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        let mut entries = Vec::new();
+        for function in &self.similarity_fn_names {
+            let correct = self.correct(*function, inputs)?;
+            let hits = correct.iter().filter(|correct| **correct).count();
+            let accuracy = hits as f64 / correct.len() as f64;
+            entries.push((format!("{function}_accuracy"), accuracy));
+        }
+        let only = self.similarity_fn_names.first().copied();
+        let mut primary = format!("{}_accuracy", only.unwrap_or_default());
+        if entries.len() > 1 {
+            let accuracies = entries.iter().map(|(_, accuracy)| *accuracy);
+            let max = accuracies.fold(0.0, f64::max);
+            entries.push(("max_accuracy".to_owned(), max));
+            primary = "max_accuracy".to_owned();
+        }
+        if let Some(main) = self.main_similarity {
+            primary = format!("{main}_accuracy");
+        }
+        Ok(Metrics::new(&self.name, &primary, entries))
+    }
+
+    fn rows(&self, inputs: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
         let (mut n_rows, mut columns) = (0, Vec::new());
         for function in &self.similarity_fn_names {
-            let correct = self.correct(*function, anchors, positives, negatives)?;
+            let correct = self.correct(*function, inputs)?;
             n_rows = correct.len();
-            let hits = correct.into_iter().map(|hit| f64::from(u8::from(hit)));
-            columns.push((format!("{function}_accuracy"), hits.collect()));
+            columns.push((format!("{function}_accuracy"), shares(&correct)));
         }
-        Ok(RowFigures::means(&self.name, n_rows, columns))
+        Ok(Some(RowFigures::means(&self.name, n_rows, columns)))
     }
 
-    /// The name of the CSV file.
-    pub fn csv_file(&self) -> String {
-        csv::file_name("triplet_evaluation", &self.name)
-    }
-
-    /// The CSV's columns: `epoch`, `steps` and `accuracy_{similarity}` for each.
-    pub fn csv_header(&self) -> Vec<String> {
-        let accuracies = self.similarity_fn_names.iter();
-        csv::header(accuracies.map(|function| format!("accuracy_{function}")))
-    }
-
-    /// A row of the CSV.
-    pub fn csv_row(&self, at: csv::At, metrics: &Metrics) -> Vec<String> {
-        let keys = self
-            .similarity_fn_names
-            .iter()
-            .map(|name| format!("{name}_accuracy"));
-        csv::row(at, &self.name, metrics, keys)
+    fn csv(&self) -> CsvTable {
+        let functions = self.similarity_fn_names.iter();
+        let columns = functions.map(|function| {
+            (
+                format!("accuracy_{function}"),
+                format!("{function}_accuracy"),
+            )
+        });
+        let file = csv::file_name("triplet_evaluation", &self.name);
+        CsvTable::new(file, &self.name, columns)
     }
 }
 
 impl Margin {
     /// The margin of one similarity.
-    pub fn of(&self, function: SimilarityFunction) -> f64 {
+    pub fn of(&self, function: Similarity) -> f64 {
         match self {
             Self::Same(margin) => *margin,
             Self::Each(margins) => margins.get(&function).copied().unwrap_or(0.0),
         }
+    }
+}
+
+impl FromStr for Margin {
+    type Err = String;
+
+    /// A number, or `similarity=number` for each, with commas between them.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| {
+            let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+            number.ok_or_else(|| format!("`{text}` is not a number"))
+        };
+        if !text.contains('=') {
+            return number(text).map(Self::Same);
+        }
+        let each = text.split(',').map(|part| {
+            let (name, margin) = part
+                .split_once('=')
+                .ok_or_else(|| format!("`{part}` is not of the form similarity=margin"))?;
+            let function = name.parse::<Similarity>();
+            Ok((
+                function.map_err(|error| error.to_string())?,
+                number(margin)?,
+            ))
+        });
+        Ok(Self::Each(each.collect::<Result<_, String>>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn margins_are_one_or_one_for_each() {
+        assert_eq!("-0.5".parse(), Ok(Margin::Same(-0.5)));
+        let margin: Margin = "cosine=0.1,dot=2".parse().unwrap();
+        assert_eq!(margin.of(Similarity::Dot), 2.0);
+        assert_eq!(margin.of(Similarity::Manhattan), 0.0);
+        let refused = |text: &str| text.parse::<Margin>().unwrap_err();
+        assert!(refused("cos=1").contains("known are cosine"));
+        assert!(refused("much").contains("`much`"));
     }
 }

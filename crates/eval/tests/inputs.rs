@@ -1,15 +1,27 @@
-//! What the evaluators refuse, and what they make of edge cases.
+//! The evaluators' refusals and edge cases.
+
+use std::collections::{HashMap, HashSet};
 
 use eval::{
-    BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, EvalError,
-    InformationRetrievalEvaluator, LabelAccuracyEvaluator, Metrics, SimilarityFunction,
+    BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, EvalError, Evaluator,
+    InformationRetrievalEvaluator, Inputs, LabelAccuracyEvaluator, Labels, Metrics, Similarity,
     TripletEvaluator,
 };
-use std::collections::{HashMap, HashSet};
 use tch::{Device, Kind, Tensor};
 
 fn zeros(rows: i64, dimension: i64) -> Tensor {
     Tensor::zeros([rows, dimension], (Kind::Float, Device::Cpu))
+}
+
+fn evaluate<const N: usize>(
+    evaluator: &dyn Evaluator,
+    columns: [&Tensor; N],
+    labels: Option<Labels>,
+) -> Result<Metrics, EvalError> {
+    evaluator.evaluate(&Inputs {
+        embeddings: &columns.map(Tensor::shallow_clone),
+        labels: labels.as_ref(),
+    })
 }
 
 fn message<T: std::fmt::Debug>(result: Result<T, EvalError>) -> String {
@@ -20,44 +32,47 @@ fn message<T: std::fmt::Debug>(result: Result<T, EvalError>) -> String {
 fn shapes_that_differ_are_named() {
     let evaluator = TripletEvaluator::new("dev", &[]);
     assert_eq!(
-        message(evaluator.evaluate(&zeros(3, 4), &zeros(3, 4), &zeros(2, 4))),
+        message(evaluate(
+            &evaluator,
+            [&zeros(3, 4), &zeros(3, 4), &zeros(2, 4)],
+            None
+        )),
         "TripletEvaluator: negatives have shape [2, 4], but anchors have [3, 4]"
     );
     assert_eq!(
-        message(evaluator.evaluate(&zeros(0, 4), &zeros(0, 4), &zeros(0, 4))),
+        message(evaluate(&evaluator, [&zeros(0, 4); 3], None)),
         "TripletEvaluator: anchors have shape [0, 4], but [n, dimension] with n > 0 is needed"
     );
-    let evaluator = EmbeddingSimilarityEvaluator::new("dev", &[]);
     assert_eq!(
-        message(evaluator.evaluate(&zeros(3, 4), &zeros(3, 4), &[1.0, 0.0])),
+        message(evaluate(&evaluator, [&zeros(3, 4); 2], None)),
+        "TripletEvaluator: 2 columns of embeddings, but 3 are needed"
+    );
+    let evaluator = EmbeddingSimilarityEvaluator::new("dev", &[]);
+    let scores = |scores: &[f64]| Some(Labels::Scores(scores.to_vec()));
+    assert_eq!(
+        message(evaluate(&evaluator, [&zeros(3, 4); 2], scores(&[1.0, 0.0]))),
         "EmbeddingSimilarityEvaluator: 3 pairs, but 2 gold scores"
     );
     assert_eq!(
-        message(evaluator.evaluate(&zeros(1, 4), &zeros(1, 4), &[1.0])),
+        message(evaluate(&evaluator, [&zeros(1, 4); 2], scores(&[1.0]))),
         "EmbeddingSimilarityEvaluator: a correlation needs 2 rows or more, but there are 1"
     );
     let evaluator = BinaryClassificationEvaluator::new("dev", &[]);
     assert_eq!(
-        message(evaluator.evaluate(&zeros(3, 4), &zeros(3, 4), &[true])),
+        message(evaluate(
+            &evaluator,
+            [&zeros(3, 4); 2],
+            Some(Labels::Classes(vec![1]))
+        )),
         "BinaryClassificationEvaluator: 3 pairs, but 1 labels"
-    );
-}
-
-#[test]
-fn an_unknown_similarity_lists_the_known() {
-    assert_eq!(
-        message("cos".parse::<SimilarityFunction>()),
-        "unknown similarity `cos`: known are cosine, dot, euclidean, manhattan"
     );
 }
 
 #[test]
 fn equal_texts_are_no_hit() {
     let rows = Tensor::randn([16, 6], (Kind::Float, Device::Cpu));
-    let evaluator = TripletEvaluator::new("", &SimilarityFunction::ALL);
-    let metrics = evaluator
-        .evaluate(&rows, &rows.flip([0]), &rows.flip([0]))
-        .unwrap();
+    let evaluator = TripletEvaluator::new("", &Similarity::ALL);
+    let metrics = evaluate(&evaluator, [&rows, &rows.flip([0]), &rows.flip([0])], None).unwrap();
     assert!(
         metrics.iter().all(|(_, accuracy)| accuracy == 0.0),
         "{metrics:?}"
@@ -66,9 +81,9 @@ fn equal_texts_are_no_hit() {
 
 #[test]
 fn zero_vectors_stay_finite() {
-    let evaluator = TripletEvaluator::new("", &[SimilarityFunction::Cosine]);
+    let evaluator = TripletEvaluator::new("", &[Similarity::Cosine]);
     let ones = Tensor::ones([2, 4], (Kind::Float, Device::Cpu));
-    let metrics = evaluator.evaluate(&ones, &ones, &zeros(2, 4)).unwrap();
+    let metrics = evaluate(&evaluator, [&ones, &ones, &zeros(2, 4)], None).unwrap();
     assert_eq!(metrics.get("cosine_accuracy"), Some(1.0));
 }
 
@@ -77,7 +92,10 @@ fn half_precision_and_gradients_are_accepted() {
     let rows = Tensor::randn([8, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
     let half = rows.detach().to_kind(Kind::Half);
     let evaluator = TripletEvaluator::new("", &[]);
-    let accuracy = |a: &Tensor| evaluator.evaluate(a, a, &a.flip([0])).unwrap().primary();
+    let accuracy = |a: &Tensor| {
+        let metrics = evaluate(&evaluator, [a, a, &a.flip([0])], None);
+        metrics.unwrap().primary()
+    };
     assert_eq!((accuracy(&rows), accuracy(&half)), (1.0, 1.0));
 }
 
@@ -85,11 +103,18 @@ fn half_precision_and_gradients_are_accepted() {
 fn label_accuracy_counts_the_greatest_logit() {
     let logits = Tensor::from_slice2(&[[0.1f32, 0.9], [2.0, 1.0], [0.5, 0.5]]);
     let evaluator = LabelAccuracyEvaluator::new("nli");
-    let metrics = evaluator.evaluate(&logits, &[1, 1, 0]).unwrap();
-    assert_eq!(metrics.get("nli_accuracy"), Some(2.0 / 3.0));
-    assert_eq!(evaluator.csv_file(), "accuracy_evaluation_nli_results.csv");
-    assert_eq!(evaluator.csv_header(), ["epoch", "steps", "accuracy"]);
-    assert!(message(evaluator.evaluate(&logits, &[1])).contains("[1, classes]"));
+    let accuracy = |classes: &[i64]| {
+        let classes = Labels::Classes(classes.to_vec());
+        evaluate(&evaluator, [&logits], Some(classes))
+    };
+    assert_eq!(
+        accuracy(&[1, 1, 0]).unwrap().get("nli_accuracy"),
+        Some(2.0 / 3.0)
+    );
+    let table = evaluator.csv();
+    assert_eq!(table.file, "accuracy_evaluation_nli_results.csv");
+    assert_eq!(table.header(), ["epoch", "steps", "accuracy"]);
+    assert!(message(accuracy(&[1])).contains("[1, classes]"));
 }
 
 #[test]
@@ -102,18 +127,7 @@ fn retrieval_refuses_what_cannot_be_ranked() {
     assert!(message(evaluator(&["q"], &["d", "d"])).contains("`d` comes twice"));
     assert!(message(evaluator(&["p"], &["d"])).contains("none of the 1 queries"));
     let fits = evaluator(&["q"], &["d", "e"]).unwrap();
-    assert!(message(fits.evaluate(&zeros(1, 4), &zeros(1, 4))).contains("[2, dimension]"));
-}
-
-#[test]
-fn equal_scores_rank_by_id() {
-    let ids = ["b", "a"].map(str::to_owned);
-    let query = ["q".to_owned()];
-    let relevant = HashMap::from([("q".to_owned(), HashSet::from(["a".to_owned()]))]);
-    let ones = |rows| Tensor::ones([rows, 4], (Kind::Float, Device::Cpu));
-    let evaluator = InformationRetrievalEvaluator::new("", &[], &query, &ids, &relevant).unwrap();
-    let metrics = evaluator.evaluate(&ones(1), &ones(2)).unwrap();
-    assert_eq!(metrics.get("cosine_accuracy@1"), Some(1.0));
+    assert!(message(evaluate(&fits, [&zeros(1, 4); 2], None)).contains("[2, dimension]"));
 }
 
 #[test]
@@ -129,16 +143,16 @@ fn chunks_do_not_change_the_ranking() {
         .enumerate()
         .map(|(row, id)| (id.clone(), of_query(row)))
         .collect();
-    let dot = [SimilarityFunction::Dot];
+    let dot = [Similarity::Dot];
     let mut evaluator =
         InformationRetrievalEvaluator::new("", &dot, &query_ids, &ids, &relevant).unwrap();
     evaluator.map_at_k = vec![10];
-    let whole = evaluator.evaluate(&queries, &corpus).unwrap();
+    let whole = evaluate(&evaluator, [&queries, &corpus], None).unwrap();
     assert!(whole.primary() > 0.0 && whole.primary() < 1.0);
     for chunk in [1, 7, 50] {
         evaluator.corpus_chunk_size = chunk;
         assert_eq!(
-            evaluator.evaluate(&queries, &corpus).unwrap(),
+            evaluate(&evaluator, [&queries, &corpus], None).unwrap(),
             whole,
             "chunks of {chunk}"
         );

@@ -1,11 +1,13 @@
 //! The facts of sentence-transformers' own tests that need no model: `tests/sentence_transformer/evaluation` and
 //! `tests/util/test_similarity.py`, as of 6.0.1. What an evaluator gives for given figures is in `upstream.rs`.
 
-use eval::{
-    BinaryClassificationEvaluator, InformationRetrievalEvaluator, Margin, Metrics,
-    ParaphraseMiningEvaluator, SimilarityFunction, TripletEvaluator, csv,
-};
 use std::collections::{HashMap, HashSet};
+
+use eval::{
+    BinaryClassificationEvaluator, Evaluator, InformationRetrievalEvaluator, Inputs, Labels,
+    Margin, Metrics, ParaphraseMiningEvaluator, Similarity, TripletEvaluator, csv,
+    similarity::TensorSimilarity,
+};
 use tch::{Device, Kind, Tensor};
 
 fn rows<const N: usize>(rows: &[[f32; N]]) -> Tensor {
@@ -30,6 +32,23 @@ fn own(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
+fn evaluate<const N: usize>(
+    evaluator: &dyn Evaluator,
+    columns: [&Tensor; N],
+    labels: Option<&[bool]>,
+) -> Metrics {
+    let classes = |labels: &[bool]| {
+        let classes = labels.iter().map(|label| i64::from(*label));
+        Labels::Classes(classes.collect())
+    };
+    let labels = labels.map(classes);
+    let inputs = Inputs {
+        embeddings: &columns.map(Tensor::shallow_clone),
+        labels: labels.as_ref(),
+    };
+    evaluator.evaluate(&inputs).unwrap()
+}
+
 /// 1,000 pairs whose dot product is a random number, and random labels.
 fn noise() -> (Tensor, Tensor, Vec<bool>) {
     tch::manual_seed(5);
@@ -47,8 +66,8 @@ fn noise() -> (Tensor, Tensor, Vec<bool>) {
 #[test]
 fn the_best_f1_and_accuracy_are_those_at_their_thresholds() {
     let (scores, ones, labels) = noise();
-    let evaluator = BinaryClassificationEvaluator::new("", &[SimilarityFunction::Dot]);
-    let metrics = evaluator.evaluate(&scores, &ones, &labels).unwrap();
+    let evaluator = BinaryClassificationEvaluator::new("", &[Similarity::Dot]);
+    let metrics = evaluate(&evaluator, [&scores, &ones], Some(&labels));
     let figure = |key: &str| metrics.get(key).unwrap();
     let counted = |threshold: f64| {
         let mut counts = [[0.0; 2]; 2];
@@ -75,9 +94,9 @@ fn distances_are_positive_and_less_is_more_alike() {
     let a = rows(&[[0.0], [0.0], [0.0], [0.0], [0.0], [0.0]]);
     let b = rows(&[[0.0], [4.0], [1.0], [3.0], [2.0], [5.0]]);
     let labels = [true, false, true, false, true, false];
-    let functions = [SimilarityFunction::Euclidean, SimilarityFunction::Manhattan];
+    let functions = [Similarity::Euclidean, Similarity::Manhattan];
     let evaluator = BinaryClassificationEvaluator::new("", &functions);
-    let metrics = evaluator.evaluate(&a, &b, &labels).unwrap();
+    let metrics = evaluate(&evaluator, [&a, &b], Some(&labels));
     for function in functions {
         for metric in ["accuracy", "f1", "precision", "recall", "ap", "mcc"] {
             let key = format!("{function}_{metric}");
@@ -93,17 +112,17 @@ fn distances_are_positive_and_less_is_more_alike() {
 #[test]
 fn maxima_need_no_cosine_and_the_csv_is_as_wide_as_its_header() {
     let (scores, ones, labels) = noise();
-    let functions = [SimilarityFunction::Dot, SimilarityFunction::Euclidean];
+    let functions = [Similarity::Dot, Similarity::Euclidean];
     let evaluator = BinaryClassificationEvaluator::new("", &functions);
-    let metrics = evaluator.evaluate(&scores, &ones, &labels).unwrap();
+    let metrics = evaluate(&evaluator, [&scores, &ones], Some(&labels));
     assert_eq!(metrics.primary_key(), "max_ap");
     assert_eq!(metrics.get("cosine_ap"), None);
     for metric in ["ap", "accuracy"] {
         let of = |name: &str| metrics.get(&format!("{name}_{metric}")).unwrap();
         assert_eq!(of("max"), of("dot").max(of("euclidean")));
     }
-    let row = evaluator.csv_row(csv::At::Outside, &metrics);
-    assert_eq!(row.len(), evaluator.csv_header().len());
+    let row = evaluator.csv().row(csv::At::Outside, &metrics);
+    assert_eq!(row.len(), evaluator.csv().header().len());
     assert_eq!(row.len(), 2 + 2 * 8);
 }
 
@@ -147,7 +166,7 @@ fn retrieval_of_words_has_the_figures_that_can_be_counted() {
     evaluator.mrr_at_k = vec![3];
     evaluator.ndcg_at_k = vec![3];
     evaluator.map_at_k = vec![5];
-    let metrics = evaluator.evaluate(&queries, &corpus).unwrap();
+    let metrics = evaluate(&evaluator, [&queries, &corpus], None);
     let expected = [
         ("accuracy@1", 1.0),
         ("accuracy@3", 1.0),
@@ -183,7 +202,7 @@ fn a_tie_goes_to_the_smaller_id_whatever_the_chunks() {
         InformationRetrievalEvaluator::new("", &[], &query_ids, &corpus_ids, &relevant).unwrap();
     for chunk in [1, 2, 3, 50_000] {
         evaluator.corpus_chunk_size = chunk;
-        let metrics = evaluator.evaluate(&queries, &corpus).unwrap();
+        let metrics = evaluate(&evaluator, [&queries, &corpus], None);
         assert_eq!(
             metrics.get("cosine_accuracy@1"),
             Some(0.5),
@@ -204,9 +223,7 @@ fn a_margin_turns_hits_into_misses() {
     let negatives = rows(&[[0.6, 1.0], [1.0, 0.6], [1.0, 0.1]]);
     let mut evaluator = TripletEvaluator::new("all_nli_dev", &[]);
     let accuracy = |evaluator: &TripletEvaluator| -> Metrics {
-        evaluator
-            .evaluate(&anchors, &positives, &negatives)
-            .unwrap()
+        evaluate(evaluator, [&anchors, &positives, &negatives], None)
     };
     let metrics = accuracy(&evaluator);
     assert_eq!(metrics.primary_key(), "all_nli_dev_cosine_accuracy");
@@ -223,7 +240,7 @@ fn the_closure_makes_duplicates_of_duplicates() {
     let pairs = [("0", "1"), ("1", "2")].map(|(a, b)| (a.to_owned(), b.to_owned()));
     let precision = |closure: bool| {
         let evaluator = ParaphraseMiningEvaluator::new("", &ids, &pairs, closure);
-        evaluator.evaluate(&embeddings).unwrap().primary()
+        evaluate(&evaluator, [&embeddings], None).primary()
     };
     close(&[precision(false)], &[(1.0 / 2.0 + 2.0 / 3.0) / 2.0]);
     close(&[precision(true)], &[1.0]);
@@ -235,54 +252,46 @@ fn similarities_of_rows() {
         rows(&[[1.0, 0.0], [1.0, 1.0]]),
         rows(&[[0.0, 0.0], [0.0, 0.0]]),
     ];
-    let pairwise = |function: SimilarityFunction, a: &Tensor, b: &Tensor| {
-        values(&function.pairwise(a, b).unwrap())
-    };
+    let pairwise =
+        |function: Similarity, a: &Tensor, b: &Tensor| values(&function.pairwise(a, b).unwrap());
     close(
-        &pairwise(SimilarityFunction::Euclidean, &a, &zero),
+        &pairwise(Similarity::Euclidean, &a, &zero),
         &[-1.0, -2f64.sqrt()],
     );
-    close(
-        &pairwise(SimilarityFunction::Manhattan, &a, &zero),
-        &[-1.0, -2.0],
-    );
+    close(&pairwise(Similarity::Manhattan, &a, &zero), &[-1.0, -2.0]);
     let [a, b] = [
         rows(&[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]),
         rows(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),
     ];
-    for function in [SimilarityFunction::Cosine, SimilarityFunction::Dot] {
+    for function in [Similarity::Cosine, Similarity::Dot] {
         close(&pairwise(function, &a, &b), &[1.0, 0.0, -1.0]);
     }
     // Whole numbers are taken as numbers.
     let [a, b] = [[[1i64, 2], [4, 6]], [[1, 2], [1, 2]]].map(|rows| Tensor::from_slice2(&rows));
-    close(
-        &pairwise(SimilarityFunction::Euclidean, &a, &b),
-        &[0.0, -5.0],
-    );
+    close(&pairwise(Similarity::Euclidean, &a, &b), &[0.0, -5.0]);
 }
 
 #[test]
 fn similarities_of_all_rows_with_all() {
-    let matrix = |function: SimilarityFunction, a: &Tensor, b: &Tensor| {
-        values(&function.matrix(a, b).unwrap())
-    };
+    let matrix =
+        |function: Similarity, a: &Tensor, b: &Tensor| values(&function.matrix(a, b).unwrap());
     let [a, b] = [
         rows(&[[1.0, 0.0], [0.0, 1.0]]),
         rows(&[[0.0, 0.0], [0.0, 1.0]]),
     ];
     close(
-        &matrix(SimilarityFunction::Euclidean, &a, &b),
+        &matrix(Similarity::Euclidean, &a, &b),
         &[-1.0, -2f64.sqrt(), -1.0, 0.0],
     );
     close(
-        &matrix(SimilarityFunction::Manhattan, &a, &b),
+        &matrix(Similarity::Manhattan, &a, &b),
         &[-1.0, -2.0, -1.0, 0.0],
     );
     let [a, b] = [
         rows(&[[1.0, 0.0]]),
         rows(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]),
     ];
-    for function in [SimilarityFunction::Cosine, SimilarityFunction::Dot] {
+    for function in [Similarity::Cosine, Similarity::Dot] {
         close(&matrix(function, &a, &b), &[1.0, 0.0, -1.0]);
     }
 }
@@ -291,10 +300,10 @@ fn similarities_of_all_rows_with_all() {
 fn cosines_are_those_in_double_precision() {
     tch::manual_seed(7);
     let [a, b] = [0, 1].map(|_| Tensor::randn([50, 100], (Kind::Double, Device::Cpu)));
-    let exact = SimilarityFunction::Cosine.matrix(&a, &b).unwrap();
+    let exact = Similarity::Cosine.matrix(&a, &b).unwrap();
     let [a32, b32] = [&a, &b].map(|x| x.to_kind(Kind::Float));
-    let single = SimilarityFunction::Cosine.matrix(&a32, &b32).unwrap();
+    let single = Similarity::Cosine.matrix(&a32, &b32).unwrap();
     close(&values(&single), &values(&exact));
-    let pairs = SimilarityFunction::Cosine.pairwise(&a32, &b32).unwrap();
+    let pairs = Similarity::Cosine.pairwise(&a32, &b32).unwrap();
     close(&values(&pairs), &values(&exact.diagonal(0, 0, 1)));
 }

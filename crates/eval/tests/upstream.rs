@@ -1,15 +1,16 @@
 //! Metrics and CSV files against sentence-transformers 6.0.1; `fixtures/make_fixtures.py` made the
 //! figures.
 
-use eval::csv::At;
+use std::collections::HashMap;
+
 use eval::{
-    BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator,
-    LabelAccuracyEvaluator, Margin, Metrics, MseEvaluator, NanoBeirEvaluator,
-    ParaphraseMiningEvaluator, Precision, RerankingEvaluator, RowFigures, SimilarityFunction,
-    TranslationEvaluator, TripletEvaluator, csv,
+    BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, Evaluator,
+    InformationRetrievalEvaluator, Inputs, LabelAccuracyEvaluator, Labels, Margin, Metrics,
+    MseEvaluator, NanoBeirEvaluator, ParaphraseMiningEvaluator, Precision, RerankingEvaluator,
+    RowFigures, Similarity, TranslationEvaluator, TripletEvaluator,
+    csv::{At, CsvTable},
 };
 use serde_json::Value;
-use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 /// Greatest difference of a figure; relative where figures exceed one.
@@ -29,16 +30,8 @@ fn triplet() {
             ),
             margin => Margin::Same(margin.as_f64().unwrap_or(0.0)),
         };
-        let [a, p, n] = ["anchors", "positives", "negatives"].map(|key| tensor(&case[key]));
-        let metrics = evaluator.evaluate(&a, &p, &n).unwrap();
-        rows_agree(&evaluator.rows(&a, &p, &n).unwrap(), &metrics);
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let columns = ["anchors", "positives", "negatives"].map(|key| tensor(&case[key]));
+        check(&evaluator, &case, &Inputs::new(&columns));
     }
 }
 
@@ -48,17 +41,9 @@ fn embedding_similarity() {
         let name = text(&case["name"]);
         let mut evaluator = EmbeddingSimilarityEvaluator::new(name, &functions(&case));
         evaluator.main_similarity = case["main"].as_str().map(|name| name.parse().unwrap());
-        let [a, b] = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
-        let scores = numbers(&case["scores"]);
-        let metrics = evaluator.evaluate(&a, &b, &scores).unwrap();
-        rows_agree(&evaluator.rows(&a, &b, &scores).unwrap(), &metrics);
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let columns = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
+        let scores = Labels::Scores(numbers(&case["scores"]));
+        check(&evaluator, &case, &labelled(&columns, &scores));
     }
 }
 
@@ -68,19 +53,13 @@ fn embedding_similarity_in_fewer_bits() {
         let name = text(&case["name"]);
         let mut evaluator = EmbeddingSimilarityEvaluator::new(name, &functions(&case));
         evaluator.precision = Some(text(&case["precision"]).parse().unwrap());
-        let [a, b] = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
-        let scores = numbers(&case["scores"]);
-        let metrics = evaluator.evaluate(&a, &b, &scores).unwrap();
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let columns = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
+        let scores = Labels::Scores(numbers(&case["scores"]));
+        let inputs = labelled(&columns, &scores);
+        let metrics = check(&evaluator, &case, &inputs);
         if evaluator.precision == Some(Precision::Ubinary) {
             evaluator.precision = Some(Precision::Binary);
-            assert_eq!(evaluator.evaluate(&a, &b, &scores).unwrap(), metrics);
+            assert_eq!(evaluator.evaluate(&inputs).unwrap(), metrics);
         }
     }
 }
@@ -90,20 +69,8 @@ fn binary_classification() {
     for case in cases(include_str!("fixtures/binary_classification.json")) {
         let name = text(&case["name"]);
         let evaluator = BinaryClassificationEvaluator::new(name, &functions(&case));
-        let [a, b] = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
-        let labels: Vec<bool> = numbers(&case["labels"])
-            .iter()
-            .map(|label| *label == 1.0)
-            .collect();
-        let metrics = evaluator.evaluate(&a, &b, &labels).unwrap();
-        rows_agree(&evaluator.rows(&a, &b, &labels).unwrap(), &metrics);
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let columns = ["embeddings1", "embeddings2"].map(|key| tensor(&case[key]));
+        check(&evaluator, &case, &labelled(&columns, &classes(&case)));
     }
 }
 
@@ -147,16 +114,11 @@ fn information_retrieval() {
             "one query has no document"
         );
         let queries = tensor(&case["queries"]).index_select(0, &Tensor::from_slice(&kept));
-        let corpus = tensor(&case["corpus"]);
         evaluator.corpus_chunk_size = case["chunk"].as_u64().unwrap() as usize;
-        let metrics = evaluator.evaluate(&queries, &corpus).unwrap();
-        rows_agree(&evaluator.rows(&queries, &corpus).unwrap(), &metrics);
-        agree(
+        check(
+            &evaluator,
             &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
+            &Inputs::new(&[queries, tensor(&case["corpus"])]),
         );
     }
 }
@@ -164,26 +126,15 @@ fn information_retrieval() {
 #[test]
 fn reranking() {
     for case in cases(include_str!("fixtures/reranking.json")) {
-        let mut evaluator = RerankingEvaluator::new(text(&case["name"]));
-        evaluator.at_k = case["at_k"].as_u64().unwrap() as usize;
-        evaluator.similarity_fn_name = text(&case["function"]).parse().unwrap();
         let sizes = case["sizes"].as_array().unwrap().iter().map(numbers);
         let sizes: Vec<_> = sizes
             .map(|size| (size[0] as usize, size[1] as usize))
             .collect();
-        let [queries, documents] = ["queries", "documents"].map(|key| tensor(&case[key]));
-        let metrics = evaluator.evaluate(&queries, &documents, &sizes).unwrap();
-        rows_agree(
-            &evaluator.rows(&queries, &documents, &sizes).unwrap(),
-            &metrics,
-        );
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let mut evaluator = RerankingEvaluator::new(text(&case["name"]), &sizes);
+        evaluator.at_k = case["at_k"].as_u64().unwrap() as usize;
+        evaluator.similarity_fn_name = text(&case["function"]).parse().unwrap();
+        let columns = ["queries", "documents"].map(|key| tensor(&case[key]));
+        check(&evaluator, &case, &Inputs::new(&columns));
     }
 }
 
@@ -209,13 +160,10 @@ fn paraphrase_mining() {
                 *value = given.as_u64().unwrap() as usize;
             }
         }
-        let metrics = evaluator.evaluate(&tensor(&case["embeddings"])).unwrap();
-        agree(
+        check(
+            &evaluator,
             &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
+            &Inputs::new(&[tensor(&case["embeddings"])]),
         );
     }
 }
@@ -224,16 +172,8 @@ fn paraphrase_mining() {
 fn mse() {
     for case in cases(include_str!("fixtures/mse.json")) {
         let evaluator = MseEvaluator::new(text(&case["name"]));
-        let [source, target] = ["source", "target"].map(|key| tensor(&case[key]));
-        let metrics = evaluator.evaluate(&source, &target).unwrap();
-        rows_agree(&evaluator.rows(&source, &target).unwrap(), &metrics);
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let columns = ["source", "target"].map(|key| tensor(&case[key]));
+        check(&evaluator, &case, &Inputs::new(&columns));
     }
 }
 
@@ -241,16 +181,8 @@ fn mse() {
 fn translation() {
     for case in cases(include_str!("fixtures/translation.json")) {
         let evaluator = TranslationEvaluator::new(text(&case["name"]));
-        let [source, target] = ["source", "target"].map(|key| tensor(&case[key]));
-        let metrics = evaluator.evaluate(&source, &target).unwrap();
-        rows_agree(&evaluator.rows(&source, &target).unwrap(), &metrics);
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let columns = ["source", "target"].map(|key| tensor(&case[key]));
+        check(&evaluator, &case, &Inputs::new(&columns));
     }
 }
 
@@ -258,18 +190,8 @@ fn translation() {
 fn label_accuracy() {
     for case in cases(include_str!("fixtures/label_accuracy.json")) {
         let evaluator = LabelAccuracyEvaluator::new(text(&case["name"]));
-        let labels = numbers(&case["labels"]);
-        let labels: Vec<i64> = labels.into_iter().map(|label| label as i64).collect();
-        let logits = tensor(&case["logits"]);
-        let metrics = evaluator.evaluate(&logits, &labels).unwrap();
-        rows_agree(&evaluator.rows(&logits, &labels).unwrap(), &metrics);
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(),
-            |at| evaluator.csv_row(at, &metrics),
-        );
+        let logits = [tensor(&case["logits"])];
+        check(&evaluator, &case, &labelled(&logits, &classes(&case)));
     }
 }
 
@@ -322,10 +244,10 @@ fn nano_beir() {
             };
             let queries = cut(tensor(&dataset["queries"]).narrow(0, 0, 5));
             let corpus = cut(tensor(&dataset["corpus"]));
-            let metrics = task.evaluate(&queries, &corpus).unwrap();
-            let of_rows = task.rows(&queries, &corpus).unwrap();
-            rows_agree(&of_rows, &metrics);
-            rows.push(of_rows);
+            let columns = [queries, corpus];
+            let inputs = Inputs::new(&columns);
+            let metrics = task.evaluate(&inputs).unwrap();
+            rows.extend(task.rows(&inputs).unwrap());
             tasks.push((task, metrics));
         }
         let tasks: Vec<_> = tasks
@@ -333,13 +255,7 @@ fn nano_beir() {
             .map(|(task, metrics)| (task, metrics))
             .collect();
         let metrics = evaluator.aggregate(&tasks).unwrap();
-        agree(
-            &case,
-            &metrics,
-            evaluator.csv_file(),
-            evaluator.csv_header(tasks[0].0),
-            |at| evaluator.csv_row(at, tasks[0].0, &metrics),
-        );
+        agree(&case, &metrics, &evaluator.csv(tasks[0].0));
         let how = eval::bootstrap::Bootstrap {
             resamples: 50,
             ..Default::default()
@@ -352,6 +268,28 @@ fn nano_beir() {
             assert!(interval.low <= interval.high, "{key}: {interval:?}");
         }
     }
+}
+
+/// The metrics of a case, which are upstream's, as are its rows' and its file's.
+fn check(evaluator: &dyn Evaluator, case: &Value, inputs: &Inputs<'_>) -> Metrics {
+    let metrics = evaluator.evaluate(inputs).unwrap();
+    if let Some(rows) = evaluator.rows(inputs).unwrap() {
+        rows_agree(&rows, &metrics);
+    }
+    agree(case, &metrics, &evaluator.csv());
+    metrics
+}
+
+fn labelled<'a>(embeddings: &'a [Tensor], labels: &'a Labels) -> Inputs<'a> {
+    Inputs {
+        embeddings,
+        labels: Some(labels),
+    }
+}
+
+fn classes(case: &Value) -> Labels {
+    let labels = numbers(&case["labels"]).into_iter();
+    Labels::Classes(labels.map(|label| label as i64).collect())
 }
 
 /// The figures by rows are those of the evaluation, and each has an interval around it.
@@ -388,17 +326,11 @@ fn cases(file: &str) -> Vec<Value> {
 }
 
 /// Keys in order, figures, primary key, and the CSV file with a row outside and one in training.
-fn agree(
-    case: &Value,
-    metrics: &Metrics,
-    file: String,
-    header: Vec<String>,
-    row: impl Fn(At) -> Vec<String>,
-) {
+fn agree(case: &Value, metrics: &Metrics, table: &CsvTable) {
     let title = &case["title"];
     same_figures(case, metrics);
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("eval").join(&file);
+    let folder = folder.path().join("eval");
     for at in [
         At::Outside,
         At::Step {
@@ -406,11 +338,11 @@ fn agree(
             steps: 20,
         },
     ] {
-        csv::append(&path, &header, &row(at)).unwrap();
+        table.append(&folder, at, metrics).unwrap();
     }
     let expected = &case["csv"][0];
-    assert_eq!(file, expected["file"], "{title}");
-    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(table.file, expected["file"], "{title}");
+    let text = std::fs::read_to_string(folder.join(&table.file)).unwrap();
     let expected: Vec<&str> = expected["text"].as_str().unwrap().lines().collect();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{title}");
@@ -453,7 +385,7 @@ fn close(actual: f64, expected: f64, title: &str) {
     );
 }
 
-fn functions(case: &Value) -> Vec<SimilarityFunction> {
+fn functions(case: &Value) -> Vec<Similarity> {
     texts(&case["functions"])
         .iter()
         .map(|name| name.parse().unwrap())

@@ -19,7 +19,6 @@ mod observers;
 mod optimizer;
 mod plan;
 mod prompts;
-mod random;
 mod run;
 mod sampling;
 mod schedule;
@@ -31,7 +30,7 @@ mod trainer;
 
 pub use arguments::{IntervalStrategy, TrainingArguments, by_name, flag_defaults};
 pub use error::{NonFinite, TrainError};
-pub use evaluation::{ColumnEmbeddings, Evaluation, Evaluator, EvaluatorKind};
+pub use evaluation::{ColumnEmbeddings, Evaluation, evaluator_labels};
 pub use loss_weights::LOSS_WEIGHTS;
 pub use observers::{MetricsFile, TensorBoard};
 pub use optimizer::{Optimizer, OptimizerName, OptimizerOptions, clip_scale, gradient_norm};

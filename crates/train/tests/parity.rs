@@ -7,7 +7,7 @@ mod support;
 
 use std::{collections::BTreeMap, path::Path};
 
-use losses::{StepInputs, cached::gradients};
+use losses::{StepInputs, gradients::gradients};
 use model::{ChunkLimit, ChunkedBatch, Compute, Engine};
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use data::Prompt;
-use eval::SimilarityFunction;
+use eval::Similarity;
 use losses::Loss;
 use model::{EncodeOptions, SentenceTransformer};
 use serde::Deserialize;
@@ -110,8 +110,9 @@ fn check(name: &str) {
     let evaluations: Vec<(String, Evaluation)> = load(&run.eval_data)
         .into_iter()
         .map(|(key, data)| {
-            let by = [SimilarityFunction::Cosine];
-            let evaluation = Evaluation::during_training(data, &by, EncodeOptions::default());
+            let by = [Similarity::Cosine];
+            let evaluation =
+                Evaluation::during_training(data, &by, EncodeOptions::default()).unwrap();
             (key, evaluation)
         })
         .collect();

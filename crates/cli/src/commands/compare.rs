@@ -2,12 +2,9 @@
 
 use anyhow::Context;
 use data::Dataset;
-use eval::{
-    SimilarityFunction,
-    bootstrap::{Bootstrap, Interval, difference_of_means, difference_of_spearman},
-};
+use eval::bootstrap::{Bootstrap, Interval};
 use serde_json::json;
-use train::{ColumnEmbeddings, Evaluation, Evaluator};
+use train::{ColumnEmbeddings, Evaluation};
 
 use crate::{
     flags::{compare::CompareFlags, eval::EvalDataOptions},
@@ -24,7 +21,7 @@ struct Difference {
     key: String,
     first: f64,
     second: f64,
-    /// Of second minus first, where the metric belongs to one similarity.
+    /// Of second minus first; none for a maximum over similarities.
     interval: Option<Interval>,
 }
 
@@ -42,16 +39,14 @@ pub(crate) fn run(flags: &CompareFlags, session: &Session) -> anyhow::Result<()>
         seed: flags.seed,
         ..Bootstrap::default()
     };
+    let rows = before.row_figures(&first_embeddings)?;
+    let rows = rows.zip(after.row_figures(&second_embeddings)?);
+    let intervals = rows.and_then(|(before, after)| before.differences(&after, &how));
+    let intervals = intervals.unwrap_or_default();
     let mut differences = Vec::new();
     for (key, value) in first_metrics.iter() {
-        let interval = interval_of(
-            key,
-            &before,
-            &first_embeddings,
-            &second_embeddings,
-            flags,
-            &how,
-        )?;
+        let interval = intervals.iter().find(|(of, _)| of == key);
+        let interval = interval.map(|(_, interval)| *interval);
         let second = second_metrics
             .get(key)
             .context("both models give the same metrics")?;
@@ -140,52 +135,4 @@ fn evaluate(
     let evaluation = Evaluation::new(data, &flags.options.similarities(), options)?;
     let embeddings = encode_evaluation(&evaluation, &model, session)?;
     Ok((evaluation, embeddings))
-}
-
-/// The interval of a metric's difference, resampling rows; none for a maximum over similarities and for
-/// Pearson's correlation.
-fn interval_of(
-    key: &str,
-    evaluation: &Evaluation,
-    first: &ColumnEmbeddings,
-    second: &ColumnEmbeddings,
-    flags: &CompareFlags,
-    how: &Bootstrap,
-) -> anyhow::Result<Option<Interval>> {
-    let is_of = |function: &&SimilarityFunction, ending: &str| match ending {
-        "accuracy" => key.ends_with(&format!("{function}_accuracy")),
-        _ => key.ends_with(&format!("spearman_{function}")),
-    };
-    let functions = flags.options.similarities();
-    Ok(match evaluation.evaluator() {
-        Evaluator::Triplet(evaluator) => {
-            let Some(&function) = functions.iter().find(|f| is_of(f, "accuracy")) else {
-                return Ok(None);
-            };
-            let correct = |columns: &ColumnEmbeddings| -> anyhow::Result<Vec<f64>> {
-                let rows = evaluator.correct(function, &columns[0], &columns[1], &columns[2])?;
-                Ok(rows
-                    .into_iter()
-                    .map(|is_correct| f64::from(u8::from(is_correct)))
-                    .collect())
-            };
-            difference_of_means(&correct(first)?, &correct(second)?, how)
-        }
-        Evaluator::EmbeddingSimilarity(evaluator) => {
-            let Some(&function) = functions.iter().find(|f| is_of(f, "spearman")) else {
-                return Ok(None);
-            };
-            let similarities = |columns: &ColumnEmbeddings| {
-                evaluator.similarities(function, &columns[0], &columns[1])
-            };
-            difference_of_spearman(
-                &evaluation.scores(),
-                &similarities(first)?,
-                &similarities(second)?,
-                how,
-            )
-        }
-        // Columns ask for none of these.
-        _ => None,
-    })
 }

@@ -2,20 +2,24 @@
 
 mod classifier;
 mod columns;
+mod input;
 mod nano_beir;
-mod plan;
-mod retrieval;
+mod part;
+mod subject;
+mod tables;
 
 use eval::{
     Metrics,
     bootstrap::{Bootstrap, Interval},
-    csv,
+    csv::At,
 };
-use model::{EncodeOptions, ModelError, SentenceTransformer, Task};
 use serde_json::{Value, json};
-use tch::Tensor;
 
-use self::plan::Plan;
+use self::{
+    input::Input,
+    part::Plan,
+    subject::{Evaluated, Subject},
+};
 use crate::{
     flags::eval::{EvalFlags, MainScore},
     models::{encode_options, load_model},
@@ -31,14 +35,16 @@ pub(crate) fn run(flags: &EvalFlags, session: &Session) -> anyhow::Result<()> {
     let inputs = plan
         .parts
         .iter()
-        .map(|part| part.load(flags, session))
+        .map(|part| Input::load(part, flags, session))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut model = load_model(&flags.model, session)?;
-    let options = encode_options(&flags.options.encoding, &mut model)?;
-    let bench = Bench {
+    let encoding = encode_options(&flags.options.encoding, &mut model)?;
+    let own_similarity = model.similarity_fn_name();
+    let subject = Subject {
         flags,
         model: &model,
-        options,
+        encoding,
+        options: flags.of_evaluators.options(&flags.options, own_similarity),
         how: flags.confidence.map(|confidence| Bootstrap {
             resamples: flags.bootstrap as usize,
             confidence,
@@ -48,10 +54,10 @@ pub(crate) fn run(flags: &EvalFlags, session: &Session) -> anyhow::Result<()> {
     };
     let mut all = Vec::with_capacity(inputs.len());
     for input in inputs {
-        let evaluated = input.evaluate(&bench)?;
+        let evaluated = input.evaluate(&subject)?;
         if let Some(folder) = &flags.csv_dir {
-            for file in &evaluated.csv {
-                csv::append(&folder.join(&file.name), &file.header, &file.row)?;
+            for (table, metrics) in &evaluated.csv {
+                table.append(folder, At::Outside, metrics)?;
             }
         }
         all.push(evaluated);
@@ -59,93 +65,7 @@ pub(crate) fn run(flags: &EvalFlags, session: &Session) -> anyhow::Result<()> {
     show(flags, plan.is_sequential, all)
 }
 
-/// What all evaluators work with.
-struct Bench<'a> {
-    flags: &'a EvalFlags,
-    model: &'a SentenceTransformer,
-    options: EncodeOptions,
-    /// How intervals are found, where they are asked for.
-    how: Option<Bootstrap>,
-    session: &'a Session,
-}
-
-impl Bench<'_> {
-    /// The embeddings of texts under a bar: `[texts, dimension]`.
-    fn embed(
-        &self,
-        model: &SentenceTransformer,
-        texts: &[&str],
-        options: &EncodeOptions,
-        what: &str,
-    ) -> anyhow::Result<Tensor> {
-        let bar = self.session.bar(what, texts.len());
-        let embeddings = model.encode(texts, options, &mut self.session.following(&bar));
-        bar.finish_and_clear();
-        match embeddings {
-            Err(ModelError::Stopped) => Err(self.session.interrupt.error()),
-            embeddings => Ok(embeddings?),
-        }
-    }
-
-    /// The options for one side of a search: the side's own prompt wins over that for all texts, and that over the
-    /// model's for the task.
-    fn side(&self, task: Task) -> EncodeOptions {
-        let flags = &self.flags.retrieval;
-        let (prompt, prompt_name) = match task {
-            Task::Query => (&flags.query_prompt, &flags.query_prompt_name),
-            Task::Document => (&flags.corpus_prompt, &flags.corpus_prompt_name),
-        };
-        let mut options = EncodeOptions {
-            task: Some(task),
-            ..self.options.clone()
-        };
-        if prompt.is_some() || prompt_name.is_some() {
-            options.prompt.clone_from(prompt);
-            options.prompt_name.clone_from(prompt_name);
-        }
-        options
-    }
-
-    /// The embeddings of queries and of documents.
-    fn embed_sides(
-        &self,
-        queries: &[&str],
-        documents: &[&str],
-        name: &str,
-    ) -> anyhow::Result<(Tensor, Tensor)> {
-        let one = |task, texts, what| {
-            self.embed(
-                self.model,
-                texts,
-                &self.side(task),
-                &format!("{name}: {what}"),
-            )
-        };
-        Ok((
-            one(Task::Query, queries, "queries")?,
-            one(Task::Document, documents, "documents")?,
-        ))
-    }
-}
-
-/// What came of one evaluator.
-struct Evaluated {
-    /// What was evaluated, such as `60 triplets`.
-    what: String,
-    metrics: Metrics,
-    /// By key, where intervals are asked for; not all metrics have one.
-    intervals: Vec<(String, Interval)>,
-    csv: Vec<CsvRow>,
-}
-
-/// A row for one of the evaluators' files.
-struct CsvRow {
-    name: String,
-    header: Vec<String>,
-    row: Vec<String>,
-}
-
-/// Prints what came of all evaluators.
+/// Prints the outcome of all evaluators.
 fn show(flags: &EvalFlags, is_sequential: bool, all: Vec<Evaluated>) -> anyhow::Result<()> {
     let metrics: Vec<Metrics> = all.iter().map(|one| one.metrics.clone()).collect();
     let (metrics, what) = match all.as_slice() {

@@ -36,7 +36,7 @@ pub(crate) struct TrainFlags {
     /// Evaluator for the evaluation and test data: triplet, embedding-similarity, binary-classification,
     /// translation [default: triplet or embedding-similarity, by the columns].
     #[arg(long, value_name = "EVALUATOR", help_heading = DATA)]
-    pub(crate) evaluator: Option<train::EvaluatorKind>,
+    pub(crate) evaluator: Option<eval::EvaluatorKind>,
     /// Columns to use, in order, separated by commas; labels by their name [default: all].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = DATA)]
     pub(crate) columns: Option<Vec<String>>,

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use losses::{StepInputs, cached::gradients};
+use losses::{StepInputs, gradients::gradients};
 use model::{Engine, Precision, SentenceTransformer, StaticBatch};
 use tch::{Device, Kind, Tensor, no_grad};
 

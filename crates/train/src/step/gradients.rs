@@ -1,14 +1,15 @@
 //! Forward and backward: the gradients of a step's batches.
 
 use data::sampler::Batch;
-use kernels::profile::{Part, time};
-use losses::cached::gradients;
+use kernels::{
+    profile::{Part, time},
+    random::mix,
+};
+use losses::gradients::gradients;
 use model::ModelError;
 use tch::{Device, TchError, Tensor};
 
-use crate::{
-    error::TrainError, events::Event, failpoint, random::mix, step::StepWork, trained::Trained,
-};
+use crate::{error::TrainError, events::Event, failpoint, step::StepWork, trained::Trained};
 
 /// The sums over a step's batches; the gradients themselves are in [`Trained`].
 #[derive(Debug)]

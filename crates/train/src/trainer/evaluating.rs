@@ -3,6 +3,7 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use eval::{Metrics, csv::At};
+use kernels::random::mix;
 use serde_json::json;
 
 use super::{Trainer, observe};
@@ -10,7 +11,6 @@ use crate::{
     error::TrainError,
     evaluation::Evaluation,
     events::{Event, LogEntry},
-    random::mix,
     run::state::round,
     sampling::Sampler,
     tasks::Task,
@@ -99,7 +99,7 @@ impl Trainer<'_> {
             let value = tch::no_grad(|| {
                 let embeddings = model.embed_layers(&chunks, &layers)?;
                 let inputs = task.loss_inputs(rows, &layers, &embeddings, limit)?;
-                Ok::<_, TrainError>(loss.compute_step(&inputs.step(seed))?)
+                Ok::<_, TrainError>(loss.value(&inputs.step(seed))?)
             })?;
             sum += f64::try_from(&value)? * rows.len() as f64;
             n_rows += rows.len();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use data::LoadOptions;
-use eval::SimilarityFunction;
+use eval::Similarity;
 use losses::{BuildContext, Loss, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
 use tch::Device;
@@ -43,12 +43,7 @@ pub(crate) fn read(name: &str, model: &SentenceTransformer) -> TrainingData {
 /// A data set of the fixtures with its evaluator, by cosine.
 pub(crate) fn read_evaluation(name: &str, model: &SentenceTransformer) -> Evaluation {
     let data = read(name, model);
-    Evaluation::new(
-        data,
-        &[SimilarityFunction::Cosine],
-        EncodeOptions::default(),
-    )
-    .unwrap()
+    Evaluation::new(data, &[Similarity::Cosine], EncodeOptions::default()).unwrap()
 }
 
 /// A loss for the tiny model, by its name.

@@ -3,60 +3,76 @@
 use std::path::Path;
 
 use anyhow::Context;
-use data::{Dataset, Labels};
-use eval::{LabelAccuracyEvaluator, csv::At};
+use data::Dataset;
+use eval::{
+    Inputs, LabelKind, Labels, Options,
+    entry::{ColumnNeeds, Entry},
+};
 use losses::{
-    BuildContext, Loss,
+    BuildContext, Loss, LossConfig,
     softmax::{Softmax, SoftmaxOptions},
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor, no_grad};
 use train::LOSS_WEIGHTS;
 
-use super::{Bench, CsvRow, Evaluated, columns::load_dataset, plan::Part};
-use crate::{flags::eval::EvalFlags, session::Session, source, table::counted, usage::UsageError};
+use super::subject::{Evaluated, Subject};
+use crate::{source, table::counted, usage::UsageError};
 
 /// Pairs with a class.
-pub(super) struct LabelAccuracy {
+pub(super) struct Classified {
+    entry: &'static Entry,
+    needs: &'static ColumnNeeds,
     dataset: Dataset,
+    labels: Labels,
 }
 
-impl LabelAccuracy {
-    pub(super) fn load(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Result<Self> {
-        let dataset = load_dataset(part, flags, session)?;
-        let fits = dataset.columns.len() == 2 && matches!(dataset.labels, Some(Labels::Integer(_)));
-        if !fits {
+impl Classified {
+    pub(super) fn new(
+        dataset: Dataset,
+        entry: &'static Entry,
+        needs: &'static ColumnNeeds,
+    ) -> anyhow::Result<Self> {
+        let labels = train::evaluator_labels(&dataset);
+        if !needs.fits(dataset.columns.len(), labels.as_ref()) {
             return Err(UsageError(format!(
-                "data set `{}`: evaluator label-accuracy needs 2 text columns with a label column of whole numbers (classes), but the text columns are {} and the labels {}",
+                "data set `{}`: evaluator {} needs {}, but there are {} text columns ({}) {}",
                 dataset.name,
+                entry.name,
+                needs.words,
+                dataset.columns.len(),
                 dataset.column_names().join(", "),
-                match dataset.labels {
-                    None => "missing",
-                    Some(Labels::Integer(_)) => "whole numbers",
-                    Some(_) => "none of classes",
-                }
+                LabelKind::of(labels.as_ref()).describe(),
             ))
             .into());
         }
-        Ok(Self { dataset })
+        let labels = labels.context("there are classes")?;
+        Ok(Self {
+            entry,
+            needs,
+            dataset,
+            labels,
+        })
     }
 
-    pub(super) fn evaluate(self, bench: &Bench<'_>) -> anyhow::Result<Evaluated> {
-        let Self { dataset } = self;
-        let flags = bench.flags;
-        let folder = source::model(&flags.model, bench.session)?;
-        let classifier = classifier(&folder, flags, bench.model.dimension())?;
-        let Some(Labels::Integer(labels)) = &dataset.labels else {
-            anyhow::bail!("data set `{}` has no classes", dataset.name);
-        };
+    pub(super) fn evaluate(self, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
+        let dataset = &self.dataset;
+        let folder = source::model(&subject.flags.model, subject.session)?;
+        let classifier = classifier(&folder, &subject.options, subject.model.dimension())?;
         let mut columns = Vec::with_capacity(2);
         for column in &dataset.columns {
             let texts: Vec<&str> = column.texts.iter().collect();
-            columns.push(bench.embed(bench.model, &texts, &bench.options, &dataset.name)?);
+            columns.push(subject.embed(subject.model, &texts, &subject.encoding, &dataset.name)?);
         }
         let logits = no_grad(|| classifier.logits(&columns))?;
         let n_classes = logits.size()[1];
-        if let Some(label) = labels.iter().find(|label| !(0..n_classes).contains(*label)) {
+        let strange = match &self.labels {
+            Labels::Classes(classes) => classes
+                .iter()
+                .find(|label| !(0..n_classes).contains(*label)),
+            _ => None,
+        };
+        if let Some(label) = strange {
             return Err(UsageError(format!(
                 "data set `{}`: label {label} is none of the classifier's {n_classes} classes, 0 to {}",
                 dataset.name,
@@ -64,27 +80,18 @@ impl LabelAccuracy {
             ))
             .into());
         }
-        let evaluator = LabelAccuracyEvaluator::new(&dataset.name);
-        let metrics = evaluator.evaluate(&logits, labels)?;
-        let intervals = match &bench.how {
-            Some(how) => evaluator.rows(&logits, labels)?.intervals(how),
-            None => Vec::new(),
+        let evaluator = (self.needs.build)(&dataset.name, &subject.options)?;
+        let inputs = Inputs {
+            embeddings: &[logits],
+            labels: Some(&self.labels),
         };
-        Ok(Evaluated {
-            what: counted(labels.len(), "labelled pairs"),
-            intervals,
-            csv: vec![CsvRow {
-                name: evaluator.csv_file(),
-                header: evaluator.csv_header(),
-                row: evaluator.csv_row(At::Outside, &metrics),
-            }],
-            metrics,
-        })
+        let what = counted(dataset.n_rows(), self.entry.unit);
+        subject.evaluate(evaluator.as_ref(), &inputs, what)
     }
 }
 
 /// The classifier that lies beside a model's weights.
-fn classifier(folder: &Path, flags: &EvalFlags, dimension: i64) -> anyhow::Result<Softmax> {
+fn classifier(folder: &Path, given: &Options, dimension: i64) -> anyhow::Result<Softmax> {
     let path = folder.join(LOSS_WEIGHTS);
     if !path.exists() {
         return Err(UsageError(format!(
@@ -95,7 +102,7 @@ fn classifier(folder: &Path, flags: &EvalFlags, dimension: i64) -> anyhow::Resul
     }
     let weights = Tensor::read_safetensors(&path)
         .with_context(|| format!("{} can't be read", path.display()))?;
-    let name = weight_name(&path, &weights, flags.classifier.as_deref())?;
+    let name = weight_name(&path, &weights, given.text("classifier"))?;
     let find = |ending: &str| {
         let name = format!("{name}.{ending}");
         let found = weights.iter().find(|(saved, _)| *saved == name);
@@ -110,7 +117,7 @@ fn classifier(folder: &Path, flags: &EvalFlags, dimension: i64) -> anyhow::Resul
     let [n_labels, n_features] = weight.size()[..] else {
         anyhow::bail!("{}: `{name}.weight` is no matrix", path.display());
     };
-    let mut options = options(flags)?;
+    let mut options = options(given)?;
     options.num_labels = n_labels;
     let context = BuildContext {
         dimension: Some(dimension),
@@ -132,7 +139,7 @@ fn classifier(folder: &Path, flags: &EvalFlags, dimension: i64) -> anyhow::Resul
     Ok(classifier)
 }
 
-/// What the names of the classifier's weights begin with.
+/// The prefix of the names of the classifier's weights.
 fn weight_name(
     path: &Path,
     weights: &[(String, Tensor)],
@@ -164,10 +171,11 @@ fn weight_name(
 }
 
 /// The parameters of the loss that a flag gives.
-fn options(flags: &EvalFlags) -> anyhow::Result<SoftmaxOptions> {
-    let Some(config) = &flags.loss else {
+fn options(given: &Options) -> anyhow::Result<SoftmaxOptions> {
+    let Some(config) = given.text("loss").map(str::parse::<LossConfig>) else {
         return Ok(SoftmaxOptions::default());
     };
+    let config = config.context("--loss")?;
     if config.name() != "softmax" {
         return Err(UsageError(format!(
             "--loss {}: label-accuracy is of the classifier of softmax",

@@ -1,101 +1,57 @@
 //! Evaluators of data sets whose columns and labels say all: triplets, pairs, translations, distillation.
 
+use anyhow::Context;
 use data::{Dataset, Labels};
-use eval::{MseEvaluator, SimilarityFunction, csv::At};
+use eval::{
+    EvaluatorKind, Inputs,
+    entry::{ColumnNeeds, Entry},
+};
 use model::{Compute, EncodeOptions};
 use tch::Tensor;
-use train::{Evaluation, Evaluator, EvaluatorKind};
+use train::Evaluation;
 
-use super::{Bench, CsvRow, Evaluated, plan::Part};
+use super::subject::{Evaluated, Subject};
 use crate::{
     flags::eval::EvalFlags,
     models::{encode_evaluation, load_model, set_compute},
-    session::Session,
-    source::{self, DataOptions},
     table::counted,
     tokenizing::tokenize,
     usage::UsageError,
 };
 
-/// Reads the data set of a part.
-pub(super) fn load_dataset(
-    part: &Part,
-    flags: &EvalFlags,
-    session: &Session,
-) -> anyhow::Result<Dataset> {
-    let source = part.data.as_ref().map_or("", |data| data.value.as_str());
-    let options = DataOptions {
-        name: part.name.clone(),
-        columns: flags.options.columns.clone(),
-        max_rows: flags.options.max_samples,
-        on_bad_row: Some(flags.options.on_bad_row),
-    };
-    source::dataset(source, flags.options.split, &options, session)
-}
-
-/// Data for an evaluator of columns, by name or by the columns.
+/// Data for an evaluator of the model's own embeddings, by name or by the columns.
 pub(super) struct Columns {
     kind: Option<EvaluatorKind>,
     dataset: Dataset,
 }
 
 impl Columns {
-    pub(super) fn load(
-        part: &Part,
-        kind: Option<EvaluatorKind>,
-        flags: &EvalFlags,
-        session: &Session,
-    ) -> anyhow::Result<Self> {
-        let dataset = load_dataset(part, flags, session)?;
+    pub(super) fn new(dataset: Dataset, entry: Option<&'static Entry>) -> anyhow::Result<Self> {
+        let kind = entry.and_then(EvaluatorKind::new);
         Evaluation::check(&dataset, kind)?;
         Ok(Self { kind, dataset })
     }
 
-    pub(super) fn evaluate(self, bench: &Bench<'_>) -> anyhow::Result<Evaluated> {
-        let flags = bench.flags;
-        let data = tokenize(self.dataset, bench.model.tokenizer(), bench.session)?;
-        let main = flags.main_similarity;
-        let mut evaluation = Evaluation::with_kind(
-            data,
-            self.kind,
-            &flags
-                .options
-                .similarities_with(main, &SimilarityFunction::ALL)?,
-            bench.options.clone(),
-        )?;
-        match evaluation.evaluator_mut() {
-            Evaluator::Triplet(evaluator) => {
-                evaluator.main_similarity = main;
-                if let Some(margin) = &flags.margin {
-                    evaluator.margin = margin.0.clone();
-                }
-            }
-            Evaluator::EmbeddingSimilarity(evaluator) => {
-                evaluator.main_similarity = main;
-                evaluator.precision = flags.quantize;
-            }
-            _ => {}
-        }
-        let unit = match evaluation.evaluator() {
-            Evaluator::Triplet(_) => "triplets",
-            Evaluator::EmbeddingSimilarity(_) => "scored pairs",
-            Evaluator::BinaryClassification(_) => "labelled pairs",
-            Evaluator::Translation(_) => "translations",
-            Evaluator::LossOnly => "rows",
-        };
-        let embeddings = encode_evaluation(&evaluation, bench.model, bench.session)?;
+    pub(super) fn evaluate(self, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
+        let session = subject.session;
+        let data = tokenize(self.dataset, subject.model.tokenizer(), session)?;
+        let encoding = subject.encoding.clone();
+        let evaluation = Evaluation::with_kind(data, self.kind, &subject.options, encoding)?;
+        let embeddings = encode_evaluation(&evaluation, subject.model, session)?;
         let metrics = evaluation.metrics(&embeddings)?;
-        let intervals = match &bench.how {
-            Some(how) => evaluation.row_figures(&embeddings)?.intervals(how),
-            None => Vec::new(),
+        let rows = match &subject.how {
+            Some(how) => evaluation
+                .row_figures(&embeddings)?
+                .map(|rows| rows.intervals(how)),
+            None => None,
         };
-        let csv = evaluation.csv(&metrics, At::Outside);
         Ok(Evaluated {
-            what: counted(evaluation.data().dataset.n_rows(), unit),
-            intervals,
-            csv: csv
+            what: counted(evaluation.data().dataset.n_rows(), evaluation.unit()),
+            intervals: rows.unwrap_or_default(),
+            csv: evaluation
+                .csv()
                 .into_iter()
-                .map(|(name, header, row)| CsvRow { name, header, row })
+                .map(|table| (table, metrics.clone()))
                 .collect(),
             metrics,
         })
@@ -103,61 +59,56 @@ impl Columns {
 }
 
 /// Texts whose embeddings a teacher gives too.
-pub(super) struct Mse {
+pub(super) struct Taught {
+    entry: &'static Entry,
+    needs: &'static ColumnNeeds,
     dataset: Dataset,
     teacher: Option<String>,
 }
 
-impl Mse {
-    pub(super) fn load(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Result<Self> {
-        let dataset = load_dataset(part, flags, session)?;
+impl Taught {
+    pub(super) fn new(
+        dataset: Dataset,
+        entry: &'static Entry,
+        needs: &'static ColumnNeeds,
+        flags: &EvalFlags,
+    ) -> anyhow::Result<Self> {
         let n_columns = dataset.columns.len();
         let refused = |problem: String| {
             Err(UsageError(format!("data set `{}`: {problem}", dataset.name)).into())
         };
-        match (&flags.teacher, &dataset.labels) {
-            _ if n_columns > 2 => {
+        let teacher = flags.of_evaluators.text("teacher").map(str::to_owned);
+        match (&teacher, &dataset.labels) {
+            _ if !needs.n_columns.contains(&n_columns) => {
                 return refused(format!(
-                    "evaluator mse needs 1 text column, or 2 (what the teacher embeds, what the model embeds), but there are {n_columns} ({}): choose them with --columns",
+                    "evaluator {} needs {}, but there are {n_columns} ({}): choose them with --columns",
+                    entry.name,
+                    needs.words,
                     dataset.column_names().join(", ")
                 ));
             }
             (None, Some(Labels::Vector { .. })) if n_columns == 1 => {}
             (None, _) => {
-                return refused(
-                    "evaluator mse needs a --teacher, or 1 text column with the teacher's embeddings as labels (lists of numbers)"
-                        .to_owned(),
-                );
+                return refused(format!(
+                    "evaluator {} needs a --teacher, or 1 text column with the teacher's embeddings as labels (lists of numbers)",
+                    entry.name
+                ));
             }
             (Some(_), _) => {}
         }
         Ok(Self {
-            teacher: flags.teacher.clone(),
+            entry,
+            needs,
             dataset,
+            teacher,
         })
     }
 
-    pub(super) fn evaluate(self, bench: &Bench<'_>) -> anyhow::Result<Evaluated> {
-        let Self { dataset, teacher } = self;
+    pub(super) fn evaluate(self, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
+        let dataset = &self.dataset;
         let column = |i: usize| dataset.columns[i].texts.iter().collect::<Vec<&str>>();
-        let source = match (teacher, &dataset.labels) {
-            (Some(name), _) => {
-                let mut teacher = load_model(&name, bench.session)?;
-                let encoding = &bench.flags.options.encoding;
-                let compute = Compute {
-                    gemm: encoding.gemm,
-                    precision: encoding.precision,
-                    ..Compute::default()
-                };
-                set_compute(&mut teacher, compute)?;
-                // The model's prompts may not be the teacher's.
-                let options = EncodeOptions {
-                    prompt_name: None,
-                    ..bench.options.clone()
-                };
-                let what = format!("{}: teacher", dataset.name);
-                bench.embed(&teacher, &column(0), &options, &what)?
-            }
+        let source = match (&self.teacher, &dataset.labels) {
+            (Some(name), _) => self.ask(name, &column(0), subject)?,
             (None, Some(Labels::Vector { values, shape })) => {
                 let width: usize = shape.iter().product();
                 Tensor::f_from_slice(values)?.f_reshape([-1, width as i64])?
@@ -165,22 +116,28 @@ impl Mse {
             (None, _) => anyhow::bail!("data set `{}` has no teacher", dataset.name),
         };
         let texts = column(dataset.columns.len() - 1);
-        let target = bench.embed(bench.model, &texts, &bench.options, &dataset.name)?;
-        let evaluator = MseEvaluator::new(&dataset.name);
-        let metrics = evaluator.evaluate(&source, &target)?;
-        let intervals = match &bench.how {
-            Some(how) => evaluator.rows(&source, &target)?.intervals(how),
-            None => Vec::new(),
+        let target = subject.embed(subject.model, &texts, &subject.encoding, &dataset.name)?;
+        let evaluator = (self.needs.build)(&dataset.name, &subject.options)?;
+        let what = counted(texts.len(), self.entry.unit);
+        subject.evaluate(evaluator.as_ref(), &Inputs::new(&[source, target]), what)
+    }
+
+    /// The teacher's embeddings.
+    fn ask(&self, teacher: &str, texts: &[&str], subject: &Subject<'_>) -> anyhow::Result<Tensor> {
+        let mut teacher = load_model(teacher, subject.session).context("--teacher")?;
+        let flags = &subject.flags.options.encoding;
+        let compute = Compute {
+            gemm: flags.gemm,
+            precision: flags.precision,
+            ..Compute::default()
         };
-        Ok(Evaluated {
-            what: counted(texts.len(), "rows"),
-            intervals,
-            csv: vec![CsvRow {
-                name: evaluator.csv_file(),
-                header: evaluator.csv_header(),
-                row: evaluator.csv_row(At::Outside, &metrics),
-            }],
-            metrics,
-        })
+        set_compute(&mut teacher, compute)?;
+        // The model's prompts may not be the teacher's.
+        let encoding = EncodeOptions {
+            prompt_name: None,
+            ..subject.encoding.clone()
+        };
+        let what = format!("{}: teacher", self.dataset.name);
+        subject.embed(&teacher, texts, &encoding, &what)
     }
 }

@@ -3,38 +3,36 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use data::{Field, FieldKind, OnBadRow, Wanted, load_fields_of};
 use eval::{
-    NanoBeirEvaluator,
-    csv::At,
+    Evaluator, Inputs, NanoBeirEvaluator, RetrievalTask,
+    entry::{self, Cells, Entry},
     nano_beir::{DATASET_ID, NanoDataset, SUBSETS},
 };
 
 use super::{
-    Bench, CsvRow, Evaluated,
-    retrieval::{
-        CORPUS_COLUMNS, QREL_COLUMNS, QUERY_COLUMNS, Retrieval, own_similarity, qrel_wanted,
-        relevant,
-    },
+    subject::{Evaluated, Subject},
+    tables,
 };
 use crate::{flags::eval::EvalFlags, session::Session, source, table::counted};
 
-/// Some of its tasks.
+/// Some of its tasks, each with its tables.
 pub(super) struct NanoBeir {
-    tasks: Vec<Retrieval>,
+    entry: &'static Entry,
+    tasks: Vec<(NanoDataset, Vec<entry::Columns>)>,
 }
 
 impl NanoBeir {
     /// Brings the tasks' files from the hub, or takes them from its cache.
     pub(super) fn load(
-        datasets: &[NanoDataset],
+        entry: &'static Entry,
+        names: Option<&str>,
         flags: &EvalFlags,
         session: &Session,
     ) -> anyhow::Result<Self> {
+        let datasets = NanoDataset::list(names)?;
         let id = flags
-            .retrieval
-            .nano_beir_data
-            .as_deref()
+            .of_evaluators
+            .text("nano-beir-data")
             .unwrap_or(DATASET_ID);
         let names: Vec<String> = datasets.iter().map(|dataset| dataset.split()).collect();
         let splits: Vec<(&str, &str)> = names
@@ -44,60 +42,51 @@ impl NanoBeir {
         let files = source::splits(id, &splits, session).with_context(|| {
             format!("--evaluator nano-beir: data set `{id}` could not be had from the hub")
         })?;
-        let naming = NanoBeirEvaluator {
-            truncate_dim: flags.options.encoding.truncate_dim,
-            ..NanoBeirEvaluator::new(&[])
-        };
-        let tasks = datasets.iter().zip(files.chunks(SUBSETS.len()));
-        let tasks = tasks.map(|(dataset, files)| task(naming.name_of(*dataset), files));
+        let tasks = datasets.into_iter().zip(files.chunks(SUBSETS.len()));
+        let tasks = tasks.map(|(dataset, files)| Ok((dataset, read(dataset, files)?)));
         Ok(Self {
+            entry,
             tasks: tasks.collect::<anyhow::Result<_>>()?,
         })
     }
 
-    pub(super) fn evaluate(self, bench: &Bench<'_>) -> anyhow::Result<Evaluated> {
-        let flags = bench.flags;
-        let similarities = flags
-            .options
-            .similarities_with(flags.main_similarity, &[own_similarity(bench.model)?])?;
-        let mut evaluator = NanoBeirEvaluator::new(&similarities);
-        evaluator.main_similarity = flags.main_similarity;
-        evaluator.truncate_dim = flags.options.encoding.truncate_dim;
-        let measured = self
-            .tasks
+    pub(super) fn evaluate(self, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
+        let evaluator = NanoBeirEvaluator::with_options(&subject.options)?;
+        let (mut tasks, mut rows, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
+        for (dataset, tables) in self.tasks {
+            let name = evaluator.name_of(dataset);
+            let task = RetrievalTask::new(&name, &subject.options, tables)?;
+            let embeddings = subject.embed_sides(self.entry, &task.texts, &name)?;
+            let inputs = Inputs::new(&embeddings);
+            outcomes.push(subject.evaluate(&task.evaluator, &inputs, String::new())?);
+            if subject.how.is_some() {
+                rows.extend(task.evaluator.rows(&inputs)?);
+            }
+            tasks.push(task.evaluator);
+        }
+        let measured: Vec<_> = tasks
             .iter()
-            .map(|task| task.measure(bench))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let tasks: Vec<_> = measured
-            .iter()
-            .map(|one| (&one.evaluator, &one.metrics))
+            .zip(&outcomes)
+            .map(|(task, outcome)| (task, &outcome.metrics))
             .collect();
-        let metrics = evaluator.aggregate(&tasks)?;
-        let mut csv: Vec<CsvRow> = measured.iter().map(|one| one.csv()).collect();
-        csv.push(CsvRow {
-            name: evaluator.csv_file(),
-            header: evaluator.csv_header(tasks[0].0),
-            row: evaluator.csv_row(At::Outside, tasks[0].0, &metrics),
-        });
-        let mut intervals = Vec::new();
-        let n_queries: usize = tasks.iter().map(|(task, _)| task.queries().len()).sum();
+        let metrics = evaluator.aggregate(&measured)?;
+        let means = match &subject.how {
+            Some(how) => evaluator.intervals(&measured, &rows.iter().collect::<Vec<_>>(), how)?,
+            None => Vec::new(),
+        };
+        let n_queries: usize = tasks.iter().map(|task| task.queries().len()).sum();
         let what = format!(
             "{} of {}",
-            counted(n_queries, "queries"),
+            counted(n_queries, self.entry.unit),
             counted(tasks.len(), "tasks")
         );
-        if let Some(how) = &bench.how {
-            let tasks: Vec<_> = measured
-                .iter()
-                .map(|one| (&one.evaluator, &one.metrics))
-                .collect();
-            let rows: Vec<_> = measured
-                .iter()
-                .filter_map(|one| one.rows.as_ref())
-                .collect();
-            intervals.extend(rows.iter().flat_map(|rows| rows.intervals(how)));
-            intervals.extend(evaluator.intervals(&tasks, &rows, how)?);
+        let (mut intervals, mut csv) = (Vec::new(), Vec::new());
+        for outcome in outcomes {
+            intervals.extend(outcome.intervals);
+            csv.extend(outcome.csv);
         }
+        intervals.extend(means);
+        csv.push((evaluator.csv(&tasks[0]), metrics.clone()));
         Ok(Evaluated {
             what,
             metrics,
@@ -107,41 +96,26 @@ impl NanoBeir {
     }
 }
 
-/// Reads a task from the files of its subsets, in the order of [`SUBSETS`]. Empty texts are left out.
-fn task(name: String, files: &[Vec<PathBuf>]) -> anyhow::Result<Retrieval> {
+/// Reads a task from the files of its subsets, in the order of [`SUBSETS`]. Empty texts are left out, and every
+/// judgement is of a relevant document, as upstream has it.
+fn read(dataset: NanoDataset, files: &[Vec<PathBuf>]) -> anyhow::Result<Vec<entry::Columns>> {
     let [corpus, queries, qrels] = files else {
-        anyhow::bail!("{name}: {} subsets in place of three", files.len());
+        anyhow::bail!("{dataset}: {} subsets in place of three", files.len());
     };
-    let (corpus_ids, corpus) = texts(corpus, CORPUS_COLUMNS)?;
-    let (query_ids, queries) = texts(queries, QUERY_COLUMNS)?;
-    let [query, document, _] = QREL_COLUMNS;
-    // As upstream: every judgement is of a relevant document.
-    let wanted = qrel_wanted([query, document, &[]], true);
-    let relevant = relevant(load_fields_of(qrels, &wanted, OnBadRow::Error)?)?;
-    Ok(Retrieval {
-        name,
-        query_ids,
-        queries,
-        corpus_ids,
-        corpus,
-        relevant,
-    })
+    let [of_queries, of_corpus, of_qrels] = RetrievalTask::tables();
+    Ok(vec![
+        without_empty(tables::read_files(of_queries, queries)?),
+        without_empty(tables::read_files(of_corpus, corpus)?),
+        tables::read_files(of_qrels, qrels)?,
+    ])
 }
 
-fn texts(files: &[PathBuf], names: [&[&str]; 2]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
-    let wanted =
-        [(names[0], FieldKind::Id), (names[1], FieldKind::Text)].map(|(names, holds)| Wanted {
-            names,
-            holds,
-            optional: false,
-        });
-    let mut fields = load_fields_of(files, &wanted, OnBadRow::Error)?
-        .into_iter()
-        .flatten();
-    let (Some(Field::Texts(ids)), Some(Field::Texts(texts))) = (fields.next(), fields.next())
-    else {
-        anyhow::bail!("ids and texts were read as something else");
-    };
-    let rows = ids.into_iter().zip(texts);
-    Ok(rows.filter(|(_, text)| !text.is_empty()).unzip())
+/// Ids and texts without the rows whose text is empty.
+fn without_empty(mut columns: entry::Columns) -> entry::Columns {
+    if let [Some(Cells::Texts(ids)), Some(Cells::Texts(texts))] = columns.as_mut_slice() {
+        let mut is_kept = texts.iter().map(|text| !text.is_empty());
+        ids.retain(|_| is_kept.next().unwrap_or(true));
+        texts.retain(|text| !text.is_empty());
+    }
+    columns
 }

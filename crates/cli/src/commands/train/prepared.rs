@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use data::Dataset;
-use eval::SimilarityFunction;
+use eval::{Options, Similarity};
 use losses::{BuildContext, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
 use train::{Evaluation, Objective, Tasks, TrainingData};
@@ -138,19 +138,20 @@ fn during_training(
     dataset: Dataset,
     prompts: Vec<String>,
 ) -> anyhow::Result<Evaluation> {
-    let similarity = [tokens.model.similarity_fn_name().parse()?];
+    let similarity = [tokens.model.similarity_fn_name()];
     let data = tokens.of(dataset, prompts)?;
     let options = EncodeOptions::default();
     match tokens.flags.evaluator {
-        None => Ok(Evaluation::during_training(data, &similarity, options)),
-        asked => Evaluation::with_kind(data, asked, &similarity, options).context("--eval-data"),
+        None => Ok(Evaluation::during_training(data, &similarity, options)?),
+        asked => Evaluation::with_kind(data, asked, &Options::of(&similarity), options)
+            .context("--eval-data"),
     }
 }
 
 /// Test data with its evaluator, which encodes with the model's own prompts.
 fn before_and_after(tokens: &Tokens<'_>, dataset: Dataset) -> anyhow::Result<Evaluation> {
     let data = tokens.of(dataset, Vec::new())?;
-    let all = SimilarityFunction::ALL;
+    let all = Options::of(&Similarity::ALL);
     Evaluation::with_kind(data, tokens.flags.evaluator, &all, EncodeOptions::default())
         .context("--test-data")
 }

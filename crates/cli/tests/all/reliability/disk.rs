@@ -38,7 +38,7 @@ fn errors_at_every_place() {
     whole.run(&[]).ok();
     let expected = whole.result();
     let n = count(6, 100);
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let mut n_passed = 0;
     while n_passed < n {
         let (code, advice) = ERRORS[n_passed % ERRORS.len()];

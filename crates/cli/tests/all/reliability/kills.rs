@@ -16,7 +16,7 @@ fn killed_at_random_moments() {
     let expected = whole.result();
 
     let n = count(3, 200);
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let (mut n_killed, mut n_same) = (0, 0);
     while n_killed < n {
         let killed = Training {

@@ -21,6 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernels::random::SplitMix64;
+
 use crate::sandbox::{Ended, Sandbox, copy_folder, data, json_lines, model};
 
 /// The number of cases.
@@ -44,18 +46,15 @@ fn say(line: &str) {
 }
 
 /// Numbers that look random, the same on every run.
-struct Random(u64);
+struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    fn new(seed: u64) -> Self {
+        Self(SplitMix64::new(seed))
     }
 
     fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.0.draw() % n
     }
 }
 

@@ -16,7 +16,7 @@ fn injected_numbers_are_caught_at_their_step() {
     whole.run(&[]).ok();
     let expected = whole.result();
     let n = count(4, 100);
-    let mut random = Random(9);
+    let mut random = Random::new(9);
     let mut n_caught = 0;
     for i in 0..n {
         let step = 1 + random.below(60);

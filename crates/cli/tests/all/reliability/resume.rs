@@ -105,7 +105,7 @@ fn damaged_checkpoints_are_passed_over() {
     whole.run(&[]).ok();
     let expected = whole.result();
     let n = count(10, 1000);
-    let mut random = Random(4);
+    let mut random = Random::new(4);
     let mut n_passed = 0;
     for i in 0..n {
         let damaged = Training::new(&sandbox, "damaged", &flags);

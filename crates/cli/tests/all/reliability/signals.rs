@@ -97,7 +97,7 @@ fn signals_at_random_moments() {
         Moment::Encoding,
         Moment::Download,
     ];
-    let mut random = Random(6);
+    let mut random = Random::new(6);
     let (mut n_passed, mut n_running, mut slowest) = (0, 0, Duration::ZERO);
     for i in 0..n {
         let moment = moments[i % moments.len()];

@@ -1,0 +1,74 @@
+//! The data of an evaluation, by the kind that its evaluator needs.
+
+use data::Dataset;
+use eval::entry::{Needs, Source};
+
+use super::{
+    classifier::Classified,
+    columns::{Columns, Taught},
+    nano_beir::NanoBeir,
+    part::Part,
+    subject::{Evaluated, Subject},
+    tables::Tables,
+};
+use crate::{
+    flags::eval::EvalFlags,
+    session::Session,
+    source::{self, DataOptions},
+};
+
+/// The data of an evaluation, read and checked.
+pub(super) enum Input {
+    Columns(Columns),
+    Taught(Taught),
+    Classified(Classified),
+    Tables(Tables),
+    NanoBeir(NanoBeir),
+}
+
+impl Input {
+    /// Reads the data.
+    pub(super) fn load(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Result<Self> {
+        let dataset = || load_dataset(part, flags, session);
+        let Some(entry) = part.evaluator else {
+            return Ok(Self::Columns(Columns::new(dataset()?, None)?));
+        };
+        Ok(match &entry.needs {
+            Needs::Columns(needs) => match needs.source {
+                Source::Model => Self::Columns(Columns::new(dataset()?, Some(entry))?),
+                Source::Teacher => Self::Taught(Taught::new(dataset()?, entry, needs, flags)?),
+                Source::Classifier => Self::Classified(Classified::new(dataset()?, entry, needs)?),
+            },
+            Needs::Tables(needs) => Self::Tables(Tables::load(part, entry, needs, flags)?),
+            Needs::Tasks { .. } => Self::NanoBeir(NanoBeir::load(
+                entry,
+                part.tasks.as_deref(),
+                flags,
+                session,
+            )?),
+        })
+    }
+
+    /// Puts the model through the evaluator.
+    pub(super) fn evaluate(self, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
+        match self {
+            Self::Columns(input) => input.evaluate(subject),
+            Self::Taught(input) => input.evaluate(subject),
+            Self::Classified(input) => input.evaluate(subject),
+            Self::Tables(input) => input.evaluate(subject),
+            Self::NanoBeir(input) => input.evaluate(subject),
+        }
+    }
+}
+
+/// Reads the data set of a part.
+fn load_dataset(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Result<Dataset> {
+    let source = part.data.as_ref().map_or("", |data| data.value.as_str());
+    let options = DataOptions {
+        name: part.name.clone(),
+        columns: flags.options.columns.clone(),
+        max_rows: flags.options.max_samples,
+        on_bad_row: Some(flags.options.on_bad_row),
+    };
+    source::dataset(source, flags.options.split, &options, session)
+}
