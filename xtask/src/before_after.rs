@@ -49,12 +49,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     };
     let base = or_default(&args.base, BASE, "--base", "cargo xtask fetch-data")?;
     let data = or_default(&args.data, DATA, "--data", "cargo xtask fetch-data")?;
-    let tuned = or_default(
-        &args.tuned,
-        TUNED,
-        "--tuned",
-        "cargo run --bin sentune -- train",
-    )?;
+    let tuned = or_default(&args.tuned, TUNED, "--tuned", "cargo run -p cli -- train")?;
     let name = args
         .name
         .clone()

@@ -18,11 +18,11 @@ pub(crate) struct Checkout {
 }
 
 impl Checkout {
-    /// Finds the checkout that cargo ran this program from; or, where it was carried to another machine, takes the
-    /// folder that it was started in.
+    /// Finds the checkout that cargo ran this program from, or else takes the current folder, as on a machine without
+    /// a checkout.
     pub(crate) fn open() -> Result<Self> {
-        // Cargo's word at run time comes first: with a target folder shared between checkouts, the
-        // path of compile time may be another checkout's.
+        // Cargo's variable comes first: with a target folder shared between checkouts, the path of compile time
+        // may be another checkout's.
         let root = match env::var_os("CARGO_MANIFEST_DIR") {
             Some(manifest_dir) => Path::new(&manifest_dir)
                 .parent()
@@ -49,14 +49,14 @@ impl Checkout {
         self.root.join("libtorch")
     }
 
-    /// The LIBTORCH that whoever runs this set, if any: not the one of .cargo/config.toml.
+    /// The user's own LIBTORCH, if set; not the one of .cargo/config.toml.
     pub(crate) fn own_libtorch(&self) -> Option<PathBuf> {
         env::var_os("LIBTORCH")
             .map(PathBuf::from)
             .filter(|libtorch| *libtorch != self.libtorch())
     }
 
-    /// Cargo in this checkout, in the environment that it would have if called by hand.
+    /// Cargo in this checkout, with the environment of a call by hand.
     ///
     /// `cargo run` sets variables for the program it starts. Build scripts that look at them (ring's
     /// does, torch-sys's at LIBTORCH) would run again each time a build by hand and a build from here
@@ -75,7 +75,7 @@ impl Checkout {
     }
 }
 
-/// Leads the link `place` to `target`, in one step, whatever it led to before.
+/// Points the link `place` to `target` in one step, replacing an earlier link.
 #[cfg(unix)]
 pub(crate) fn link(target: &Path, place: &Path) -> Result<()> {
     let mut new = place.as_os_str().to_owned();
@@ -84,7 +84,7 @@ pub(crate) fn link(target: &Path, place: &Path) -> Result<()> {
     Ok(fs_err::rename(&new, place)?)
 }
 
-/// Fails: where links take a privilege that not every user has, none are made.
+/// Fails, since links need a privilege that not every user has.
 #[cfg(not(unix))]
 pub(crate) fn link(target: &Path, place: &Path) -> Result<()> {
     anyhow::bail!(

@@ -12,7 +12,7 @@ use crate::checkout::Checkout;
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// What the program takes: `cargo xtask fetch-data --help` tells.
+    /// Arguments of the program, which `cargo xtask fetch-data --help` lists
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,

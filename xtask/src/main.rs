@@ -1,8 +1,8 @@
-//! The project's chores, as `cargo xtask <command>`. One file per command; this is their table of contents.
+//! The project's chores, as `cargo xtask <command>`: one file per command.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program talks to whoever runs it"
+    reason = "a program prints to its user"
 )]
 
 mod before_after;

@@ -1,20 +1,19 @@
-//! What there is of NVIDIA on this machine, asked without loading anything of it.
+//! NVIDIA's driver and GPUs on this machine, found without loading a library of theirs.
 
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use xshell::{Shell, cmd};
 
-/// Where the kernel's part of the driver shows itself.
+/// A file that the driver's kernel module makes.
 const VERSION: &str = "/proc/driver/nvidia/version";
 
-/// Whether a driver is there: by the kernel's word, or by that of the driver's own tool, as where the kernel is
-/// another system's.
+/// Whether there is a driver: the kernel module, or where the kernel is another system's, the driver's own tool.
 pub(crate) fn has_driver(shell: &Shell) -> bool {
     Path::new(VERSION).exists() || gpus(shell).is_some_and(|gpus| !gpus.is_empty())
 }
 
-/// Fails where no driver is there, with what `what` can't do.
+/// Fails if there is no driver; `what` needs one, and the message says so.
 pub(crate) fn need_driver(shell: &Shell, what: &str) -> Result<()> {
     ensure!(
         has_driver(shell),
@@ -23,14 +22,14 @@ pub(crate) fn need_driver(shell: &Shell, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A GPU as `nvidia-smi` tells of it.
+/// A GPU in the list of `nvidia-smi`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Gpu {
     pub(crate) name: String,
-    /// In MiB.
+    /// Memory in MiB.
     pub(crate) memory: f64,
     pub(crate) driver: String,
-    /// As 8.9 of `compute_cap`.
+    /// Compute capability, such as 8.9.
     pub(crate) capability: Option<f64>,
 }
 
@@ -41,7 +40,7 @@ impl Gpu {
     }
 }
 
-/// The GPUs of this machine; `None` where the tool is not there or fails.
+/// The GPUs of this machine; `None` if the tool is missing or fails.
 pub(crate) fn gpus(shell: &Shell) -> Option<Vec<Gpu>> {
     let answer = cmd!(
         shell,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{checkout::Checkout, setup};
 
-/// The most that the program may take, stripped, in bytes: it is to be carried.
+/// The largest size of the stripped program, in bytes.
 const MAX_BYTES: u64 = 50_000_000;
 
 /// Build `sentune` and `xtask` in release, to be carried to a machine that has libtorch but no Rust.
@@ -44,7 +44,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     check_size(&packed, bytes)
 }
 
-/// Where cargo builds.
+/// Cargo's target folder.
 pub(crate) fn target_folder(checkout: &Checkout) -> Result<PathBuf> {
     let metadata = checkout
         .cargo()
@@ -58,7 +58,7 @@ pub(crate) fn target_folder(checkout: &Checkout) -> Result<PathBuf> {
         .into())
 }
 
-/// What is wrong with the release builds in this target folder: the check that `tidy` makes where there are any.
+/// Problems of the release builds in this target folder, if there are any.
 pub(crate) fn size_problems(target: &Path) -> Vec<String> {
     let built = ["release/sentune", "package/sentune"].map(|name| target.join(name));
     let mut problems = Vec::new();

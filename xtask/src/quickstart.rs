@@ -11,10 +11,10 @@ use grammar::{Split, Triplet};
 
 use crate::{checkout::Checkout, setup};
 
-/// Everything that quickstart makes, in the checkout.
+/// The folder of everything that quickstart makes, in the checkout.
 const FOLDER: &str = "runs/quickstart";
 
-/// How many triplets of each split are written.
+/// The splits, their names and numbers of triplets.
 const SPLITS: [(Split, &str, usize); 3] = [
     (Split::Train, "train", 12_000),
     (Split::Dev, "dev", 500),
@@ -39,7 +39,7 @@ const MODEL: [&str; 12] = [
     "42",
 ];
 
-/// Random weights take larger steps, and larger batches, than pre-trained ones.
+/// Random weights need larger steps and batches than pre-trained ones.
 const TRAINING: [&str; 8] = [
     "--num-train-epochs",
     "3",
@@ -57,7 +57,7 @@ const TRAINING: [&str; 8] = [
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-/// Sets up, builds, writes the data, trains, and says where the model is.
+/// Sets up, builds, writes the data, trains, and prints the model's folder.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     setup::run(checkout, &setup::Args::default())?;
     checkout.cargo().args(["build", "--bin", "sentune"]).run()?;
@@ -101,7 +101,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         "    cargo run -p cli -- eval --model {run}/final --data {}\n",
         data("test")
     );
-    println!("docs/guide.md goes on from here, with a pre-trained model and your own data.");
+    println!("docs/guide/start.md goes on from here, with a pre-trained model and your own data.");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask reliability`: the counted tests of docs/reliability.md.
 //!
-//! The tests are tests like others and run in their quick form with `cargo xtask test`. This runs them one by
-//! one, on request with the full counts, and ends with what they counted.
+//! `cargo xtask test` runs them too, in their quick form. This runs them one by one, on request with the full counts,
+//! and ends with a table of the counts.
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::checkout::Checkout;
 
-/// Kill, starve and spoil runs, and count what comes of it.
+/// Kill, starve and damage runs, and count the outcomes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Run only the tests whose name contains this word
@@ -29,7 +29,7 @@ struct Test {
     name: &'static str,
     /// The test binary that it is in.
     binary: &'static str,
-    /// Its path there.
+    /// Its path in the binary.
     path: &'static str,
 }
 
@@ -95,10 +95,10 @@ const TESTS: [Test; 18] = [
     ),
 ];
 
-/// What tests print their counts behind.
+/// The start of a line on which a test prints a count.
 const MARK: &str = "reliability: ";
 
-/// Runs the tests in turn, and says what each counted and how long it took.
+/// Runs the tests in turn, and prints the counts and time of each.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     let tests: Vec<&Test> = TESTS
         .iter()
@@ -140,7 +140,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What the test counted, or all that it printed where it failed.
+/// The counts of one test, or its whole output if it failed.
 fn run_one(checkout: &Checkout, test: &Test, full: bool) -> Result<Result<Vec<String>, String>> {
     eprintln!("==> {}", test.name);
     let mut cargo =

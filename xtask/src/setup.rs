@@ -1,10 +1,10 @@
 //! `cargo xtask setup`: puts libtorch in place, so that the rest can be built.
 //!
 //! A libtorch of the user's own (LIBTORCH or LIBTORCH_USE_PYTORCH) is checked and used as it is.
-//! Otherwise pinned wheels are fetched with pip, and what is needed of them is unpacked into a
+//! Otherwise pinned wheels are fetched with pip, and the needed files are unpacked into a
 //! folder of the user's cache, which the checkout's `libtorch` then links to: a second checkout
-//! costs a link. The folder takes its name when it is whole, and a wheel when pip has verified its
-//! hash, so an interrupted run leaves nothing that a later one could mistake for finished.
+//! costs a link. The folder gets its name once it is complete, and a wheel once pip has verified its
+//! hash, so a later run can't mistake the leftovers of an interrupted one for finished.
 
 mod cache;
 mod requirement;
@@ -43,7 +43,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// As `--cuda`.
+    /// The flags of `setup --cuda`.
     pub(crate) fn with_cuda() -> Self {
         Self {
             cuda: true,
@@ -80,7 +80,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
         link.display(),
         if args.cuda { " with CUDA" } else { "" },
     );
-    // What has CUDA stays so: the other way round, torch-sys would look for libraries that are gone.
+    // A libtorch with CUDA keeps it: torch-sys would go on looking for its libraries.
     let variant = if args.cuda || has_cuda(&link) {
         Variant::Cuda
     } else {
@@ -99,7 +99,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The features to build `cli` with: `--cuda-graphs` can be asked for where the headers are that set-up brings.
+/// The features to build `cli` with: CUDA graphs if `setup --cuda` has put CUDA's headers in place.
 pub(crate) fn features(checkout: &Checkout) -> &'static [&'static str] {
     let headers = checkout.libtorch().join("cuda/include/cuda_runtime_api.h");
     if checkout.own_libtorch().is_none() && headers.exists() {
@@ -109,7 +109,7 @@ pub(crate) fn features(checkout: &Checkout) -> &'static [&'static str] {
     }
 }
 
-/// Which of libtorch's back ends are put in place.
+/// A build of libtorch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
     Cpu,
@@ -122,7 +122,7 @@ impl Variant {
         cached_name(self.tag())
     }
 
-    /// What its file `build-version` says, in the form that torch-sys reads.
+    /// The content of its file `build-version`, in the form that torch-sys reads.
     fn version(self) -> String {
         format!("{VERSION}+{}", self.tag())
     }
@@ -143,8 +143,8 @@ impl Variant {
         })
     }
 
-    /// The most that the cache's folder takes while its wheels are fetched and unpacked, in bytes:
-    /// the wheels, a second copy of the largest while pip moves it, and what is unpacked.
+    /// Peak size of the cache's folder while wheels are fetched and unpacked, in bytes: the wheels, a second copy
+    /// of the largest while pip moves it, and the unpacked libraries.
     fn disk_space(self) -> u64 {
         match self {
             Self::Cpu => 1_300_000_000,
@@ -216,7 +216,7 @@ fn check_version(version: &Version, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the checkout's link leads to a libtorch that will do.
+/// Whether the checkout's link leads to a usable libtorch.
 fn in_place(link: &Path, args: &Args) -> bool {
     Libtorch::at(link).is_some_and(|libtorch| {
         libtorch.version().is_some_and(Version::builds) && (!args.cuda || libtorch.has_cuda())
@@ -323,7 +323,7 @@ fn relink(link: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where a link leads, for people to read.
+/// The target of a link, for messages.
 fn followed(link: &Path) -> String {
     link.canonicalize()
         .unwrap_or_else(|_| link.to_owned())

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that has to hold before a change lands. CI runs nothing else.
+//! `cargo xtask test`: every check that a change has to pass. CI runs nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::{checkout::Checkout, dependencies, setup, tidy};
 
 /// Check everything: tidiness, formatting, lints, tests, docs.
 ///
-/// The cheap checks come first, and the first that fails ends it.
+/// The cheap checks come first; the first failure ends the run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Run only the stages whose name contains this word
@@ -55,7 +55,7 @@ struct Stage {
     run: fn(&Checkout) -> Result<()>,
 }
 
-/// The stages, from cheap to dear.
+/// The stages, from cheap to expensive.
 const STAGES: [Stage; 8] = [
     Stage {
         name: "tidy",

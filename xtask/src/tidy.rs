@@ -1,5 +1,5 @@
 //! Checks that no compiler makes: the tree's size and paths, module docs, the names in docs/ARCHITECTURE.md, imports,
-//! who may depend on whom, and the size of a release build, where there is one.
+//! dependencies between crates, and the size of a release build, where there is one.
 //!
 //! A stage of `cargo xtask test`, and a test of this crate too, so that `cargo test` runs it.
 
@@ -28,7 +28,7 @@ use crate::{checkout::Checkout, package};
 /// The largest file that the tree may hold, in bytes.
 const MAX_FILE_BYTES: u64 = 2_000_000;
 
-/// What no text of the tree may hold: the places of one machine, and the hosts of package registries.
+/// Forbidden in every text: the paths of one machine, and the hosts of package registries.
 /// (In two parts each, so that this file may hold them.)
 const FORBIDDEN_TEXTS: [(&str, &str); 8] = [
     (concat!("/wo", "rk/"), "a path of one machine"),
@@ -47,7 +47,7 @@ const FORBIDDEN_TEXTS: [(&str, &str); 8] = [
     ),
 ];
 
-/// What no Rust source may hold: work is done, or filed as an issue.
+/// Forbidden words of Rust sources: work is done, or filed as an issue.
 const FORBIDDEN_MARKS: [&str; 3] = [
     concat!("TO", "DO"),
     concat!("FIX", "ME"),

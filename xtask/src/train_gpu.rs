@@ -9,22 +9,22 @@ use crate::{checkout::Checkout, nvidia, setup};
 /// Train on an NVIDIA GPU: set up with CUDA, build, and make the article's run, or one of your own.
 ///
 /// Without arguments it trains microsoft/mpnet-base on the first 100,000 triplets of all-nli, which come from the
-/// hub, and ends with the accuracies before and after. What follows `--` goes to `sentune train` and wins over the
-/// settings that are made for the GPU.
+/// hub, and ends with the accuracies before and after. Arguments after `--` go to `sentune train` and override the
+/// settings made for the GPU.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What `sentune train` takes: `cargo run -p cli -- train --help` tells
+    /// Arguments of `sentune train`, which `cargo run -p cli -- train --help` lists
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<OsString>,
 }
 
-/// A setting that suits a GPU, and the flags of which any one makes it the user's own.
+/// A setting for a GPU, and the flags that override it.
 struct Setting {
     words: &'static [&'static str],
     own: &'static [&'static str],
 }
 
-/// Looks for a driver first, so that nothing is downloaded in vain; then sets up, builds and trains.
+/// Looks for a driver first, before anything is downloaded; then sets up, builds and trains.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     nvidia::need_driver(&checkout.shell, "`cargo xtask train-gpu`")?;
     setup::run(checkout, &setup::Args::with_cuda())?;
@@ -55,7 +55,7 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What suits the GPU, but for what the user's arguments decide.
+/// Settings for the GPU, without those that the user's arguments make.
 fn settings(has_bf16: bool, own: &[OsString]) -> Vec<&'static str> {
     let settings = [
         Setting {

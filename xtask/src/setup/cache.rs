@@ -38,7 +38,7 @@ impl Cache {
         &self.wheels
     }
 
-    /// Whether the folder is whole and of this version.
+    /// Whether the folder is complete and of this version.
     pub(super) fn is_complete(&self, version: &str) -> bool {
         std::fs::read_to_string(self.folder.join("build-version"))
             .is_ok_and(|text| text.trim() == version)
@@ -126,8 +126,8 @@ pub(crate) fn cache_folder(root: &Path) -> Result<PathBuf> {
     Ok(fs::canonicalize(parent)?)
 }
 
-/// Where that folder should be, by the XDG base directory specification: relative
-/// paths are to be ignored, and ~/.cache is the default.
+/// The path of that folder by the XDG base directory specification, which ignores relative paths and defaults to
+/// ~/.cache.
 fn parent(xdg_cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     let cache = xdg_cache_home
         .filter(|path| path.is_absolute())
@@ -138,7 +138,7 @@ fn parent(xdg_cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<Path
     Some(cache.join("sentune"))
 }
 
-/// Whether files can be made in the folder: permissions do not tell, on a read-only file system say.
+/// Whether files can be made in the folder, by trying: permissions do not show a read-only file system.
 fn is_writable(folder: &Path) -> bool {
     let probe = folder.join(format!("probe-{}", process::id()));
     let made = std::fs::create_dir(&probe).is_ok();

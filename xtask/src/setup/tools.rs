@@ -1,4 +1,4 @@
-//! What set-up needs on the machine: Python with pip, and a C++ compiler.
+//! Tools that set-up needs: Python with pip, and a C++ compiler.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ use super::requirement::Requirement;
 
 /// The manylinux tags that the pinned wheels carry.
 ///
-/// pip, asked for the wheels of a machine other than by its own Python's word, takes them literally.
+/// pip matches them literally when the platform is given on the command line.
 const PLATFORMS: [&str; 5] = [
     "manylinux_2_28_x86_64",
     "manylinux_2_27_x86_64",
@@ -26,7 +26,7 @@ const PLATFORMS: [&str; 5] = [
     "manylinux2014_x86_64",
 ];
 
-/// The libraries that a program linked to libtorch on the CPU may come to load.
+/// Libraries that a program linked to libtorch may load on a CPU.
 const LIBRARIES: [&str; 3] = ["torch", "torch_cpu", "c10"];
 
 /// The name under which torch-sys looks for Python.
@@ -75,7 +75,7 @@ impl Python {
         self.program
     }
 
-    /// The bytes that are free where `folder` lies.
+    /// Free bytes on the disk of `folder`.
     pub(super) fn free_space(&self, folder: &Path) -> Result<u64> {
         let script = "import shutil, sys; print(shutil.disk_usage(sys.argv[1]).free)";
         let output = Command::new(self.program)
@@ -143,7 +143,7 @@ impl Python {
 #[derive(Debug)]
 pub(super) struct Compiler {
     program: String,
-    /// What CXX carries beyond the program.
+    /// Arguments in CXX after the program.
     args: Vec<String>,
 }
 
@@ -167,8 +167,7 @@ impl Compiler {
 
     /// Makes an empty libtorch.so that needs libtorch_cpu.so.
     ///
-    /// It stands in for the wheel's own, which does nothing but need all other libraries, those for
-    /// CUDA too.
+    /// It replaces the wheel's own, which holds no code and needs all other libraries, CUDA's too.
     pub(super) fn link_stand_in(&self, shell: &Shell, lib: &Path) -> Result<()> {
         self.command(shell)
             .args(["-shared", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN"])
@@ -180,8 +179,8 @@ impl Compiler {
             .context("linking the stand-in for libtorch.so")
     }
 
-    /// Links and runs a program that needs the libraries, so that a machine that cannot load them
-    /// says so now and not after the build.
+    /// Links and runs a program that needs the libraries, so that a machine that cannot load them fails
+    /// now and not after the build.
     pub(super) fn check_loads(&self, shell: &Shell, lib: &Path, work: &Path) -> Result<()> {
         let (source, program) = (work.join("check.cpp"), work.join("check"));
         fs::write(&source, "int main() {}\n")?;
