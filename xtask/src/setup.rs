@@ -14,7 +14,10 @@ use std::{env, io::Write, path::Path, time::SystemTime};
 
 use anyhow::{Result, bail, ensure};
 use fs_err as fs;
-use launcher::libtorch::{Libtorch, VERSION, Version, cached_name};
+use launcher::{
+    libtorch::{Libtorch, cached_name},
+    version::{VERSION, Version},
+};
 use xshell::cmd;
 
 pub(crate) use self::cache::cache_folder;

@@ -114,7 +114,7 @@ fn explained(error: CudaError) -> anyhow::Error {
             };
             format!(
                 "in the checkout `cargo xtask setup --cuda` brings it, and for a program that was carried here SENTUNE_LIBTORCH names a libtorch {} with CUDA, or the torch package of a Python that has it{driver}; --device cpu does without",
-                launcher::libtorch::RELEASE
+                launcher::version::RELEASE
             )
         }
         CudaError::NoDriver => {

@@ -1,12 +1,12 @@
 //! The event that a sentence tells, with others that follow from it or contradict it.
 
 use crate::{
-    Split,
     lexicon::{
         ADJECTIVES, ASIDE_ADJECTIVES, ASIDES, COLOURS, COUNTS, INTRANSITIVE, NOUNS, PLACES, THINGS,
         TIMES, TRANSITIVE,
     },
     random::Random,
+    split::Split,
 };
 
 /// Someone, and how many and of what look. Numbers are indices in the lexicon's tables.

@@ -21,9 +21,11 @@ mod event;
 mod lexicon;
 mod random;
 mod sentence;
+mod split;
 
 use std::collections::BTreeSet;
 
+pub use crate::split::Split;
 use crate::{event::Event, random::Random, sentence::Wording};
 
 /// A premise, a sentence that follows from it and one that contradicts it: lower case, 6 to 20
@@ -36,17 +38,6 @@ pub struct Triplet {
     pub positive: String,
     /// Contradicts the premise.
     pub negative: String,
-}
-
-/// The combinations of subject and verb to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Split {
-    /// Three in five of them.
-    Train,
-    /// One in five, to look at while training.
-    Dev,
-    /// One in five, to judge by at the end.
-    Test,
 }
 
 /// Writes `n` triplets.

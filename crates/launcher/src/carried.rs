@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::LaunchError;
+use crate::error::LaunchError;
 
 /// At the end of a launcher that carries a program.
 const MARK: &[u8; 8] = b"sentune1";

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::error::TrainError;
 
 /// Texts that are put before the texts of columns, in training and in the evaluation loss. Evaluators use the
 /// model's own prompts instead, and the saved model keeps those.

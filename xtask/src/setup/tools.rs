@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
-use launcher::libtorch::VERSION;
+use launcher::version::VERSION;
 use xshell::{Cmd, Shell, cmd};
 
 use super::requirement::Requirement;
