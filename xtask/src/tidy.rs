@@ -54,12 +54,18 @@ const FORBIDDEN_MARKS: [&str; 3] = [
     concat!("XX", "X"),
 ];
 
-/// Whether openings of doc comments, names of architectures, module files and circles of imports are held to the
-/// rules: from when the whole tree keeps them.
-const IS_STRICT: bool = false;
+/// Crates whose sources do not keep the rules yet.
+const PENDING: [&str; 2] = ["data", "model"];
 
 /// The circles of imports that are the feature itself.
-const CIRCLES: [Circle; 0] = [];
+const CIRCLES: [Circle; 1] = [Circle {
+    files: &[
+        "crates/losses/src/adaptive_layer.rs",
+        "crates/losses/src/matryoshka.rs",
+        "crates/losses/src/registry.rs",
+    ],
+    reason: "a loss around another builds that one by its name in the registry",
+}];
 
 /// The document whose names are looked up.
 const MAP: &str = "docs/ARCHITECTURE.md";
@@ -80,10 +86,8 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     }
     let is_rust = |(name, _): &&(&str, String)| name.ends_with(".rs");
     let sources: Vec<Source> = texts.iter().filter(is_rust).map(Source::new).collect();
-    if IS_STRICT {
-        problems.extend(source_problems(&sources));
-        problems.extend(imports::problems(&circles(&sources), &CIRCLES));
-    }
+    problems.extend(source_problems(&sources));
+    problems.extend(imports::problems(&circles(&sources), &CIRCLES));
     let mut definitions = Definitions::default();
     for source in &sources {
         definitions.add(&source.module(), &source.tokens);
@@ -173,12 +177,21 @@ fn source_problems(sources: &[Source]) -> Vec<String> {
     let mut problems = Vec::new();
     for source in sources {
         let name = source.name;
-        if let Some(folder) = name.strip_suffix("/mod.rs") {
+        if PENDING.contains(&source.place().0) {
+            continue;
+        }
+        // Directly in `tests`, cargo would take x.rs for a test binary.
+        let is_shared = source.place().1.split('/').count() == 3 && source.in_src().is_none()
+            || source.place().0 == "cli";
+        if let Some(folder) = name.strip_suffix("/mod.rs")
+            && !is_shared
+        {
             problems.push(format!("{name}: a module is {folder}.rs beside its folder"));
         }
         let mut found = words::riddles(&source.tokens);
         // The chores name models and data sets as inputs of measurements.
-        let is_free = source.place().0 == "xtask" || name.starts_with(words::ENCODERS);
+        let is_free = ["xtask", "cli", "train"].contains(&source.place().0)
+            || name.starts_with(words::ENCODERS);
         if source.in_src().is_some() && !is_free {
             found.extend(words::architectures(&source.tokens));
         }
@@ -195,6 +208,9 @@ fn source_problems(sources: &[Source]) -> Vec<String> {
 fn circles(sources: &[Source]) -> BTreeSet<Vec<String>> {
     let mut crates: BTreeMap<&str, Vec<(&str, &[Token])>> = BTreeMap::new();
     for source in sources {
+        if PENDING.contains(&source.place().0) {
+            continue;
+        }
         if let Some(path) = source.in_src() {
             let folder = &source.name[..source.name.len() - path.len()];
             let files = crates.entry(folder).or_default();
@@ -307,7 +323,9 @@ mod tests {
         assert_eq!(problems("crates/a/tests/b.rs", named), 0);
         assert_eq!(problems("crates/model/src/encoder/mpnet.rs", named), 0);
         assert_eq!(problems("xtask/src/b.rs", named), 0);
-        assert_eq!(problems("crates/a/tests/c/mod.rs", ""), 1);
+        assert_eq!(problems("crates/a/tests/c/mod.rs", ""), 0);
+        assert_eq!(problems("crates/a/tests/b/c/mod.rs", ""), 1);
+        assert_eq!(problems("crates/a/src/c/mod.rs", ""), 1);
         assert_eq!(
             problems("xtask/src/b.rs", "/// What it does.\nfn a() {}"),
             1
