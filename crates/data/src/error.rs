@@ -1,10 +1,13 @@
 //! What can be wrong with a data file, and how it is said.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use polars::prelude::PolarsError;
 
-use crate::table::shortened;
+use crate::options::{LoadOptions, OnBadRow};
 
 /// Why data could not be loaded. Every message names the file and says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -326,6 +329,56 @@ impl fmt::Display for Defect {
                 write!(f, "the label {found} is not a finite number in range")
             }
         }
+    }
+}
+
+/// The first few bad rows, and how many there are.
+#[derive(Default)]
+pub(crate) struct BadRows {
+    pub(crate) first: Vec<BadRow>,
+    pub(crate) n_bad: usize,
+}
+
+impl BadRows {
+    const N_SHOWN: usize = 5;
+
+    /// Counts a row; call it once for each and in the order of rows.
+    pub(crate) fn push(&mut self, bad: BadRow) {
+        self.n_bad += 1;
+        if self.first.len() < Self::N_SHOWN {
+            self.first.push(bad);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n_bad == 0
+    }
+
+    /// The error for them, unless there are none or they are to be skipped.
+    pub(crate) fn check(
+        self,
+        path: &Path,
+        n_rows: usize,
+        options: &LoadOptions,
+    ) -> Result<Self, DataError> {
+        if self.is_empty() || options.on_bad_row == OnBadRow::Skip {
+            return Ok(self);
+        }
+        Err(DataError::BadRows {
+            path: path.to_path_buf(),
+            rows: self.first,
+            n_rows,
+            n_bad: self.n_bad,
+        })
+    }
+}
+
+/// Enough of a text to recognise it in a message.
+pub(crate) fn shortened(text: &str) -> String {
+    const N_CHARS: usize = 40;
+    match text.char_indices().nth(N_CHARS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}...", &text[..end]),
     }
 }
 

@@ -7,30 +7,29 @@
 //! every kind of bad input with its outcome. [`Dataset::tokenize`] turns the texts into ids once,
 //! [`TokenCache`] keeps them for the next run, and [`sampler`] says which rows make up which batch. Nothing here knows of tensors or models.
 
-mod csv;
+mod check;
+mod choose;
 mod dataset;
 mod embeddings;
 mod error;
-mod fields;
-mod files;
-mod jsonl;
+mod formats;
 mod load;
 pub mod nli;
-mod parquet;
+mod options;
 pub mod sampler;
 pub mod split;
-mod table;
+mod tables;
 mod token_cache;
 mod tokens;
-mod write;
 
 pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
     embeddings::write_embeddings,
     error::{BadRow, DataError, Defect},
-    fields::{Field, FieldKind, Wanted, load_fields, load_fields_of},
-    load::{LoadOptions, OnBadRow, load, load_files},
+    formats::write::{Cells, OutputColumn, TableFormat, write_table},
+    load::{load, load_files},
+    options::{LoadOptions, OnBadRow},
+    tables::{Field, FieldKind, Wanted, load_fields, load_fields_of},
     token_cache::{TokenCache, TokenKey, TokenLimits},
     tokens::{Prompt, TokenColumn, TokenizedDataset, UniqueTexts},
-    write::{Cells, OutputColumn, TableFormat, write_table},
 };

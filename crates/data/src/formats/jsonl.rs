@@ -17,12 +17,10 @@ use serde::{
 };
 
 use crate::{
-    error::{BadRow, DataError, Defect},
-    load::LoadOptions,
-    table::{
-        BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded, shortened,
-        text_columns,
-    },
+    check::{RowNumbers, Table, check_height, guarded, text_columns},
+    choose::{Chosen, Holds, choose},
+    error::{BadRow, BadRows, DataError, Defect, shortened},
+    options::LoadOptions,
 };
 
 const FORMAT: &str = "JSON Lines";

@@ -1,4 +1,4 @@
-//! What every format's reader hands over, and the checks that they share.
+//! Checks of every row that all formats share: texts and labels.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,9 +11,9 @@ use polars::prelude::{
 use rayon::prelude::*;
 
 use crate::{
-    dataset::{LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
-    error::{BadRow, DataError, Defect},
-    load::{LoadOptions, OnBadRow},
+    dataset::{Labels, TextColumn, Texts},
+    error::{BadRow, BadRows, DataError, Defect, shortened},
+    options::LoadOptions,
 };
 
 /// One file's chosen columns as polars has them; nulls and empty texts not yet looked for.
@@ -64,163 +64,6 @@ impl RowNumbers {
             line,
             column: Some(column.to_owned()),
             defect,
-        }
-    }
-}
-
-/// The first few bad rows, and how many there are.
-#[derive(Default)]
-pub(crate) struct BadRows {
-    first: Vec<BadRow>,
-    n_bad: usize,
-}
-
-impl BadRows {
-    const N_SHOWN: usize = 5;
-
-    /// Counts a row; call it once for each and in the order of rows.
-    pub(crate) fn push(&mut self, bad: BadRow) {
-        self.n_bad += 1;
-        if self.first.len() < Self::N_SHOWN {
-            self.first.push(bad);
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.n_bad == 0
-    }
-
-    /// The error for them, unless there are none or they are to be skipped.
-    pub(crate) fn check(
-        self,
-        path: &Path,
-        n_rows: usize,
-        options: &LoadOptions,
-    ) -> Result<Self, DataError> {
-        if self.is_empty() || options.on_bad_row == OnBadRow::Skip {
-            return Ok(self);
-        }
-        Err(DataError::BadRows {
-            path: path.to_path_buf(),
-            rows: self.first,
-            n_rows,
-            n_bad: self.n_bad,
-        })
-    }
-}
-
-/// What a column of a file holds, as far as the format tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Holds {
-    Text,
-    Numbers(String),
-    /// Lists of numbers.
-    Lists(String),
-    /// Text, or numbers written as text.
-    Either,
-    Other(String),
-}
-
-/// The columns to read.
-#[derive(Debug)]
-pub(crate) struct Chosen {
-    pub(crate) texts: Vec<String>,
-    pub(crate) label: Option<String>,
-}
-
-impl Chosen {
-    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
-        self.texts.iter().chain(&self.label)
-    }
-}
-
-/// Chooses among a file's columns: those asked for, or all, with the label apart.
-pub(crate) fn choose(
-    path: &Path,
-    columns: &[(String, Holds)],
-    options: &LoadOptions,
-) -> Result<Chosen, DataError> {
-    let path_buf = || path.to_path_buf();
-    let available: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
-    if let Some(twice) = first_repeated(&available) {
-        return Err(DataError::Header {
-            path: path_buf(),
-            message: format!(
-                "two columns are called `{}`: rename one of them",
-                shortened(twice)
-            ),
-        });
-    }
-    let wanted = options.columns.as_ref().unwrap_or(&available);
-    if let Some(twice) = first_repeated(wanted) {
-        return Err(DataError::Header {
-            path: path_buf(),
-            message: format!("column `{twice}` is chosen twice: name each column once"),
-        });
-    }
-    let mut chosen = Chosen {
-        texts: Vec::new(),
-        label: None,
-    };
-    for name in wanted {
-        let Some((_, holds)) = columns.iter().find(|(column, _)| column == name) else {
-            return Err(DataError::MissingColumn {
-                path: path_buf(),
-                column: name.clone(),
-                available,
-            });
-        };
-        if RESERVED_COLUMNS.contains(&name.as_str()) {
-            return Err(DataError::Header {
-                path: path_buf(),
-                message: format!(
-                    "the column name `{name}` is reserved: rename the column, or choose the \
-                     columns to use without it"
-                ),
-            });
-        }
-        if LABEL_COLUMNS.contains(&name.as_str()) {
-            if let Holds::Text | Holds::Other(_) = holds {
-                return Err(DataError::NotLabels {
-                    path: path_buf(),
-                    column: name.clone(),
-                    found: holds.to_string(),
-                });
-            }
-            if let Some(first) = chosen.label.replace(name.clone()) {
-                return Err(DataError::TwoLabels {
-                    path: path_buf(),
-                    first,
-                    second: name.clone(),
-                });
-            }
-            continue;
-        }
-        if let Holds::Numbers(_) | Holds::Lists(_) | Holds::Other(_) = holds {
-            return Err(DataError::NotText {
-                path: path_buf(),
-                column: name.clone(),
-                found: holds.to_string(),
-                available,
-            });
-        }
-        chosen.texts.push(name.clone());
-    }
-    if chosen.texts.is_empty() {
-        return Err(DataError::NoTextColumns {
-            path: path_buf(),
-            available: wanted.clone(),
-        });
-    }
-    Ok(chosen)
-}
-
-impl std::fmt::Display for Holds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Text | Self::Either => f.write_str("text"),
-            Self::Numbers(kind) => write!(f, "numbers ({kind})"),
-            Self::Lists(kind) | Self::Other(kind) => f.write_str(kind),
         }
     }
 }
@@ -540,15 +383,6 @@ pub(crate) fn text_columns(
         .collect())
 }
 
-/// Enough of a text to recognise it in a message.
-pub(crate) fn shortened(text: &str) -> String {
-    const N_CHARS: usize = 40;
-    match text.char_indices().nth(N_CHARS) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}...", &text[..end]),
-    }
-}
-
 /// An error of polars' for a file whose rows don't add up.
 pub(crate) fn check_height(
     path: &Path,
@@ -566,13 +400,6 @@ pub(crate) fn check_height(
             format!("{found} rows were read where the file has {expected}").into(),
         ),
     })
-}
-
-fn first_repeated(names: &[String]) -> Option<&String> {
-    names
-        .iter()
-        .enumerate()
-        .find_map(|(i, name)| names[..i].contains(name).then_some(name))
 }
 
 /// The numbers below `n` that are not in `bad`, which is sorted.

@@ -15,11 +15,12 @@ use polars_parquet::read::{
 use polars_parquet_format::{PageHeader, thrift::protocol::TCompactInputProtocol};
 
 use crate::{
-    error::{BadRow, DataError, Defect},
-    fields::{Cell, Cells},
-    load::LoadOptions,
+    check::{RowNumbers, Table, check_height, guarded},
+    choose::{Chosen, Holds, choose},
+    error::{BadRow, BadRows, DataError, Defect},
+    options::LoadOptions,
     sampler::MAX_ROWS,
-    table::{BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded},
+    tables::{Cell, Cells},
 };
 
 const FORMAT: &str = "parquet";

@@ -10,7 +10,7 @@ use polars::prelude::{
 use crate::{
     dataset::{Dataset, Labels},
     error::DataError,
-    files::Kind,
+    formats::files::Kind,
 };
 
 /// A format that tables are written in.
@@ -177,7 +177,7 @@ impl Dataset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LoadOptions, load};
+    use crate::{load::load, options::LoadOptions};
 
     const TEXTS: [&str; 5] = [
         "plain",

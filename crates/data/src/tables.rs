@@ -13,13 +13,13 @@ use serde::{
 use serde_json::Value;
 
 use crate::{
-    csv,
-    error::{BadRow, DataError, Defect},
-    files::{self, Kind},
-    jsonl,
-    load::{LoadOptions, OnBadRow},
-    parquet,
-    table::{BadRows, shortened},
+    error::{BadRow, BadRows, DataError, Defect, shortened},
+    formats::{
+        csv,
+        files::{self, Kind},
+        jsonl, parquet,
+    },
+    options::{LoadOptions, OnBadRow},
 };
 
 /// A column that is wanted of a table.

@@ -10,11 +10,10 @@ use polars::prelude::{Column, PolarsResult, StringChunkedBuilder};
 use rayon::prelude::*;
 
 use crate::{
-    error::{BadRow, DataError, Defect},
-    load::LoadOptions,
-    table::{
-        BadRows, Chosen, Holds, RowNumbers, Table, check_height, choose, guarded, text_columns,
-    },
+    check::{RowNumbers, Table, check_height, guarded, text_columns},
+    choose::{Chosen, Holds, choose},
+    error::{BadRow, BadRows, DataError, Defect},
+    options::LoadOptions,
 };
 
 /// Reads the chosen columns.
