@@ -1,95 +1,72 @@
-//! Which of a file's columns are used: those asked for or all, with the label apart.
+//! The choice of a file's columns: those asked for or all, with the label apart.
 
 use std::path::Path;
 
 use crate::{
     dataset::{LABEL_COLUMNS, RESERVED_COLUMNS},
     error::{DataError, shortened},
+    formats::{Holds, Schema},
     options::LoadOptions,
 };
 
-/// What a column of a file holds, as far as the format tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Holds {
-    Text,
-    Numbers(String),
-    /// Lists of numbers.
-    Lists(String),
-    /// Text, or numbers written as text.
-    Either,
-    Other(String),
-}
-
-/// The columns to read.
-#[derive(Debug)]
+/// The columns to read, by their place in the file.
+#[derive(Debug, Default)]
 pub(crate) struct Chosen {
-    pub(crate) texts: Vec<String>,
-    pub(crate) label: Option<String>,
-}
-
-impl Chosen {
-    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
-        self.texts.iter().chain(&self.label)
-    }
+    /// In the order in which the data set has them.
+    pub(crate) texts: Vec<usize>,
+    pub(crate) label: Option<usize>,
 }
 
 /// Chooses among a file's columns: those asked for, or all, with the label apart.
 pub(crate) fn choose(
     path: &Path,
-    columns: &[(String, Holds)],
+    schema: &Schema,
     options: &LoadOptions,
 ) -> Result<Chosen, DataError> {
-    let path_buf = || path.to_path_buf();
-    let available: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
+    let header = |message: String| DataError::Header {
+        path: path.to_path_buf(),
+        message,
+    };
+    let available = schema.names();
     if let Some(twice) = first_repeated(&available) {
-        return Err(DataError::Header {
-            path: path_buf(),
-            message: format!(
-                "two columns are called `{}`: rename one of them",
-                shortened(twice)
-            ),
-        });
+        return Err(header(format!(
+            "two columns are called `{}`: rename one of them",
+            shortened(twice)
+        )));
     }
     let wanted = options.columns.as_ref().unwrap_or(&available);
     if let Some(twice) = first_repeated(wanted) {
-        return Err(DataError::Header {
-            path: path_buf(),
-            message: format!("column `{twice}` is chosen twice: name each column once"),
-        });
+        return Err(header(format!(
+            "column `{twice}` is chosen twice: name each column once"
+        )));
     }
-    let mut chosen = Chosen {
-        texts: Vec::new(),
-        label: None,
-    };
+    let mut chosen = Chosen::default();
     for name in wanted {
-        let Some((_, holds)) = columns.iter().find(|(column, _)| column == name) else {
+        let Some(place) = available.iter().position(|column| column == name) else {
             return Err(DataError::MissingColumn {
-                path: path_buf(),
+                path: path.to_path_buf(),
                 column: name.clone(),
                 available,
             });
         };
         if RESERVED_COLUMNS.contains(&name.as_str()) {
-            return Err(DataError::Header {
-                path: path_buf(),
-                message: format!(
-                    "the column name `{name}` is reserved: rename the column, or choose the \
-                     columns to use without it"
-                ),
-            });
+            return Err(header(format!(
+                "the column name `{name}` is reserved: rename the column, or choose the columns to use without it"
+            )));
         }
+        let holds = &schema.columns[place].holds;
         if LABEL_COLUMNS.contains(&name.as_str()) {
             if let Holds::Text | Holds::Other(_) = holds {
                 return Err(DataError::NotLabels {
-                    path: path_buf(),
+                    path: path.to_path_buf(),
                     column: name.clone(),
                     found: holds.to_string(),
                 });
             }
-            if let Some(first) = chosen.label.replace(name.clone()) {
+            if let Some(first) = chosen.label.replace(place) {
                 return Err(DataError::TwoLabels {
-                    path: path_buf(),
-                    first,
+                    path: path.to_path_buf(),
+                    first: available[first].clone(),
                     second: name.clone(),
                 });
             }
@@ -97,31 +74,21 @@ pub(crate) fn choose(
         }
         if let Holds::Numbers(_) | Holds::Lists(_) | Holds::Other(_) = holds {
             return Err(DataError::NotText {
-                path: path_buf(),
+                path: path.to_path_buf(),
                 column: name.clone(),
                 found: holds.to_string(),
                 available,
             });
         }
-        chosen.texts.push(name.clone());
+        chosen.texts.push(place);
     }
     if chosen.texts.is_empty() {
         return Err(DataError::NoTextColumns {
-            path: path_buf(),
+            path: path.to_path_buf(),
             available: wanted.clone(),
         });
     }
     Ok(chosen)
-}
-
-impl std::fmt::Display for Holds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Text | Self::Either => f.write_str("text"),
-            Self::Numbers(kind) => write!(f, "numbers ({kind})"),
-            Self::Lists(kind) | Self::Other(kind) => f.write_str(kind),
-        }
-    }
 }
 
 fn first_repeated(names: &[String]) -> Option<&String> {

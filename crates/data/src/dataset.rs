@@ -100,7 +100,7 @@ impl<'a> FromIterator<&'a str> for Texts {
 /// One column of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextColumn {
-    /// The column's name in the file; of use to people only, since losses go by the columns' order.
+    /// The column's name in the file, for messages only: losses go by the columns' order.
     pub name: String,
     /// One text a row.
     pub texts: Texts,
@@ -175,7 +175,7 @@ impl Labels {
 /// and their names have none, except that a column named as in [`LABEL_COLUMNS`] is the label.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// What to call the data in logs and metrics.
+    /// The data set's name in logs and metrics.
     pub name: String,
     /// At least one; all of the same length.
     pub columns: Vec<TextColumn>,

@@ -1,19 +1,17 @@
-//! What can be wrong with a data file, and how it is said.
+//! Errors of data files, and their messages.
 
 use std::{
     fmt, io,
     path::{Path, PathBuf},
 };
 
-use polars::prelude::PolarsError;
+use crate::options::OnBadRow;
 
-use crate::options::{LoadOptions, OnBadRow};
-
-/// Why data could not be loaded. Every message names the file and says what to do next.
+/// An error of loading or writing data. Every message names the file and says what to do next.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// The file system said no; the message names the path.
+    /// An error of the file system; the message names the path.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The source is neither a file, nor a folder, nor a pattern that matches something.
@@ -25,12 +23,12 @@ pub enum DataError {
         /// The source as given.
         pattern: String,
     },
-    /// The pattern can't be read.
+    /// The pattern is malformed.
     #[error("`{pattern}` is not a valid pattern: {message}")]
     Pattern {
         /// The source as given.
         pattern: String,
-        /// What is wrong with it.
+        /// The problem.
         message: String,
     },
     /// A folder or pattern holds files of several kinds.
@@ -58,11 +56,11 @@ pub enum DataError {
     WrongContent {
         /// The file.
         path: PathBuf,
-        /// What the extension says.
+        /// The format by the extension.
         expected: &'static str,
-        /// What the first bytes say.
+        /// The format by the first bytes.
         found: &'static str,
-        /// What to do.
+        /// The way out.
         advice: &'static str,
     },
     /// The file has no bytes, or nothing but white space.
@@ -97,15 +95,15 @@ pub enum DataError {
         dataset: String,
         /// Name of the sampler.
         sampler: &'static str,
-        /// What is wrong, what is allowed and what to do.
+        /// The problem, the values allowed and the way out.
         problem: String,
     },
-    /// The header or schema itself can't be used.
+    /// The header or schema is unusable.
     #[error("{}: {message}", path.display())]
     Header {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem and the way out.
         message: String,
     },
     /// A column was asked for that is not there.
@@ -128,7 +126,7 @@ pub enum DataError {
         path: PathBuf,
         /// The column.
         column: String,
-        /// What it holds.
+        /// Its content.
         found: String,
         /// The file's columns.
         available: Vec<String>,
@@ -143,7 +141,7 @@ pub enum DataError {
         path: PathBuf,
         /// The column.
         column: String,
-        /// What it holds.
+        /// Its content.
         found: String,
     },
     /// No column of texts is left after choosing.
@@ -191,31 +189,29 @@ pub enum DataError {
         rows: Vec<BadRow>,
         /// Rows looked at.
         n_rows: usize,
-        /// How many of them are bad.
+        /// Number of bad rows.
         n_bad: usize,
     },
     /// The reader of the format gave up; the file is probably damaged.
-    #[error("{}: can't be read as {format}", path.display())]
+    #[error("{}: can't be read as {format}: {message}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The format.
         format: &'static str,
-        /// What polars says.
-        source: PolarsError,
+        /// The reader's message.
+        message: String,
     },
-    /// The reader of the format crashed; the file is probably damaged.
+    /// The reader of the format panicked; the file is probably damaged.
     #[error(
-        "{}: can't be read as {format}: the file is damaged (the reader stopped with: {message}); \
-         write or download it again", path.display()
+        "{}: can't be read as {format}: the file is damaged; write or download it again",
+        path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
         /// The format.
         format: &'static str,
-        /// The reader's last words.
-        message: String,
     },
 }
 
@@ -228,11 +224,11 @@ pub struct BadRow {
     pub line: Option<usize>,
     /// The column, where the defect is in one.
     pub column: Option<String>,
-    /// What is wrong.
+    /// The defect.
     pub defect: Defect,
 }
 
-/// What is wrong with a row.
+/// The defect of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Defect {
@@ -261,8 +257,6 @@ pub enum Defect {
     NotObject(&'static str),
     /// The object lacks the column.
     MissingKey,
-    /// The object has a key which the first row lacks.
-    UnknownKey,
     /// The object has the key twice.
     DuplicateKey,
     /// The value is no text.
@@ -320,7 +314,6 @@ impl fmt::Display for Defect {
             Self::NotJson(message) => write!(f, "not valid JSON: {message}"),
             Self::NotObject(found) => write!(f, "the line holds {found}, not an object"),
             Self::MissingKey => write!(f, "the key is missing"),
-            Self::UnknownKey => write!(f, "the first row has no such key"),
             Self::DuplicateKey => write!(f, "the key comes twice"),
             Self::NotText(found) => write!(f, "the value is {found}, not text"),
             Self::NotTexts(found) => write!(f, "the value is {found}, not a list of texts"),
@@ -350,18 +343,14 @@ impl BadRows {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.n_bad == 0
-    }
-
     /// The error for them, unless there are none or they are to be skipped.
     pub(crate) fn check(
         self,
         path: &Path,
         n_rows: usize,
-        options: &LoadOptions,
+        on_bad_row: OnBadRow,
     ) -> Result<Self, DataError> {
-        if self.is_empty() || options.on_bad_row == OnBadRow::Skip {
+        if self.n_bad == 0 || on_bad_row == OnBadRow::Skip {
             return Ok(self);
         }
         Err(DataError::BadRows {

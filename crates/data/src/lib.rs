@@ -1,16 +1,15 @@
 //! Training data: loading, validation, tokenised columns and the order of batches.
 //! [`load_fields`] reads tables of other kinds: corpora with ids, judgements, lists of texts.
 //!
-//! [`load()`] reads parquet (through polars), CSV, TSV and JSON Lines into a [`Dataset`]: columns of
-//! texts whose order has a meaning, and labels. Whatever is wrong with a file is found there,
-//! before any training, and named by file, row and column; `README.md` beside this crate lists
+//! [`load()`] reads parquet, CSV, TSV and JSON Lines into a [`Dataset`]: columns of
+//! texts whose order has a meaning, and labels. Every defect of a file is found there, before any
+//! training, and named by file, row and column; `README.md` beside this crate lists
 //! every kind of bad input with its outcome. [`Dataset::tokenize`] turns the texts into ids once,
 //! [`TokenCache`] keeps them for the next run, and [`sampler`] says which rows make up which batch. Nothing here knows of tensors or models.
 
 mod check;
 mod choose;
 mod dataset;
-mod embeddings;
 mod error;
 mod formats;
 mod load;
@@ -24,9 +23,8 @@ mod tokens;
 
 pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
-    embeddings::write_embeddings,
     error::{BadRow, DataError, Defect},
-    formats::write::{Cells, OutputColumn, TableFormat, write_table},
+    formats::write::{Cells, OutputColumn, TableFormat, write_embeddings, write_table},
     load::{load, load_files},
     options::{LoadOptions, OnBadRow},
     tables::{Field, FieldKind, Wanted, load_fields, load_fields_of},

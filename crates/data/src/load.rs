@@ -1,15 +1,15 @@
-//! From a source to a [`Dataset`], with everything checked on the way.
+//! Loading of a source as a [`Dataset`], with every row checked.
 
 use std::path::{Path, PathBuf};
 
 use crate::{
-    check::{Content, Table},
+    check::{self, LabelBuilder, check_not_numbers},
+    choose::choose,
     dataset::{Dataset, Labels, TextColumn, Texts},
-    error::{BadRow, DataError},
+    error::{BadRow, BadRows, DataError, Defect},
     formats::{
-        csv,
+        self, Consumer, RawTable, Schema,
         files::{self, Kind},
-        jsonl, parquet,
     },
     options::LoadOptions,
     sampler::MAX_ROWS,
@@ -29,7 +29,7 @@ pub fn load(source: &str, options: &LoadOptions) -> Result<Dataset, DataError> {
     load_all(source, paths, kind, options)
 }
 
-/// Loads these files, one after the other, as one data set; otherwise as [`load`].
+/// Loads these files, one after the other, as one data set, as [`load`] does.
 ///
 /// # Errors
 /// As [`load`].
@@ -58,16 +58,12 @@ fn load_all(
         if max_rows == 0 {
             break;
         }
-        let mut content = read(&path, kind, max_rows, options)?.into_content(&path, options)?;
-        n_read += content.n_read;
-        if n_read > MAX_ROWS {
-            return Err(DataError::TooManyRows {
-                path,
-                max: MAX_ROWS,
-            });
-        }
-        n_skipped += content.n_skipped;
-        if let (None, Some(bad)) = (&first_skipped, content.first_skipped.take()) {
+        let mut rows = DatasetRows::new(&path, options, n_read);
+        formats::read(&path, kind, max_rows, &mut rows)?;
+        n_read = rows.n_read;
+        let (content, skipped) = rows.finish()?;
+        n_skipped += skipped.n_bad;
+        if let (None, Some(bad)) = (&first_skipped, skipped.first.into_iter().next()) {
             first_skipped = Some((path.clone(), bad));
         }
         match &mut all {
@@ -84,7 +80,7 @@ fn load_all(
     let dataset = all.map(|(_, content)| Dataset {
         name: options.name.clone().unwrap_or_else(|| name_of(source)),
         columns: content.columns,
-        labels: content.labels,
+        labels: content.label.map(|(_, labels)| labels),
         n_skipped,
     });
     match dataset {
@@ -99,18 +95,103 @@ fn load_all(
     }
 }
 
-fn read(
-    path: &Path,
-    kind: Kind,
-    max_rows: usize,
-    options: &LoadOptions,
-) -> Result<Table, DataError> {
-    let bytes = fs_err::read(path)?;
-    files::check_content(path, kind, &bytes)?;
-    match kind {
-        Kind::Parquet => parquet::read(path, bytes, max_rows, options),
-        Kind::Csv { separator } => csv::read(path, bytes, separator, max_rows, options),
-        Kind::JsonLines => jsonl::read(path, bytes, max_rows, options),
+/// A file's columns as the data set takes them in.
+struct Content {
+    columns: Vec<TextColumn>,
+    label: Option<(String, Labels)>,
+}
+
+/// Takes the rows of a file and checks each.
+struct DatasetRows<'o> {
+    path: &'o Path,
+    options: &'o LoadOptions,
+    is_typed: bool,
+    columns: Vec<TextColumn>,
+    label: Option<(String, LabelBuilder)>,
+    /// Rows looked at, those of files before this one among them.
+    n_read: usize,
+    n_before: usize,
+    bad_rows: BadRows,
+}
+
+impl<'o> DatasetRows<'o> {
+    fn new(path: &'o Path, options: &'o LoadOptions, n_before: usize) -> Self {
+        Self {
+            path,
+            options,
+            is_typed: true,
+            columns: Vec::new(),
+            label: None,
+            n_read: n_before,
+            n_before,
+            bad_rows: BadRows::default(),
+        }
+    }
+
+    /// Appends row `i`, or says what is wrong with it and in which column.
+    fn take_row(&mut self, rows: &RawTable<'_>, i: usize) -> Result<(), (Option<String>, Defect)> {
+        if let Some((column, defect)) = rows.defects.get(&i) {
+            return Err((column.clone(), defect.clone()));
+        }
+        let mut texts = Vec::with_capacity(self.columns.len());
+        for (column, cells) in self.columns.iter().zip(&rows.columns) {
+            let text = check::text(&cells[i]);
+            texts.push(text.map_err(|defect| (Some(column.name.clone()), defect))?);
+        }
+        if let (Some((name, labels)), Some(cells)) = (&mut self.label, rows.columns.last()) {
+            let label = labels.check(&cells[i], self.is_typed);
+            labels.push(label.map_err(|defect| (Some(name.clone()), defect))?);
+        }
+        for (column, text) in self.columns.iter_mut().zip(texts) {
+            column.texts.push(text);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(Content, BadRows), DataError> {
+        let n_read = self.n_read - self.n_before;
+        let bad_rows = self.bad_rows;
+        let skipped = bad_rows.check(self.path, n_read, self.options.on_bad_row)?;
+        if !self.is_typed && self.options.columns.is_none() {
+            check_not_numbers(self.path, &self.columns)?;
+        }
+        let content = Content {
+            columns: self.columns,
+            label: self.label.map(|(name, labels)| (name, labels.finish())),
+        };
+        Ok((content, skipped))
+    }
+}
+
+impl Consumer for DatasetRows<'_> {
+    fn choose(&mut self, schema: &Schema) -> Result<Vec<usize>, DataError> {
+        self.is_typed = schema.is_typed;
+        let chosen = choose(self.path, schema, self.options)?;
+        let name = |&place: &usize| schema.columns[place].name.clone();
+        let columns = chosen.texts.iter().map(|place| TextColumn {
+            name: name(place),
+            texts: Texts::default(),
+        });
+        self.columns = columns.collect();
+        let label = chosen.label.as_ref();
+        self.label = label.map(|place| (name(place), LabelBuilder::default()));
+        Ok(chosen.texts.into_iter().chain(chosen.label).collect())
+    }
+
+    fn take(&mut self, rows: RawTable<'_>) -> Result<(), DataError> {
+        self.n_read += rows.n_rows;
+        if self.n_read > MAX_ROWS {
+            return Err(DataError::TooManyRows {
+                path: self.path.to_path_buf(),
+                max: MAX_ROWS,
+            });
+        }
+        for i in 0..rows.n_rows {
+            if let Err((column, defect)) = self.take_row(&rows, i) {
+                self.bad_rows.push(rows.bad_row(i, column, defect));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -128,11 +209,11 @@ fn append(
             first_columns: whole.column_names(),
         });
     }
-    let width = |labels: &Option<Labels>| match labels {
-        Some(Labels::Vector { shape, .. }) => Some(shape.clone()),
+    let width = |label: &Option<(String, Labels)>| match label {
+        Some((_, Labels::Vector { shape, .. })) => Some(shape.clone()),
         _ => None,
     };
-    let (width, first_width) = (width(&part.labels), width(&whole.labels));
+    let (width, first_width) = (width(&part.label), width(&whole.label));
     if width != first_width {
         let says = |width: Option<Vec<usize>>| match width {
             Some(shape) => format!("lists of {shape:?} numbers"),
@@ -151,9 +232,9 @@ fn append(
     for (column, more) in whole.columns.iter_mut().zip(part.columns) {
         column.texts.append(&more.texts);
     }
-    whole.labels = match (whole.labels.take(), part.labels) {
-        (Some(labels), Some(more)) => Some(joined(labels, more)),
-        (labels, _) => labels,
+    whole.label = match (whole.label.take(), part.label) {
+        (Some((name, labels)), Some((_, more))) => Some((name, joined(labels, more))),
+        (label, _) => label,
     };
     Ok(())
 }
@@ -189,8 +270,8 @@ fn name_of(source: &str) -> String {
     })
 }
 
-/// What people most often get wrong without an error: an id column taken for text, and familiar
-/// names in an unfamiliar order. Upstream warns of both.
+/// Warns of the commonest mistakes that are no errors: an id column taken for text, and familiar names in an
+/// unfamiliar order. Upstream warns of both.
 ///
 /// Source: `maybe_warn_about_column_order` in sentence-transformers 6.0.1, `base/data_collator.py`.
 fn warn_of_odd_columns(dataset: &Dataset) {
@@ -229,10 +310,9 @@ fn warn_of_odd_columns(dataset: &Dataset) {
 
 impl Content {
     fn column_names(&self) -> Vec<String> {
-        self.columns
-            .iter()
-            .map(|column: &TextColumn| column.name.clone())
-            .chain(self.label_name.clone())
+        let texts = self.columns.iter().map(|column| column.name.clone());
+        texts
+            .chain(self.label.as_ref().map(|(name, _)| name.clone()))
             .collect()
     }
 }

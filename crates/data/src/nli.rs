@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-/// What a hypothesis is to its premise.
+/// The relation of a hypothesis to its premise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
-    /// The premise says so.
+    /// The premise implies the hypothesis.
     Entailment,
-    /// The premise says otherwise.
+    /// The premise implies the opposite.
     Contradiction,
-    /// Neither, or nobody agreed.
+    /// Neither, or the annotators did not agree.
     Other,
 }
 
@@ -17,8 +17,8 @@ pub enum Relation {
 /// premise.
 ///
 /// Every entailed hypothesis meets every contradicted one of its premise, as in the `triplet` subset of
-/// sentence-transformers/all-nli; or, with `max_per_positive`, the first so many. A triplet whose three
-/// texts have come already is left out. In order of the premises' first rows.
+/// sentence-transformers/all-nli; or, with `max_per_positive`, only the first so many. A triplet whose three
+/// texts came before is left out. In order of the premises' first rows.
 ///
 /// Returns (row of the entailment, row of the contradiction); the premise is the same in both.
 pub fn triplets<'t>(

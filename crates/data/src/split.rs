@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use crate::{dataset::Dataset, sampler::permutation};
 
-/// How large the parts beside the training part are.
+/// The size of a part beside the training part.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PartSize {
-    /// So many rows.
+    /// A number of rows.
     Rows(usize),
-    /// This share of the rows, rounded; from 0 to 1.
+    /// A share of the rows from 0 to 1, rounded to whole rows.
     Share(f64),
 }
 
@@ -22,22 +22,22 @@ impl PartSize {
     }
 }
 
-/// Which rows are in which part, each part in the data set's order.
+/// The rows of each part, in the data set's order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Split {
-    /// What the others leave.
+    /// The rest.
     pub train: Vec<u32>,
-    /// For decisions during development.
+    /// Rows for evaluation during development.
     pub dev: Vec<u32>,
-    /// For the last measurement.
+    /// Rows for the last measurement.
     pub test: Vec<u32>,
 }
 
 /// Puts every row into one of three parts, by a shuffle of `seed` (see
 /// [`permutation`]: torch's).
 ///
-/// With `by_anchor` all rows with the same text in the first column are in the same part: what is
-/// measured is then new anchors. A part is as large as asked for, or larger by less than the rows
+/// With `by_anchor` all rows with the same text in the first column are in the same part, so that evaluation sees new
+/// anchors only. A part is as large as asked for, or larger by less than the rows
 /// of one anchor.
 ///
 /// Returns `None` where no row would be left to train on.

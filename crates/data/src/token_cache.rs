@@ -1,8 +1,8 @@
 //! Token ids kept on disk, so that a second run over the same texts starts at once.
 //!
-//! One file a data set, named by a digest of everything that the ids depend on: the texts, what the
-//! tokenizer is, and the format of these files. Nothing in the folder is trusted: an entry that is not
-//! exactly what this data set needs counts as absent, and is written anew.
+//! One file a data set, named by a digest of everything that the ids depend on: the texts, the tokenizer and the
+//! format of these files. Nothing in the folder is trusted: an entry that does not fit this data set exactly counts as
+//! absent and is written anew.
 
 use std::{
     io::{self, Write},
@@ -25,13 +25,13 @@ const MAGIC: &[u8] = b"sentune tokens 1\n";
 /// Bytes of a SHA-256 digest.
 const DIGEST: usize = 32;
 
-/// What the names of entries end in.
+/// The extension of entries.
 const EXTENSION: &str = "tokens";
 
-/// What the names of unfinished entries begin with.
+/// The prefix of unfinished entries' names.
 const PARTIAL: &str = ".partial-";
 
-/// After this long an unfinished entry is one that nobody will finish.
+/// The age at which an unfinished entry counts as abandoned.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// A folder of tokenised data sets.
@@ -45,12 +45,13 @@ pub struct TokenCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenKey([u8; DIGEST]);
 
-/// What the model takes: an entry with other ids, which nothing of ours wrote, would reach past its tables.
+/// Bounds of the ids that the model takes. An entry with others, which sentune did not write, would reach past the
+/// model's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Ids are below it.
+    /// Bound of the ids, exclusive.
     pub vocab_size: usize,
-    /// Rows are at most so long, in tokens.
+    /// Greatest length of a row in tokens.
     pub max_length: usize,
 }
 
@@ -143,8 +144,8 @@ impl TokenCache {
         })
     }
 
-    /// Keeps the tokens, and removes the entries used longest ago where all together take too much. What would
-    /// not fit alone is not kept.
+    /// Keeps the tokens, and removes the least recently used entries where all together take too much. Tokens that would
+    /// not fit alone are not kept.
     ///
     /// # Errors
     /// When the folder can't be made or written to.

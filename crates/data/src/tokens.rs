@@ -1,4 +1,4 @@
-//! Tokenised columns: what the training loop reads.
+//! Tokenised columns, which the training loop reads.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -11,11 +11,11 @@ pub struct TokenColumn {
     pub ids: Vec<u32>,
     /// `offsets[i]..offsets[i + 1]` are row `i`'s ids; starts with 0.
     pub offsets: Vec<usize>,
-    /// What each row's ids begin with.
+    /// The prompt that each row's ids begin with.
     pub prompt: Prompt,
 }
 
-/// A text that is put before every text of a column when it is tokenised.
+/// A text that is put before every text of a column in tokenisation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
     /// The text; empty for no prompt.
@@ -100,7 +100,7 @@ impl TokenizedDataset {
         self.columns.iter().map(TokenColumn::n_tokens).collect()
     }
 
-    /// Says which prompts the ids begin with, one a column, or none at all.
+    /// Notes the prompts that the ids begin with, one a column, or none at all.
     ///
     /// # Panics
     /// If there are prompts and not as many as columns.
@@ -117,9 +117,8 @@ impl TokenizedDataset {
 /// progress bar moves and an interrupt is seen within a fraction of a second.
 const N_TEXTS_PER_CHUNK: usize = 4096;
 
-/// The different texts of a [`Dataset`]: a premise that comes with several hypotheses, or a negative that
-/// is another row's positive, is tokenised once; with another prompt a text is another. Made by
-/// [`Dataset::unique_texts`].
+/// The distinct texts of a [`Dataset`], made by [`Dataset::unique_texts`]: a premise that comes with several hypotheses,
+/// or a negative that is another row's positive, is tokenised once. The same text after two prompts counts as two.
 #[derive(Debug)]
 pub struct UniqueTexts<'d> {
     dataset: &'d Dataset,
@@ -132,7 +131,7 @@ pub struct UniqueTexts<'d> {
 }
 
 impl UniqueTexts<'_> {
-    /// Number of different texts.
+    /// Number of distinct texts.
     pub fn len(&self) -> usize {
         self.texts.len()
     }
@@ -142,9 +141,9 @@ impl UniqueTexts<'_> {
         self.texts.is_empty()
     }
 
-    /// Tokenises each text, its prompt before it, by calling `tokenize` on chunks of texts. `tokenize` returns one list of ids a
-    /// text, in the texts' order; between two calls it may advance a progress bar or look for an interrupt
-    /// and end the work with an error of its own.
+    /// Tokenises each text, its prompt before it, by calling `tokenize` on chunks of texts. `tokenize` returns one list of
+    /// ids a text, in the texts' order; it may also advance a progress bar, or end the work with an error of its own where
+    /// there is an interrupt.
     ///
     /// # Errors
     /// The first error of `tokenize`.
@@ -179,13 +178,12 @@ impl UniqueTexts<'_> {
 }
 
 impl Dataset {
-    /// The data set's different texts, to be tokenised once each.
+    /// The data set's distinct texts, to be tokenised once each.
     pub fn unique_texts(&self) -> UniqueTexts<'_> {
         self.prompted_texts(&[])
     }
 
-    /// As [`Dataset::unique_texts`], to be tokenised after the prompts of their columns: one a column, or none at
-    /// all.
+    /// The distinct pairs of prompt and text, to be tokenised once each. There is one prompt a column, or none at all.
     ///
     /// # Panics
     /// If there are prompts and not as many as columns.

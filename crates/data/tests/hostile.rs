@@ -4,23 +4,30 @@
 // With `--nocapture` the messages can be read as users see them.
 #![allow(clippy::print_stdout)]
 
-use std::{collections::BTreeSet, fs, io::Cursor};
+mod support;
+
+use std::{collections::BTreeSet, fs};
 
 use data::{Dataset, Labels, LoadOptions, OnBadRow, load};
-use polars::prelude::*;
+use polars_arrow::{array::NullArray, datatypes::ArrowDataType};
 
-/// What a case leads to.
+use support::{
+    CompressionOptions, bytes, lists, numbers, optional_numbers, optional_texts, parquet,
+    parquet_with, texts, truths,
+};
+
+/// The outcome of a case.
 enum Outcome {
-    /// So many rows.
+    /// Loaded, with this number of rows.
     Rows(usize),
-    /// An error whose message has all of these in it.
+    /// Refused, with all of these parts in the message.
     Refused(&'static [&'static str]),
-    /// As `Refused`; and with `OnBadRow::Skip`, so many rows.
+    /// Refused with these parts in the message; with `OnBadRow::Skip` loaded, with this number of rows.
     SkippedTo(usize, &'static [&'static str]),
 }
 use Outcome::{Refused, Rows, SkippedTo};
 
-/// A name from the list, perhaps with more in brackets; a file's content; and what it leads to.
+/// A name from the list, perhaps with more in brackets; a file's content; and the outcome.
 type Case = (&'static str, Vec<u8>, Outcome);
 
 fn check(name: &str, file: &str, bytes: &[u8], outcome: &Outcome) {
@@ -342,8 +349,8 @@ fn json_lines() {
         ),
         (
             "key that the first row lacks",
-            b"{\"a\":\"x\"}\n{\"a\":\"x\",\"c\":1}\n",
-            SkippedTo(1, &["column `c`", "first row has no such key"]),
+            b"{\"a\":\"x\"}\n{\"a\":\"x\",\"c\":\"y\"}\n",
+            SkippedTo(1, &["row 1 (line 1), column `c`", "the key is missing"]),
         ),
         (
             "two columns of one name",
@@ -470,22 +477,10 @@ fn json_lines() {
     check_all("rows.jsonl", 2, &owned(cases));
 }
 
-fn parquet_of(columns: Vec<Column>) -> Vec<u8> {
-    let mut frame = DataFrame::new_infer_height(columns).unwrap();
-    let mut bytes = Cursor::new(Vec::new());
-    ParquetWriter::new(&mut bytes).finish(&mut frame).unwrap();
-    bytes.into_inner()
-}
-
 /// A file whose first page says that it holds -1 values, which a reader may take for 2^64 - 1.
 fn huge_page() -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    let mut frame = DataFrame::new_infer_height(vec![Column::new("a".into(), ["x", "y"])]).unwrap();
-    ParquetWriter::new(&mut bytes)
-        .with_compression(ParquetCompression::Uncompressed)
-        .finish(&mut frame)
-        .unwrap();
-    let mut bytes = bytes.into_inner();
+    let columns = [("a", texts(&["x", "y"]))];
+    let mut bytes = parquet_with(&columns, CompressionOptions::Uncompressed, 10);
     // Thrift's compact form: fields 1 to 3 are the page's kind, its sizes and then the header of a
     // dictionary or data page, whose first field, 0x15, is the number of values: 4 is 2, 1 is -1.
     let header = bytes.windows(2).position(|two| two == [0x15, 4]).unwrap();
@@ -494,17 +489,9 @@ fn huge_page() -> Vec<u8> {
 }
 
 #[test]
-fn parquet() {
-    let texts = || Column::new("a".into(), ["x", "y", "z"]);
-    let nested = Series::new(
-        "b".into(),
-        [
-            Series::new("".into(), ["p"]),
-            Series::new("".into(), ["q"]),
-            Series::new("".into(), ["r"]),
-        ],
-    );
-    let whole = parquet_of(vec![texts()]);
+fn parquet_files() {
+    let a = || ("a", texts(&["x", "y", "z"]));
+    let whole = parquet(&[a()]);
     let cases: Vec<Case> = vec![
         ("empty file", vec![], Refused(&["the file is empty"])),
         (
@@ -539,159 +526,135 @@ fn parquet() {
         ),
         (
             "no rows",
-            parquet_of(vec![texts().clear()]),
+            parquet(&[("a", texts::<&str>(&[]))]),
             Refused(&["no rows"]),
         ),
         ("one row (or three)", whole, Rows(3)),
         (
             "null",
-            parquet_of(vec![Column::new("a".into(), [Some("x"), None, None])]),
+            parquet(&[("a", optional_texts(&[Some("x"), None, None]))]),
             SkippedTo(1, &["row 2, column `a`", "null", "2 of 3 rows"]),
         ),
         (
             "empty text",
-            parquet_of(vec![Column::new("a".into(), ["x", "", "z"])]),
+            parquet(&[("a", texts(&["x", "", "z"]))]),
             SkippedTo(2, &["row 2, column `a`", "only bad one of 3"]),
         ),
         (
             "text of white space",
-            parquet_of(vec![Column::new("a".into(), ["x", "y", " \n"])]),
+            parquet(&[("a", texts(&["x", "y", " \n"]))]),
             SkippedTo(2, &["row 3", "white space"]),
         ),
         (
             "column of numbers",
-            parquet_of(vec![Column::new("idx".into(), [0i32, 1, 2]), texts()]),
+            parquet(&[("idx", numbers(&[0i32, 1, 2])), a()]),
             Refused(&["column `idx` holds numbers (i32)", "`idx`, `a`"]),
         ),
         (
             "column of lists or objects",
-            parquet_of(vec![texts(), nested.into()]),
+            parquet(&[a(), ("b", lists(&[1, 1, 1], texts(&["p", "q", "r"])))]),
             Refused(&["column `b` holds lists"]),
         ),
         (
             "binary column",
-            parquet_of(vec![Column::new("a".into(), [b"x".as_slice(), b"y"])]),
+            parquet(&[("a", bytes(&[b"x", b"y"]))]),
             Refused(&["column `a` holds bytes not marked as text"]),
         ),
         (
             "column of nulls",
-            parquet_of(vec![
-                texts(),
-                Column::full_null("b".into(), 3, &DataType::Null),
-            ]),
+            parquet(&[a(), ("b", NullArray::new(ArrowDataType::Null, 3).boxed())]),
             Refused(&["column `b` holds only nulls"]),
         ),
         (
             "text labels",
-            parquet_of(vec![texts(), Column::new("label".into(), ["0", "1", "2"])]),
+            parquet(&[a(), ("label", texts(&["0", "1", "2"]))]),
             Refused(&["label column `label` holds text"]),
         ),
         (
             "null or empty label",
-            parquet_of(vec![
-                texts(),
-                Column::new("label".into(), [Some(0i64), None, Some(2)]),
+            parquet(&[
+                a(),
+                ("label", optional_numbers(&[Some(0i64), None, Some(2)])),
             ]),
             SkippedTo(2, &["row 2, column `label`", "null"]),
         ),
         (
             "NaN or infinite label",
-            parquet_of(vec![
-                texts(),
-                Column::new("score".into(), [0.5f64, f64::NAN, 1.0]),
-            ]),
+            parquet(&[a(), ("score", numbers(&[0.5f64, f64::NAN, 1.0]))]),
             SkippedTo(2, &["row 2, column `score`", "NaN"]),
         ),
         (
             "label past 64 bits",
-            parquet_of(vec![
-                texts(),
-                Column::new("label".into(), [0u64, u64::MAX, 1]),
-            ]),
+            parquet(&[a(), ("label", numbers(&[0u64, u64::MAX, 1]))]),
             SkippedTo(2, &["row 2", "past 64 bits"]),
         ),
         (
             "truth as label",
-            parquet_of(vec![
-                texts(),
-                Column::new("label".into(), [true, false, true]),
-            ]),
+            parquet(&[a(), ("label", truths(&[true, false, true]))]),
             Rows(3),
         ),
     ];
     let more: Vec<Case> = vec![
         (
             "NUL in a text",
-            parquet_of(vec![Column::new("a".into(), ["x\0y"])]),
+            parquet(&[("a", texts(&["x\0y"]))]),
             Rows(1),
         ),
         (
             "right-to-left, joined emoji, lone accents",
-            parquet_of(vec![Column::new(
-                "a".into(),
-                ["\u{5e9}\u{5dc}", "\u{1f468}\u{200d}\u{1f469}", "\u{301}"],
+            parquet(&[(
+                "a",
+                texts(&["\u{5e9}\u{5dc}", "\u{1f468}\u{200d}\u{1f469}", "\u{301}"]),
             )]),
             Rows(3),
         ),
         (
             "text of 10 MB",
-            parquet_of(vec![Column::new(
-                "a".into(),
-                ["long text ".repeat(1 << 20)],
-            )]),
+            parquet(&[("a", texts(&["long text ".repeat(1 << 20)]))]),
             Rows(1),
         ),
         (
             "a million combining marks",
-            parquet_of(vec![Column::new(
-                "a".into(),
-                [format!("e{}", "\u{301}".repeat(1_000_000))],
-            )]),
+            parquet(&[("a", texts(&[format!("e{}", "\u{301}".repeat(1_000_000))]))]),
             Rows(1),
         ),
         (
             "the same text again",
-            parquet_of(vec![
-                Column::new("a".into(), ["x", "x"]),
-                Column::new("b".into(), ["x", "x"]),
-            ]),
+            parquet(&[("a", texts(&["x", "x"])), ("b", texts(&["x", "x"]))]),
             Rows(2),
         ),
         (
             "CR in a text",
-            parquet_of(vec![Column::new("a".into(), ["x\r", "\ry"])]),
+            parquet(&[("a", texts(&["x\r", "\ry"]))]),
             Rows(2),
         ),
         (
             "reserved column name",
-            parquet_of(vec![texts(), texts().with_name("dataset_name".into())]),
+            parquet(&[a(), ("dataset_name", texts(&["x", "y", "z"]))]),
             Refused(&["`dataset_name` is reserved"]),
         ),
         (
             "column asked for that is not there",
-            parquet_of(vec![texts()]),
+            parquet(&[a()]),
             Refused(&["no column `nowhere`", "the columns are `a`"]),
         ),
         (
             "labels alone",
-            parquet_of(vec![Column::new("label".into(), [1i32])]),
+            parquet(&[("label", numbers(&[1i32]))]),
             Refused(&["no text column"]),
         ),
         (
             "two label columns",
-            parquet_of(vec![
-                texts(),
-                Column::new("label".into(), [1i32, 2, 3]),
-                Column::new("score".into(), [1i32, 2, 3]),
+            parquet(&[
+                a(),
+                ("label", numbers(&[1i32, 2, 3])),
+                ("score", numbers(&[1i32, 2, 3])),
             ]),
             Refused(&["`label` and `score`"]),
         ),
         (
             "label past f32",
-            parquet_of(vec![
-                texts(),
-                Column::new("score".into(), [0.5f64, 1e300, 1.0]),
-            ]),
+            parquet(&[a(), ("score", numbers(&[0.5f64, 1e300, 1.0]))]),
             SkippedTo(2, &["row 2", "finite"]),
         ),
         (

@@ -3,16 +3,16 @@
 // README.md quotes the times that are printed here.
 #![allow(clippy::print_stdout)]
 
-use std::{fs, io::Cursor, path::Path, time::Instant};
+mod support;
+
+use std::{fs, path::Path, time::Instant};
 
 use data::{Dataset, Labels, LoadOptions, load, load_files};
-use polars::prelude::*;
 
-fn write_parquet(path: &Path, columns: Vec<Column>) {
-    let mut frame = DataFrame::new_infer_height(columns).unwrap();
-    let mut bytes = Cursor::new(Vec::new());
-    ParquetWriter::new(&mut bytes).finish(&mut frame).unwrap();
-    fs::write(path, bytes.into_inner()).unwrap();
+use support::{Column, numbers, optional_texts, parquet, texts as text_column};
+
+fn write_parquet(path: &Path, columns: &[Column<'_>]) {
+    fs::write(path, parquet(columns)).unwrap();
 }
 
 fn load_all(path: &Path) -> Dataset {
@@ -35,10 +35,10 @@ fn every_format_gives_the_same() {
     }
     write_parquet(
         &at("d.parquet"),
-        vec![
-            Column::new("one".into(), ["x, y", "v"]),
-            Column::new("two".into(), ["é", "w"]),
-            Column::new("score".into(), [0.5f32, 1.0]),
+        &[
+            ("one", text_column(&["x, y", "v"])),
+            ("two", text_column(&["é", "w"])),
+            ("score", numbers(&[0.5f32, 1.0])),
         ],
     );
     let csv = load_all(&at("d.csv"));
@@ -78,17 +78,6 @@ fn whole_labels_stay_whole() {
     )
     .unwrap();
     assert_eq!(load_all(&path).labels, Some(Labels::Integer(vec![1, 0])));
-}
-
-#[test]
-fn categorical_columns_are_text() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("d.parquet");
-    let column = Column::new("a".into(), ["x", "y", "x"])
-        .cast(&DataType::from_categories(Categories::global()))
-        .unwrap();
-    write_parquet(&path, vec![column]);
-    assert_eq!(texts(&load_all(&path), 0), ["x", "y", "x"]);
 }
 
 #[test]
@@ -158,7 +147,7 @@ fn max_rows_reads_no_further() {
     fs::write(at("d.jsonl"), "{\"a\":\"x\"}\nnot json\n").unwrap();
     write_parquet(
         &at("d.parquet"),
-        vec![Column::new("a".into(), [Some("x"), None])],
+        &[("a", optional_texts(&[Some("x"), None]))],
     );
     for name in ["d.csv", "d.jsonl", "d.parquet"] {
         let source = at(name);
@@ -188,15 +177,15 @@ fn long_files_load_fast_and_are_checked_to_the_end() {
             })
             .collect();
         texts[n - 1] = last.to_owned();
-        Column::new(name.into(), texts)
+        text_column(&texts)
     };
     let path = folder.path().join("long.parquet");
     write_parquet(
         &path,
-        vec![
-            column("anchor", "x"),
-            column("positive", "x"),
-            column("negative", " "),
+        &[
+            ("anchor", column("anchor", "x")),
+            ("positive", column("positive", "x")),
+            ("negative", column("negative", " ")),
         ],
     );
     let start = Instant::now();

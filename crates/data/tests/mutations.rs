@@ -1,15 +1,23 @@
-//! Damaged files by the thousand: 300 of each kind here, 10,000 with `SENTUNE_MUTATIONS=10000`.
+//! Damaged files by the thousand: 300 of each kind here, 10,000 with `SENTUNE_MUTATIONS=10000`. Nothing may end the
+//! process.
 //!
-//! What loads must be what the file says. For CSV and JSON Lines a second, slow reader says it, text
+//! Data that loads must equal the file's. For CSV and JSON Lines a second, slow reader compares them, text
 //! for text and label for label; for parquet, which keeps no checksums, it is the names, the number
 //! of rows and that no text is blank. With `MUTATE_CASES=17..18 MUTATE_LOG=log` a test runs one file.
 
+mod support;
+
 use std::{fs, io::Cursor};
 
-use data::{DataError, Dataset, LABEL_COLUMNS, Labels, LoadOptions, OnBadRow, load};
+use data::{
+    DataError, Dataset, Field, FieldKind, LABEL_COLUMNS, Labels, LoadOptions, OnBadRow, Wanted,
+    load, load_fields,
+};
 use mutate::{Gauntlet, Mutator, Outcome, count};
-use polars::prelude::*;
+use polars_parquet::read::read_metadata;
 use serde_json::{Map, Value};
+
+use support::{CompressionOptions, numbers, parquet_with, texts};
 
 const WORDS: &[&str] = &[
     "\"a\"",
@@ -35,6 +43,12 @@ const WORDS: &[&str] = &[
     " ",
     "PAR1",
     "PK\u{3}\u{4}",
+    "\"id\"",
+    "\"positive\"",
+    "[\"",
+    "-1",
+    "1e999",
+    "\u{1}\u{2}",
 ];
 
 const MIB: u64 = 256;
@@ -50,8 +64,13 @@ fn options(i: u64) -> LoadOptions {
     }
 }
 
-/// Runs one kind: `bases` are whole files, and `check` looks at what a damaged one loads as.
-fn gauntlet(test: &str, file: &str, bases: &[Vec<u8>], check: impl Fn(&[u8], &Dataset, OnBadRow)) {
+/// Runs one kind: `bases` are whole files, and `load` loads a damaged one and looks at what came of it.
+fn run(
+    test: &str,
+    file: &str,
+    bases: &[Vec<u8>],
+    load: impl Fn(&str, &[u8], u64) -> Result<(), DataError>,
+) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(file);
     let run = Gauntlet {
@@ -67,20 +86,8 @@ fn gauntlet(test: &str, file: &str, bases: &[Vec<u8>], check: impl Fn(&[u8], &Da
         let other = &bases[mutator.below(bases.len())];
         let bytes = mutator.mutate(base, other);
         fs::write(&path, &bytes).unwrap();
-        let options = options(i);
-        match load(path.to_str().unwrap(), &options) {
-            Ok(dataset) => {
-                assert!(dataset.n_rows() > 0);
-                for column in &dataset.columns {
-                    assert_eq!(column.texts.len(), dataset.n_rows());
-                    assert!(column.texts.iter().all(|text| !text.trim().is_empty()));
-                }
-                if let Some(labels) = &dataset.labels {
-                    assert_eq!(labels.len(), dataset.n_rows());
-                }
-                check(&bytes, &dataset, options.on_bad_row);
-                Outcome::Loaded
-            }
+        match load(path.to_str().unwrap(), &bytes, i) {
+            Ok(()) => Outcome::Loaded,
             Err(error) => {
                 let message = error.to_string();
                 assert!(message.contains(file), "names no file: {message}");
@@ -91,6 +98,46 @@ fn gauntlet(test: &str, file: &str, bases: &[Vec<u8>], check: impl Fn(&[u8], &Da
                 }
             }
         }
+    });
+}
+
+/// Damaged data sets; `check` looks at what one loads as.
+fn gauntlet(test: &str, file: &str, bases: &[Vec<u8>], check: impl Fn(&[u8], &Dataset, OnBadRow)) {
+    run(test, file, bases, |path, bytes, i| {
+        let options = options(i);
+        let dataset = load(path, &options)?;
+        assert!(dataset.n_rows() > 0);
+        for column in &dataset.columns {
+            assert_eq!(column.texts.len(), dataset.n_rows());
+            assert!(column.texts.iter().all(|text| !text.trim().is_empty()));
+        }
+        if let Some(labels) = &dataset.labels {
+            assert_eq!(labels.len(), dataset.n_rows());
+        }
+        check(bytes, &dataset, options.on_bad_row);
+        Ok(())
+    });
+}
+
+/// Damaged tables of ids, texts and lists: one that loads has columns of one length and no empty id.
+fn tables_gauntlet(test: &str, file: &str, bases: &[Vec<u8>], wanted: &[Wanted<'_>]) {
+    run(test, file, bases, |path, _, i| {
+        let fields = load_fields(path, wanted, options(i).on_bad_row)?;
+        let lengths: Vec<usize> = fields
+            .iter()
+            .map(|field| match field.as_ref().unwrap() {
+                Field::Texts(cells) => cells.len(),
+                Field::Lists(cells) => cells.len(),
+                Field::Numbers(cells) => cells.len(),
+            })
+            .collect();
+        assert!(lengths[0] > 0 && lengths.iter().all(|length| *length == lengths[0]));
+        for (field, wanted) in fields.iter().zip(wanted) {
+            if let (Some(Field::Texts(ids)), FieldKind::Id) = (field, wanted.holds) {
+                assert!(ids.iter().all(|id| !id.is_empty()));
+            }
+        }
+        Ok(())
     });
 }
 
@@ -310,43 +357,31 @@ fn json_lines() {
 
 #[test]
 fn parquet() {
-    let text = |prefix: &str, n: i32| -> Vec<String> {
-        (0..n)
-            .map(|i| format!("{prefix} number {} of all", i * 7 % 90))
-            .collect()
-    };
-    let frame = |n: i32| {
-        DataFrame::new_infer_height(vec![
-            Column::new("anchor".into(), text("an anchor", n)),
-            Column::new("positive".into(), text("a positive", n)),
-            Column::new("score".into(), (0..n).map(f64::from).collect::<Vec<_>>()),
-        ])
-        .unwrap()
+    let text = |prefix: &str, n: i32| {
+        let rows = (0..n).map(|i| format!("{prefix} number {} of all", i * 7 % 90));
+        texts(&rows.collect::<Vec<_>>())
     };
     let written = |n, compression, group| {
-        let mut bytes = Cursor::new(Vec::new());
-        ParquetWriter::new(&mut bytes)
-            .with_compression(compression)
-            .with_row_group_size(Some(group))
-            .finish(&mut frame(n))
-            .unwrap();
-        bytes.into_inner()
+        let scores: Vec<f64> = (0..n).map(f64::from).collect();
+        let columns = [
+            ("anchor", text("an anchor", n)),
+            ("positive", text("a positive", n)),
+            ("score", numbers(&scores)),
+        ];
+        parquet_with(&columns, compression, group)
     };
     let bases = [
-        written(300, ParquetCompression::Zstd(None), 1000),
-        written(300, ParquetCompression::Uncompressed, 100),
-        written(120, ParquetCompression::Snappy, 50),
-        written(10, ParquetCompression::Uncompressed, 1000),
+        written(300, CompressionOptions::Zstd(None), 1000),
+        written(300, CompressionOptions::Uncompressed, 100),
+        written(120, CompressionOptions::Snappy, 50),
+        written(10, CompressionOptions::Uncompressed, 1000),
     ];
     gauntlet("parquet", "rows.parquet", &bases, |bytes, dataset, _| {
-        let mut reader = ParquetReader::new(Cursor::new(bytes));
-        assert_eq!(
-            dataset.n_rows() + dataset.n_skipped,
-            reader.num_rows().unwrap()
-        );
-        let schema = reader.schema().unwrap();
-        let names = schema.iter_names().map(|name| name.to_string());
-        let texts: Vec<String> = names
+        let metadata = read_metadata(&mut Cursor::new(bytes)).unwrap();
+        assert_eq!(dataset.n_rows() + dataset.n_skipped, metadata.num_rows);
+        let fields = metadata.schema().fields().iter();
+        let texts: Vec<String> = fields
+            .map(|field| field.name().to_owned())
             .filter(|name| !LABEL_COLUMNS.contains(&name.as_str()))
             .collect();
         assert_eq!(dataset.column_names(), texts);
@@ -357,4 +392,61 @@ fn parquet() {
                 .all(|column| column.texts.n_bytes() < 64 << 20)
         );
     });
+}
+
+const WANTED: [Wanted<'static>; 4] = [
+    wanted(&["query"], FieldKind::Text),
+    wanted(&["positive"], FieldKind::Texts),
+    wanted(&["id"], FieldKind::Id),
+    wanted(&["ids"], FieldKind::Ids),
+];
+
+const fn wanted(names: &'static [&'static str], holds: FieldKind) -> Wanted<'static> {
+    Wanted {
+        names,
+        holds,
+        optional: false,
+    }
+}
+
+#[test]
+fn parquet_tables() {
+    let bases = [include_bytes!("fixtures/lists.parquet").to_vec()];
+    tables_gauntlet("parquet_tables", "lists.parquet", &bases, &WANTED);
+}
+
+#[test]
+fn json_lines_tables() {
+    let rows = |n: usize| -> Vec<u8> {
+        (0..n)
+            .map(|i| {
+                format!(
+                    "{{\"query\":\"a text, {i}\",\"positive\":[\"one\",\"tw\u{f6} \\\"{i}\\\"\"],\"id\":{i},\"ids\":[\"d{i}\",{i}]}}\n"
+                )
+            })
+            .collect::<String>()
+            .into_bytes()
+    };
+    tables_gauntlet(
+        "json_lines_tables",
+        "lists.jsonl",
+        &[rows(40), rows(3)],
+        &WANTED,
+    );
+}
+
+#[test]
+fn tsv_tables() {
+    let rows = |n: usize| -> Vec<u8> {
+        let rows: String = (0..n)
+            .map(|i| format!("q{i}\t\"d\t{i}\"\t0.{i}\n"))
+            .collect();
+        format!("query-id\tcorpus-id\tscore\n{rows}").into_bytes()
+    };
+    let wanted = [
+        wanted(&["query-id"], FieldKind::Id),
+        wanted(&["corpus-id"], FieldKind::Ids),
+        wanted(&["score"], FieldKind::Number),
+    ];
+    tables_gauntlet("tsv_tables", "qrels.tsv", &[rows(40), rows(3)], &wanted);
 }

@@ -1,102 +1,27 @@
 //! CSV and TSV with a header line.
 //!
-//! Read here and not by polars, whose reader splits lines at a guess where quotes don't match, fills
-//! up short rows with nulls, drops a byte order mark or a carriage return that is part of a text, and
-//! says neither row nor line when it gives up.
+//! Accepted as in RFC 4180 and Python's csv: LF and CRLF, quoted fields with separators, line ends and doubled quotes
+//! in them, quotes inside an unquoted field, a byte order mark, blank lines.
+//!
+//! Read here since common readers split lines at a guess where quotes don't match, fill up short rows with nulls, drop
+//! a byte order mark or a carriage return that is part of a text, and say neither row nor line when they give up.
 
-use std::{borrow::Cow, ops::Range, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path};
 
-use polars::prelude::{Column, PolarsResult, StringChunkedBuilder};
 use rayon::prelude::*;
 
 use crate::{
-    check::{RowNumbers, Table, check_height, guarded, text_columns},
-    choose::{Chosen, Holds, choose},
-    error::{BadRow, BadRows, DataError, Defect},
-    options::LoadOptions,
+    error::{DataError, Defect},
+    formats::{Cell, ColumnInfo, Consumer, File, Holds, ROWS_PER_TABLE, RawTable, Schema},
 };
 
-/// Reads the chosen columns.
-///
-/// Accepted as in RFC 4180 and Python's csv: LF and CRLF, quoted fields with separators, line ends
-/// and doubled quotes in them, quotes inside an unquoted field, a byte order mark, blank lines.
+/// Reads the columns that the consumer chooses.
 pub(crate) fn read(
-    path: &Path,
-    bytes: Vec<u8>,
+    file: File<'_>,
     separator: u8,
-    max_rows: usize,
-    options: &LoadOptions,
-) -> Result<Table, DataError> {
-    let format = if separator == b'\t' { "TSV" } else { "CSV" };
-    let mut scanner = Scanner::new(&bytes, separator);
-    let Some(header) = scanner.next() else {
-        return Err(DataError::EmptyFile {
-            path: path.to_path_buf(),
-        });
-    };
-    let names = header_names(path, &bytes, &header, separator)?;
-    let columns: Vec<(String, Holds)> = names
-        .iter()
-        .map(|name| (name.clone(), Holds::Either))
-        .collect();
-    let chosen = choose(path, &columns, options)?;
-
-    let is_utf8 = std::str::from_utf8(&bytes).is_ok();
-    let mut bad_rows = BadRows::default();
-    let mut lines = Vec::new();
-    let mut rows: Vec<Range<usize>> = Vec::new();
-    let mut n_read = 0;
-    for record in scanner.by_ref().take(max_rows) {
-        n_read += 1;
-        let defect = record.defect.or_else(|| {
-            if record.n_fields != names.len() {
-                return Some(Defect::Ragged {
-                    found: record.n_fields,
-                    expected: names.len(),
-                });
-            }
-            let text = &bytes[record.bytes.clone()];
-            (!is_utf8 && std::str::from_utf8(text).is_err()).then_some(Defect::NotUtf8)
-        });
-        if let Some(defect) = defect {
-            bad_rows.push(BadRow {
-                row: n_read,
-                line: Some(record.line),
-                column: None,
-                defect,
-            });
-            continue;
-        }
-        lines.push((n_read as u32, record.line as u32));
-        rows.push(record.bytes);
-    }
-    let skipped = bad_rows.check(path, n_read, options)?;
-    let (texts, label) = guarded(path, format, || {
-        decode(&bytes, &rows, &names, &chosen, separator)
-    })?;
-    for column in texts.iter().chain(&label) {
-        check_height(path, format, column.len(), rows.len())?;
-    }
-    Ok(Table {
-        texts,
-        label,
-        rows: RowNumbers::Lines(lines),
-        defects: Vec::new(),
-        is_typed: false,
-        n_read,
-        skipped,
-    })
-}
-
-/// A whole table as texts.
-pub(crate) struct Records {
-    pub(crate) names: Vec<String>,
-    /// Each row's line, and its fields or what is wrong with it.
-    pub(crate) rows: Vec<(usize, Result<Vec<String>, Defect>)>,
-}
-
-/// Reads all columns as they stand.
-pub(crate) fn records(path: &Path, bytes: &[u8], separator: u8) -> Result<Records, DataError> {
+    consumer: &mut dyn Consumer,
+) -> Result<(), DataError> {
+    let File { path, bytes, .. } = file;
     let mut scanner = Scanner::new(bytes, separator);
     let Some(header) = scanner.next() else {
         return Err(DataError::EmptyFile {
@@ -104,25 +29,46 @@ pub(crate) fn records(path: &Path, bytes: &[u8], separator: u8) -> Result<Record
         });
     };
     let names = header_names(path, bytes, &header, separator)?;
-    let rows = scanner.map(|record| {
-        let row = match (
-            record.defect,
-            std::str::from_utf8(&bytes[record.bytes.clone()]),
-        ) {
-            (Some(defect), _) => Err(defect),
-            (None, _) if record.n_fields != names.len() => Err(Defect::Ragged {
-                found: record.n_fields,
-                expected: names.len(),
-            }),
-            (None, Err(_)) => Err(Defect::NotUtf8),
-            (None, Ok(text)) => Ok(fields(text.as_bytes(), separator)
-                .map(|field| String::from_utf8_lossy(&unquoted(field)).into_owned())
-                .collect()),
-        };
-        (record.line, row)
+    let n_fields = names.len();
+    let columns = names.into_iter().map(|name| ColumnInfo {
+        name,
+        holds: Holds::Either,
     });
-    let rows = rows.collect();
-    Ok(Records { names, rows })
+    let schema = Schema {
+        columns: columns.collect(),
+        is_typed: false,
+    };
+    let chosen = consumer.choose(&schema)?;
+    // For each field of a row its place among the chosen columns.
+    let mut places = vec![None; n_fields];
+    for (place, &column) in chosen.iter().enumerate() {
+        places[column] = Some(place);
+    }
+    let decoder = Decoder {
+        bytes,
+        separator,
+        is_utf8: std::str::from_utf8(bytes).is_ok(),
+        n_chosen: chosen.len(),
+        places,
+    };
+    let mut records = scanner.take(file.max_rows);
+    let mut n_before = 0;
+    loop {
+        let n_rows = ROWS_PER_TABLE * rayon::current_num_threads();
+        let batch: Vec<Record> = records.by_ref().take(n_rows).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let tables: Vec<RawTable<'_>> = batch
+            .par_chunks(ROWS_PER_TABLE)
+            .enumerate()
+            .map(|(i, records)| decoder.table(n_before + i * ROWS_PER_TABLE, records))
+            .collect();
+        n_before += batch.len();
+        for table in tables {
+            consumer.take(table)?;
+        }
+    }
 }
 
 fn header_names(
@@ -141,15 +87,15 @@ fn header_names(
             header.line
         )));
     }
-    let text = std::str::from_utf8(&bytes[header.bytes.clone()])
+    let line = std::str::from_utf8(&bytes[header.bytes.clone()])
         .map_err(|_| refuse("the header is not UTF-8 text: save the file as UTF-8".to_owned()))?;
-    if text.contains('\r') {
+    if line.contains('\r') {
         return Err(refuse(
             "the lines end in CR alone: save the file with LF or CRLF line ends".to_owned(),
         ));
     }
-    let names: Vec<String> = fields(text.as_bytes(), separator)
-        .map(|field| String::from_utf8_lossy(&unquoted(field)).trim().to_owned())
+    let names: Vec<String> = fields(line.as_bytes(), separator)
+        .map(|field| text(field).trim().to_owned())
         .collect();
     if let Some(i) = names.iter().position(String::is_empty) {
         return Err(refuse(format!(
@@ -161,44 +107,66 @@ fn header_names(
     Ok(names)
 }
 
-/// The chosen columns of rows that all have the header's number of fields.
-fn decode(
-    bytes: &[u8],
-    rows: &[Range<usize>],
-    names: &[String],
-    chosen: &Chosen,
+/// Makes cells of records.
+struct Decoder<'a> {
+    bytes: &'a [u8],
     separator: u8,
-) -> PolarsResult<(Vec<Column>, Option<Column>)> {
-    // Enough rows that a thread's part is worth its start.
-    const PART: usize = 1 << 13;
-    let chosen_names: Vec<String> = chosen.names().cloned().collect();
-    let places: Vec<Option<usize>> = names
-        .iter()
-        .map(|name| chosen_names.iter().position(|chosen| chosen == name))
-        .collect();
-    let parts = rows.par_chunks(PART).map(|rows| {
-        let mut builders: Vec<StringChunkedBuilder> = chosen_names
-            .iter()
-            .map(|name| StringChunkedBuilder::new(name.as_str().into(), rows.len()))
-            .collect();
-        for row in rows {
-            for (field, place) in fields(&bytes[row.clone()], separator).zip(&places) {
-                if let Some(place) = place {
-                    builders[*place].append_value(String::from_utf8_lossy(&unquoted(field)));
+    /// Whether the whole file is UTF-8, so that no record has to be looked at.
+    is_utf8: bool,
+    n_chosen: usize,
+    /// For each field of a row its place among the chosen columns.
+    places: Vec<Option<usize>>,
+}
+
+impl<'a> Decoder<'a> {
+    fn table(&self, n_before: usize, records: &[Record]) -> RawTable<'a> {
+        let mut columns: Vec<Vec<Cell<'_>>> = vec![Vec::new(); self.n_chosen];
+        let mut defects = BTreeMap::new();
+        for (i, record) in records.iter().enumerate() {
+            let row = &self.bytes[record.bytes.clone()];
+            match self.defect(record, row) {
+                Some(defect) => {
+                    defects.insert(i, (None, defect));
+                    columns.iter_mut().for_each(|cells| cells.push(Cell::Null));
+                }
+                None => {
+                    for (field, place) in fields(row, self.separator).zip(&self.places) {
+                        if let Some(place) = place {
+                            columns[*place].push(Cell::Text(text(field)));
+                        }
+                    }
                 }
             }
         }
-        builders
-            .into_iter()
-            .map(StringChunkedBuilder::finish)
-            .collect()
-    });
-    let mut texts = text_columns(&chosen_names, parts.collect())?;
-    let label = match chosen.label {
-        Some(_) => texts.pop(),
-        None => None,
-    };
-    Ok((texts, label))
+        RawTable {
+            columns,
+            n_rows: records.len(),
+            n_before,
+            lines: Some(records.iter().map(|record| record.line).collect()),
+            defects,
+        }
+    }
+
+    fn defect(&self, record: &Record, row: &[u8]) -> Option<Defect> {
+        if record.defect.is_some() {
+            return record.defect.clone();
+        }
+        if record.n_fields != self.places.len() {
+            return Some(Defect::Ragged {
+                found: record.n_fields,
+                expected: self.places.len(),
+            });
+        }
+        (!self.is_utf8 && std::str::from_utf8(row).is_err()).then_some(Defect::NotUtf8)
+    }
+}
+
+/// The value of a field that is UTF-8.
+fn text(field: &[u8]) -> Cow<'_, str> {
+    match unquoted(field) {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    }
 }
 
 /// A row as it stands in the file, without its line end.

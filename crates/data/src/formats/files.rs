@@ -1,4 +1,4 @@
-//! From a source (file, folder or pattern) to the files to read, and what kind they are.
+//! The files of a source (file, folder or pattern), and their format.
 
 use std::path::{Path, PathBuf};
 

@@ -1,243 +1,145 @@
 //! JSON Lines: one object a line.
 //!
-//! Read here, on all cores, and not by polars, whose reader turns numbers and lists in a column of
-//! texts into texts, a missing key into a null, 1e-4294967296 into 1, and says no line when it gives
-//! up.
+//! Read here, on all cores, since common readers turn numbers and lists in a column of texts into texts, a missing key
+//! into a null, 1e-4294967296 into 1, and say no line when they give up.
 
-use std::{borrow::Cow, collections::HashMap, fmt, path::Path};
-
-use polars::prelude::{
-    Column, DataType, Float32Type, IntoColumn, ListBuilderTrait, ListPrimitiveChunkedBuilder,
-    StringChunked, StringChunkedBuilder,
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fmt,
 };
+
 use rayon::prelude::*;
 use serde::{
     Deserialize,
-    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use crate::{
-    check::{RowNumbers, Table, check_height, guarded, text_columns},
-    choose::{Chosen, Holds, choose},
-    error::{BadRow, BadRows, DataError, Defect, shortened},
-    options::LoadOptions,
+    error::{BadRow, DataError, Defect, shortened},
+    formats::{Cell, ColumnInfo, Consumer, File, Holds, ROWS_PER_TABLE, RawTable, Schema},
 };
 
-const FORMAT: &str = "JSON Lines";
+/// Different keys that a file may have; a file with more has texts for keys.
+const MAX_KEYS: usize = 1000;
 
-/// Reads the chosen columns. The first line that is an object says which columns there are, and
-/// which of them hold text.
-pub(crate) fn read(
-    path: &Path,
-    bytes: Vec<u8>,
-    max_rows: usize,
-    options: &LoadOptions,
-) -> Result<Table, DataError> {
-    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let lines: Vec<(u32, &[u8])> = text
+/// Reads the columns that the consumer chooses, out of the keys of all rows.
+pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), DataError> {
+    let text = file.bytes;
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let lines: Vec<Line<'_>> = text
         .split(|&byte| byte == b'\n')
         .zip(1..)
-        .filter(|(line, _)| !line.trim_ascii().is_empty())
-        .take(max_rows)
-        .map(|(line, number)| (number, line))
+        .filter(|(text, _)| !text.trim_ascii().is_empty())
+        .take(file.max_rows)
+        .map(|(text, number)| Line { number, text })
         .collect();
-    let Some((_, first)) = lines.first() else {
+    let Some(first) = lines.first() else {
         return Err(DataError::EmptyFile {
-            path: path.to_path_buf(),
+            path: file.path.to_path_buf(),
         });
     };
-    if first.trim_ascii_start().starts_with(b"[") {
+    if first.text.trim_ascii_start().starts_with(b"[") {
         return Err(DataError::Header {
-            path: path.to_path_buf(),
+            path: file.path.to_path_buf(),
             message: "the file is one JSON array: write one object a line (for example with `jq \
                       -c '.[]'`)"
                 .to_owned(),
         });
     }
-    let Some(columns) = lines.iter().find_map(|(_, line)| columns(line)) else {
-        return Err(no_object(path, &lines));
-    };
-    let chosen = choose(path, &columns, options)?;
-    let shape = Shape::new(&columns, &chosen, options.columns.is_some());
-
-    let parts: Vec<Part> = lines
-        .par_chunks(PART)
+    let schema = schema(file, &lines)?;
+    let chosen = consumer.choose(&schema)?;
+    let places: HashMap<&str, usize> = chosen
+        .iter()
         .enumerate()
-        .map(|(i, lines)| Part::read(&shape, &chosen, i * PART, lines))
+        .map(|(place, &column)| (schema.columns[column].name.as_str(), place))
         .collect();
-    let mut bad_rows = BadRows::default();
-    let mut rows = Vec::with_capacity(lines.len());
-    let mut labels = Vec::new();
-    let mut columns = Vec::with_capacity(parts.len());
-    for part in parts {
-        part.bad.into_iter().for_each(|bad| bad_rows.push(bad));
-        rows.extend(part.rows);
-        labels.extend(part.labels);
-        columns.push(part.texts);
+    let n_rows = ROWS_PER_TABLE * rayon::current_num_threads();
+    for (i, batch) in lines.chunks(n_rows).enumerate() {
+        let tables: Vec<RawTable<'_>> = batch
+            .par_chunks(ROWS_PER_TABLE)
+            .enumerate()
+            .map(|(j, lines)| table(i * n_rows + j * ROWS_PER_TABLE, lines, &places))
+            .collect();
+        for table in tables {
+            consumer.take(table)?;
+        }
     }
-    let skipped = bad_rows.check(path, lines.len(), options)?;
-    let texts = guarded(path, FORMAT, || text_columns(&chosen.texts, columns))?;
-    let label = chosen
-        .label
-        .as_ref()
-        .map(|name| label_column(name, &labels));
-    for column in texts.iter().chain(&label) {
-        check_height(path, FORMAT, column.len(), rows.len())?;
+    Ok(())
+}
+
+/// A line that is not blank.
+#[derive(Debug, Clone, Copy)]
+struct Line<'a> {
+    /// From 1.
+    number: usize,
+    text: &'a [u8],
+}
+
+/// The columns: the keys of all lines that are objects, in order of appearance.
+fn schema(file: File<'_>, lines: &[Line<'_>]) -> Result<Schema, DataError> {
+    let parts: Vec<(Keys, bool)> = lines
+        .par_chunks(ROWS_PER_TABLE)
+        .map(|lines| {
+            let (mut keys, mut has_object) = (Keys::default(), false);
+            for line in lines {
+                has_object |= keys.add_line(line.text);
+            }
+            (keys, has_object)
+        })
+        .collect();
+    if parts.iter().all(|(_, has_object)| !has_object) {
+        return Err(no_object(file, lines));
     }
-    Ok(Table {
-        texts,
-        label,
-        n_read: lines.len(),
-        rows: RowNumbers::Lines(rows),
-        defects: Vec::new(),
+    let mut keys = Keys::default();
+    for (part, _) in parts {
+        for (name, kinds) in part.list {
+            keys.add(name, kinds);
+        }
+    }
+    if keys.list.len() > MAX_KEYS {
+        return Err(DataError::Header {
+            path: file.path.to_path_buf(),
+            message: format!(
+                "the rows have more than {MAX_KEYS} different keys: write the same keys in every row"
+            ),
+        });
+    }
+    let columns = keys.list.into_iter().map(|(name, kinds)| ColumnInfo {
+        name,
+        holds: kinds.holds(),
+    });
+    Ok(Schema {
+        columns: columns.collect(),
         is_typed: true,
-        skipped,
     })
 }
 
-/// Enough lines that a thread's part is worth its start.
-const PART: usize = 1 << 12;
-
-/// The columns of some lines, without the bad ones among them.
-struct Part {
-    texts: Vec<StringChunked>,
-    labels: Vec<Label>,
-    /// Number and line of each row.
-    rows: Vec<(u32, u32)>,
-    bad: Vec<BadRow>,
-}
-
-impl Part {
-    /// Reads lines of which the first is row `before + 1`.
-    fn read(shape: &Shape, chosen: &Chosen, before: usize, lines: &[(u32, &[u8])]) -> Self {
-        let mut builders: Vec<StringChunkedBuilder> = chosen
-            .texts
-            .iter()
-            .map(|name| StringChunkedBuilder::new(name.as_str().into(), lines.len()))
-            .collect();
-        let (mut labels, mut rows, mut bad) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, (line, text)) in lines.iter().enumerate() {
-            let row = before + i + 1;
-            match shape.read(text) {
-                Ok(read) => {
-                    for (builder, text) in builders.iter_mut().zip(&read.texts) {
-                        builder.append_option(text.as_deref());
-                    }
-                    labels.extend(read.label);
-                    rows.push((row as u32, *line));
-                }
-                Err(found) => {
-                    let (column, defect) = *found;
-                    bad.push(BadRow {
-                        row,
-                        line: Some(*line as usize),
-                        column,
-                        defect,
-                    });
-                }
-            }
-        }
-        Self {
-            texts: builders
-                .into_iter()
-                .map(StringChunkedBuilder::finish)
-                .collect(),
-            labels,
-            rows,
-            bad,
-        }
-    }
-}
-
-/// Fractions anywhere make all labels fractions; truth values stay what they are among themselves.
-fn label_column(name: &str, labels: &[Label]) -> Column {
-    let is_float = labels.iter().any(|label| matches!(label, Label::Float(_)));
-    let n_numbers = labels.iter().map(|label| match label {
-        Label::List(numbers) => numbers.len(),
-        _ => 0,
+fn no_object(file: File<'_>, lines: &[Line<'_>]) -> DataError {
+    let rows = lines.iter().take(1).map(|line| BadRow {
+        row: 1,
+        line: Some(line.number),
+        column: None,
+        defect: not_object(line.text),
     });
-    let n_numbers: usize = n_numbers.sum();
-    if n_numbers > 0 {
-        let mut builder = ListPrimitiveChunkedBuilder::<Float32Type>::new(
-            name.into(),
-            labels.len(),
-            n_numbers,
-            DataType::Float32,
-        );
-        for label in labels {
-            match label {
-                Label::List(numbers) => builder.append_slice(numbers),
-                _ => builder.append_null(),
-            }
-        }
-        builder.finish().into_column()
-    } else if is_float {
-        let floats = labels.iter().map(|label| match label {
-            Label::Null | Label::List(_) => None,
-            Label::Truth(label) => Some(f64::from(*label)),
-            Label::Integer(label) => Some(*label as f64),
-            Label::Float(label) => Some(*label),
-        });
-        Column::new(name.into(), floats.collect::<Vec<_>>())
-    } else {
-        let integers = labels.iter().map(|label| match label {
-            Label::Null | Label::Float(_) | Label::List(_) => None,
-            Label::Truth(label) => Some(i64::from(*label)),
-            Label::Integer(label) => Some(*label),
-        });
-        Column::new(name.into(), integers.collect::<Vec<_>>())
-    }
-}
-
-/// The columns that a line gives, if it is an object.
-fn columns(line: &[u8]) -> Option<Vec<(String, Holds)>> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
-    let holds = |value: &serde_json::Value| match value {
-        serde_json::Value::String(_) => Holds::Text,
-        // The value may be missing in this row alone.
-        serde_json::Value::Null => Holds::Either,
-        serde_json::Value::Bool(_) => Holds::Numbers("truth values".to_owned()),
-        serde_json::Value::Number(_) => Holds::Numbers("JSON numbers".to_owned()),
-        serde_json::Value::Array(values)
-            if !values.is_empty() && values.iter().all(serde_json::Value::is_number) =>
-        {
-            Holds::Lists("lists".to_owned())
-        }
-        serde_json::Value::Array(_) => Holds::Other("lists".to_owned()),
-        serde_json::Value::Object(_) => Holds::Other("objects".to_owned()),
-    };
-    Some(
-        object
-            .iter()
-            .map(|(name, value)| (name.clone(), holds(value)))
-            .collect(),
-    )
-}
-
-fn no_object(path: &Path, lines: &[(u32, &[u8])]) -> DataError {
-    let rows: Vec<BadRow> = lines
-        .iter()
-        .enumerate()
-        .take(1)
-        .map(|(i, (line, text))| BadRow {
-            row: i + 1,
-            line: Some(*line as usize),
-            column: None,
-            defect: match serde_json::from_slice::<Value>(text) {
-                Ok(value) => Defect::NotObject(value.name()),
-                Err(error) => not_json(text, &error),
-            },
-        })
-        .collect();
     DataError::BadRows {
-        path: path.to_path_buf(),
-        rows,
+        path: file.path.to_path_buf(),
+        rows: rows.collect(),
         n_rows: lines.len(),
         n_bad: lines.len(),
     }
 }
 
-pub(crate) fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
+/// The defect of a line that is no object.
+fn not_object(line: &[u8]) -> Defect {
+    match serde_json::from_slice::<Cell<'_>>(line) {
+        Ok(Cell::Null) => Defect::NotObject("null"),
+        Ok(value) => Defect::NotObject(value.name()),
+        Err(error) => not_json(line, &error),
+    }
+}
+
+fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
     if std::str::from_utf8(line).is_err() {
         return Defect::NotUtf8;
     }
@@ -253,292 +155,335 @@ pub(crate) fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
     ))
 }
 
-/// The column, where it is in one, and what is wrong.
-type BadLine = Box<(Option<String>, Defect)>;
-
-/// A label as the line has it.
-#[derive(Debug, Clone, PartialEq)]
-enum Label {
-    List(Vec<f32>),
-    Null,
-    Truth(bool),
-    Integer(i64),
-    Float(f64),
+/// Reads a line as one object and nothing after it.
+fn object<'a, V: Visitor<'a>>(line: &'a [u8], visitor: V) -> Result<V::Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(line);
+    let value = deserializer.deserialize_map(visitor)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
-/// What a line of the right shape holds: the texts in the order of the chosen columns, `None` for
-/// null, and the label where one is chosen.
-struct Line<'a> {
-    texts: Vec<Option<Cow<'a, str>>>,
-    label: Option<Label>,
+/// Keys in order of appearance, and the kinds of value of each.
+#[derive(Default)]
+struct Keys {
+    list: Vec<(String, Kinds)>,
+    places: HashMap<String, usize>,
 }
 
-/// What every line must look like.
-struct Shape {
-    /// The keys that matter, or all of them if no others are allowed.
-    keys: Vec<(String, Role)>,
-    indices: HashMap<String, usize>,
-    allows_others: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Text,
-    /// What labels are, where the first row tells.
-    Label(Option<LabelRole>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LabelRole {
-    Truth,
-    Number,
-    List,
-}
-
-impl Shape {
-    fn new(columns: &[(String, Holds)], chosen: &Chosen, allows_others: bool) -> Self {
-        let keys: Vec<(String, Role)> = chosen
-            .names()
-            .map(|name| {
-                let role = if chosen.label.as_ref() == Some(name) {
-                    let holds = columns.iter().find(|(column, _)| column == name);
-                    Role::Label(match holds {
-                        Some((_, Holds::Numbers(kind))) if kind == "truth values" => {
-                            Some(LabelRole::Truth)
-                        }
-                        Some((_, Holds::Numbers(_))) => Some(LabelRole::Number),
-                        Some((_, Holds::Lists(_))) => Some(LabelRole::List),
-                        _ => None,
-                    })
-                } else {
-                    Role::Text
-                };
-                (name.clone(), role)
-            })
-            .collect();
-        Self {
-            indices: keys
-                .iter()
-                .enumerate()
-                .map(|(i, (name, _))| (name.clone(), i))
-                .collect(),
-            keys,
-            allows_others,
+impl Keys {
+    fn add(&mut self, key: String, kinds: Kinds) {
+        if let Some(&place) = self.places.get(&key) {
+            self.list[place].1 |= kinds;
+        } else if self.list.len() <= MAX_KEYS {
+            self.places.insert(key.clone(), self.list.len());
+            self.list.push((key, kinds));
         }
     }
 
-    fn read<'a>(&self, line: &'a [u8]) -> Result<Line<'a>, BadLine> {
-        let mut deserializer = serde_json::Deserializer::from_slice(line);
-        let checked = ShapeVisitor(self)
-            .deserialize(&mut deserializer)
-            .and_then(|checked| deserializer.end().map(|()| checked));
-        match checked {
-            Ok(Ok(line)) => Ok(line),
-            Ok(Err((column, defect))) => Err(Box::new((column, defect))),
-            Err(error) => Err(Box::new((
-                None,
-                match serde_json::from_slice::<Value>(line) {
-                    Ok(value) => Defect::NotObject(value.name()),
-                    Err(_) => not_json(line, &error),
-                },
-            ))),
+    /// Adds the keys of a line, unless it is no object. Says whether it is.
+    fn add_line(&mut self, line: &[u8]) -> bool {
+        match object(line, LineKeysVisitor(self)) {
+            Ok(LineKeys { known, new }) => {
+                for (place, kinds) in known {
+                    self.list[place].1 |= kinds;
+                }
+                for (key, kinds) in new {
+                    self.add(key, kinds);
+                }
+                true
+            }
+            Err(_) => false,
         }
     }
 }
 
-/// Reads one line; the inner result is about the row's shape, the outer about JSON.
-struct ShapeVisitor<'s>(&'s Shape);
+/// The keys of one line: the places of those that are known, and the others.
+#[derive(Default)]
+struct LineKeys {
+    known: Vec<(usize, Kinds)>,
+    new: Vec<(String, Kinds)>,
+}
 
-type Checked<'a> = Result<Line<'a>, (Option<String>, Defect)>;
+/// The kinds of value that a key has in some rows, as a set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Kinds(u8);
 
-impl<'de> DeserializeSeed<'de> for ShapeVisitor<'_> {
-    type Value = Checked<'de>;
+impl Kinds {
+    const NULL: Self = Self(0);
+    const TEXT: Self = Self(1);
+    const TRUTH: Self = Self(2);
+    const NUMBER: Self = Self(4);
+    /// Of numbers alone.
+    const NUMBER_LIST: Self = Self(8);
+    const LIST: Self = Self(16);
+    const OBJECT: Self = Self(32);
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Checked<'de>, D::Error> {
-        deserializer.deserialize_map(self)
+    fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The content of the column. Where kinds are mixed, rows of the wrong one are bad rows.
+    fn holds(self) -> Holds {
+        if self == Self::TEXT {
+            Holds::Text
+        } else if self == Self::NULL || self.has(Self::TEXT) {
+            Holds::Either
+        } else if self.has(Self::NUMBER) {
+            Holds::Numbers("JSON numbers".to_owned())
+        } else if self.has(Self::TRUTH) {
+            Holds::Numbers("truth values".to_owned())
+        } else if self.has(Self::LIST) {
+            Holds::Other("lists".to_owned())
+        } else if self.has(Self::NUMBER_LIST) {
+            Holds::Lists("lists".to_owned())
+        } else {
+            Holds::Other("objects".to_owned())
+        }
     }
 }
 
-impl<'de> Visitor<'de> for ShapeVisitor<'_> {
-    type Value = Checked<'de>;
+impl std::ops::BitOrAssign for Kinds {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// Reads the keys of an object and the kinds of their values.
+struct LineKeysVisitor<'k>(&'k Keys);
+
+impl<'de> Visitor<'de> for LineKeysVisitor<'_> {
+    type Value = LineKeys;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Checked<'de>, A::Error> {
-        let shape = self.0;
-        let n_texts = shape.keys.iter().filter(|(_, role)| *role == Role::Text);
-        let mut read = Line {
-            texts: vec![None; n_texts.count()],
-            label: None,
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LineKeys, A::Error> {
+        let mut keys = LineKeys::default();
+        let find = |key: &str| match self.0.places.get(key) {
+            Some(&place) => Ok(place),
+            None => Err(key.to_owned()),
         };
-        let mut seen = vec![false; shape.keys.len()];
-        let mut bad: Option<(Option<String>, Defect)> = None;
-        while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
-            let value: Value<'de> = map.next_value()?;
-            let defect = match shape.indices.get(key.as_ref()) {
-                None if shape.allows_others => None,
-                None => Some(Defect::UnknownKey),
-                Some(&i) if seen[i] => Some(Defect::DuplicateKey),
-                Some(&i) => {
-                    seen[i] = true;
-                    match shape.keys[i].1 {
-                        Role::Text => {
-                            let defect = value.text_defect();
-                            if let Value::Text(text) = value {
-                                read.texts[i] = Some(text);
-                            }
-                            defect
-                        }
-                        Role::Label(role) => {
-                            let defect = value.label_defect(role);
-                            read.label = value.label();
-                            defect
-                        }
-                    }
-                }
-            };
-            if let Some(defect) = defect {
-                bad.get_or_insert((Some(key.into_owned()), defect));
+        while let Some(key) = map.next_key_seed(Key(find))? {
+            let kinds = map.next_value()?;
+            match key {
+                Ok(place) => keys.known.push((place, kinds)),
+                Err(key) => keys.new.push((key, kinds)),
             }
         }
-        if let (None, Some(i)) = (&bad, seen.iter().position(|seen| !seen)) {
-            bad = Some((Some(shape.keys[i].0.clone()), Defect::MissingKey));
-        }
-        Ok(match bad {
-            Some(bad) => Err(bad),
-            None => Ok(read),
-        })
+        Ok(keys)
     }
 }
 
-/// A JSON value, of which lists are kept where they are of numbers alone, and objects are read to
-/// the end and not kept.
-#[derive(Debug, Clone, PartialEq)]
-enum Value<'a> {
-    Null,
-    Truth(bool),
-    Integer(i64),
-    /// A whole number past `i64`.
-    Large(u64),
-    Float(f64),
-    Text(Cow<'a, str>),
-    List(Option<Vec<f32>>),
-    Object,
-}
+/// Reads a key by looking it up, so that it need not be kept.
+struct Key<F>(F);
 
-impl Value<'_> {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Truth(_) => "true or false",
-            Self::Integer(_) | Self::Large(_) | Self::Float(_) => "a number",
-            Self::Text(_) => "a text",
-            Self::List(_) => "a list",
-            Self::Object => "an object",
-        }
-    }
+impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for Key<F> {
+    type Value = T;
 
-    /// Null is left to the check that all formats share.
-    fn text_defect(&self) -> Option<Defect> {
-        match self {
-            Self::Text(_) | Self::Null => None,
-            other => Some(Defect::NotText(other.name())),
-        }
-    }
-
-    fn label_defect(&self, role: Option<LabelRole>) -> Option<Defect> {
-        match (self, role) {
-            (Self::Null, _) => None,
-            (Self::Truth(_), Some(LabelRole::Truth) | None) => None,
-            (Self::Integer(_) | Self::Float(_), Some(LabelRole::Number) | None) => None,
-            (Self::List(Some(_)), Some(LabelRole::List)) => None,
-            (Self::Large(label), _) => Some(Defect::OutOfRange(label.to_string())),
-            (Self::Integer(_) | Self::Float(_), Some(LabelRole::Truth)) => Some(Defect::NotNumber(
-                "a number where the first row has true or false".to_owned(),
-            )),
-            (other, _) => Some(Defect::NotNumber(other.name().to_owned())),
-        }
-    }
-
-    fn label(self) -> Option<Label> {
-        match self {
-            Self::Null => Some(Label::Null),
-            Self::Truth(label) => Some(Label::Truth(label)),
-            Self::Integer(label) => Some(Label::Integer(label)),
-            Self::Float(label) => Some(Label::Float(label)),
-            Self::List(Some(label)) => Some(Label::List(label)),
-            _ => None,
-        }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Value<'de> {
+impl<T, F: FnOnce(&str) -> T> Visitor<'_> for Key<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<T, E> {
+        Ok(self.0(key))
+    }
+}
+
+impl<'de> Deserialize<'de> for Kinds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
+        struct KindsVisitor;
+        impl<'de> Visitor<'de> for KindsVisitor {
+            type Value = Kinds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Kinds, E> {
+                Ok(Kinds::NULL)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Kinds, E> {
+                Ok(Kinds::TRUTH)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Kinds, E> {
+                Ok(Kinds::NUMBER)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Kinds, E> {
+                Ok(Kinds::NUMBER)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Kinds, E> {
+                Ok(Kinds::NUMBER)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Kinds, E> {
+                Ok(Kinds::TEXT)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Kinds, A::Error> {
+                let mut kinds = Kinds::NULL;
+                while let Some(inner) = list.next_element::<Kinds>()? {
+                    kinds |= if inner == Kinds::NUMBER {
+                        Kinds::NUMBER_LIST
+                    } else {
+                        Kinds::LIST
+                    };
+                }
+                Ok(if kinds == Kinds::NUMBER_LIST {
+                    kinds
+                } else {
+                    Kinds::LIST
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kinds, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Kinds::OBJECT)
+            }
+        }
+        deserializer.deserialize_any(KindsVisitor)
     }
 }
 
-struct ValueVisitor;
+/// The chosen cells of lines, of which the first is row `n_before + 1`.
+fn table<'a>(n_before: usize, lines: &[Line<'a>], places: &HashMap<&str, usize>) -> RawTable<'a> {
+    let mut columns: Vec<Vec<Cell<'a>>> = vec![Vec::new(); places.len()];
+    let mut defects = BTreeMap::new();
+    for (i, line) in lines.iter().enumerate() {
+        let mut row = vec![Cell::Missing; places.len()];
+        let visitor = RowVisitor {
+            places,
+            row: &mut row,
+        };
+        let defect = match object(line.text, visitor) {
+            Ok(None) => None,
+            Ok(Some(place)) => {
+                let key = places.iter().find(|(_, other)| **other == place);
+                Some((key.map(|(key, _)| (*key).to_owned()), Defect::DuplicateKey))
+            }
+            Err(error) => Some((
+                None,
+                match not_object(line.text) {
+                    Defect::NotObject("an object") => not_json(line.text, &error),
+                    defect => defect,
+                },
+            )),
+        };
+        if let Some(defect) = defect {
+            defects.insert(i, defect);
+        }
+        for (column, cell) in columns.iter_mut().zip(row) {
+            column.push(cell);
+        }
+    }
+    RawTable {
+        columns,
+        n_rows: lines.len(),
+        n_before,
+        lines: Some(lines.iter().map(|line| line.number).collect()),
+        defects,
+    }
+}
 
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value<'de>;
+/// Reads the chosen keys of an object into `row`; the value is the place of a key that comes twice, if there is one.
+struct RowVisitor<'r, 'de> {
+    places: &'r HashMap<&'r str, usize>,
+    row: &'r mut [Cell<'de>],
+}
+
+impl<'de> Visitor<'de> for RowVisitor<'_, 'de> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<usize>, A::Error> {
+        let mut twice = None;
+        let find = |key: &str| self.places.get(key).copied();
+        while let Some(place) = map.next_key_seed(Key(find))? {
+            let Some(place) = place else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let cell = map.next_value()?;
+            if self.row[place] != Cell::Missing {
+                twice = Some(place);
+            }
+            self.row[place] = cell;
+        }
+        Ok(twice)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cell<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CellVisitor)
+    }
+}
+
+struct CellVisitor;
+
+impl<'de> Visitor<'de> for CellVisitor {
+    type Value = Cell<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<Cell<'de>, E> {
+        Ok(Cell::Null)
     }
 
-    fn visit_bool<E>(self, truth: bool) -> Result<Value<'de>, E> {
-        Ok(Value::Truth(truth))
+    fn visit_bool<E>(self, truth: bool) -> Result<Cell<'de>, E> {
+        Ok(Cell::Truth(truth))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Integer(number))
+    fn visit_i64<E>(self, number: i64) -> Result<Cell<'de>, E> {
+        Ok(Cell::Integer(number))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Value<'de>, E> {
+    fn visit_u64<E>(self, number: u64) -> Result<Cell<'de>, E> {
         Ok(match i64::try_from(number) {
-            Ok(number) => Value::Integer(number),
-            Err(_) => Value::Large(number),
+            Ok(number) => Cell::Integer(number),
+            Err(_) => Cell::Large(number),
         })
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Value<'de>, E> {
-        Ok(Value::Float(number))
+    fn visit_f64<E>(self, number: f64) -> Result<Cell<'de>, E> {
+        Ok(Cell::Float(number))
     }
 
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Borrowed(text)))
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Cell<'de>, E> {
+        Ok(Cell::Text(Cow::Borrowed(text)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Owned(text.to_owned())))
+    fn visit_str<E>(self, text: &str) -> Result<Cell<'de>, E> {
+        Ok(Cell::Text(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value<'de>, A::Error> {
-        let mut numbers = Some(Vec::new());
-        while let Some(value) = list.next_element::<Value<'de>>()? {
-            let number = match value {
-                Value::Integer(number) => Some(number as f32),
-                Value::Large(number) => Some(number as f32),
-                Value::Float(number) => Some(number as f32),
-                _ => None,
-            };
-            match (&mut numbers, number) {
-                (Some(numbers), Some(number)) => numbers.push(number),
-                _ => numbers = None,
-            }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Cell<'de>, A::Error> {
+        let mut cells = Vec::new();
+        while let Some(cell) = list.next_element()? {
+            cells.push(cell);
         }
-        Ok(Value::List(numbers))
+        Ok(Cell::list(cells))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
-        while map.next_entry::<String, Value<'de>>()?.is_some() {}
-        Ok(Value::Object)
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cell<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Cell::Other("an object"))
     }
 }

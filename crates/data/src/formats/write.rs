@@ -1,10 +1,24 @@
 //! Tables as files: parquet, CSV, TSV, JSON Lines.
 
-use std::{io::Write, path::Path};
+use std::{
+    borrow::Cow,
+    io::{self, BufWriter, Write},
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
 
-use polars::prelude::{
-    Column, CsvWriter, DataFrame, IntoColumn, JsonFormat, JsonWriter, NamedFrom, ParquetWriter,
-    PlSmallStr, PolarsError, SerWriter, Series,
+use polars_arrow::{
+    array::{Array, ListArray, PrimitiveArray, Utf8ViewArray},
+    datatypes::{ArrowDataType, ArrowSchema, Field},
+    offset::Offsets,
+    record_batch::RecordBatchT,
+};
+use polars_buffer::Buffer;
+use polars_error::PolarsError;
+use polars_parquet::write::{
+    CompressionOptions, Encoding, FileWriter, StatisticsOptions, Version, WriteOptions,
+    get_dtype_encoding, row_group_iter,
 };
 
 use crate::{
@@ -77,43 +91,141 @@ pub enum Cells<'a> {
     IntegerLists(Vec<Vec<i64>>),
     /// A list of numbers a row.
     FloatLists(Vec<Vec<f32>>),
+    /// A list of so many numbers a row.
+    Vectors {
+        /// The numbers of all rows, row after row.
+        values: Cow<'a, [f32]>,
+        /// Numbers in a row.
+        width: usize,
+    },
 }
 
 impl Cells<'_> {
     fn is_list(&self) -> bool {
         matches!(
             self,
-            Self::TextLists(_) | Self::IntegerLists(_) | Self::FloatLists(_)
+            Self::TextLists(_) | Self::IntegerLists(_) | Self::FloatLists(_) | Self::Vectors { .. }
         )
     }
 
-    fn series(&self, name: &str) -> Series {
-        let lists = |rows: Vec<Series>| Series::new(name.into(), rows);
-        let unnamed = PlSmallStr::EMPTY;
+    /// Number of rows.
+    fn len(&self) -> usize {
         match self {
-            Self::Texts(cells) => Series::new(name.into(), cells),
-            Self::Integers(cells) => Series::new(name.into(), cells),
-            Self::Floats(cells) => Series::new(name.into(), cells),
-            Self::TextLists(rows) => lists(
-                rows.iter()
-                    .map(|row| Series::new(unnamed.clone(), row))
-                    .collect(),
-            ),
-            Self::IntegerLists(rows) => lists(
-                rows.iter()
-                    .map(|row| Series::new(unnamed.clone(), row))
-                    .collect(),
-            ),
-            Self::FloatLists(rows) => lists(
-                rows.iter()
-                    .map(|row| Series::new(unnamed.clone(), row))
-                    .collect(),
-            ),
+            Self::Texts(cells) => cells.len(),
+            Self::Integers(cells) => cells.len(),
+            Self::Floats(cells) => cells.len(),
+            Self::TextLists(rows) => rows.len(),
+            Self::IntegerLists(rows) => rows.len(),
+            Self::FloatLists(rows) => rows.len(),
+            Self::Vectors { values, width } => values.len() / (*width).max(1),
+        }
+    }
+
+    /// The list of numbers in a row of vectors.
+    fn vector(&self, row: usize) -> &[f32] {
+        match self {
+            Self::FloatLists(rows) => &rows[row],
+            Self::Vectors { values, width } => &values[row * width..][..*width],
+            _ => &[],
+        }
+    }
+
+    /// The type of the column in parquet, as Arrow calls it.
+    fn dtype(&self) -> ArrowDataType {
+        let list = |dtype| {
+            let item = Field::new("item".into(), dtype, true);
+            ArrowDataType::LargeList(Box::new(item))
+        };
+        match self {
+            Self::Texts(_) => ArrowDataType::Utf8View,
+            Self::Integers(_) => ArrowDataType::Int64,
+            Self::Floats(_) => ArrowDataType::Float32,
+            Self::TextLists(_) => list(ArrowDataType::Utf8View),
+            Self::IntegerLists(_) => list(ArrowDataType::Int64),
+            Self::FloatLists(_) | Self::Vectors { .. } => list(ArrowDataType::Float32),
+        }
+    }
+
+    /// Some rows for parquet.
+    fn array(&self, rows: Range<usize>) -> Result<Box<dyn Array>, PolarsError> {
+        let list = |values: Box<dyn Array>, lengths: &mut dyn Iterator<Item = usize>| {
+            let mut offsets = Offsets::<i64>::new();
+            for length in lengths {
+                offsets.try_push(length)?;
+            }
+            let list = ListArray::try_new(self.dtype(), offsets.into(), values, None)?;
+            Ok(list.boxed())
+        };
+        Ok(match self {
+            Self::Texts(cells) => Utf8ViewArray::from_slice_values(&cells[rows]).boxed(),
+            Self::Integers(cells) => PrimitiveArray::from_slice(&cells[rows]).boxed(),
+            Self::Floats(cells) => PrimitiveArray::from_slice(&cells[rows]).boxed(),
+            Self::TextLists(lists) => {
+                let lists = &lists[rows];
+                let values = Utf8ViewArray::from_slice_values(lists.concat());
+                return list(values.boxed(), &mut lists.iter().map(Vec::len));
+            }
+            Self::IntegerLists(lists) => {
+                let lists = &lists[rows];
+                let values = PrimitiveArray::from_vec(lists.concat());
+                return list(values.boxed(), &mut lists.iter().map(Vec::len));
+            }
+            Self::FloatLists(_) | Self::Vectors { .. } => {
+                let lists = rows.map(|row| self.vector(row));
+                let values: Vec<f32> = lists.clone().flatten().copied().collect();
+                let values = PrimitiveArray::from_vec(values);
+                return list(values.boxed(), &mut lists.map(<[f32]>::len));
+            }
+        })
+    }
+
+    /// Appends a cell of CSV or TSV.
+    fn write_field(&self, row: usize, separator: u8, line: &mut Vec<u8>) {
+        match self {
+            Self::Texts(cells) => write_quoted(cells[row], separator, line),
+            Self::Integers(cells) => line.extend(cells[row].to_string().bytes()),
+            Self::Floats(cells) => line.extend(format!("{:?}", cells[row]).bytes()),
+            // Refused before.
+            Self::TextLists(_)
+            | Self::IntegerLists(_)
+            | Self::FloatLists(_)
+            | Self::Vectors { .. } => {}
+        }
+    }
+
+    /// Appends a cell of JSON Lines.
+    fn write_json(&self, row: usize, line: &mut Vec<u8>) -> serde_json::Result<()> {
+        match self {
+            Self::Texts(cells) => serde_json::to_writer(line, cells[row]),
+            Self::Integers(cells) => serde_json::to_writer(line, &cells[row]),
+            Self::Floats(cells) => serde_json::to_writer(line, &cells[row]),
+            Self::TextLists(rows) => serde_json::to_writer(line, &rows[row]),
+            Self::IntegerLists(rows) => serde_json::to_writer(line, &rows[row]),
+            Self::FloatLists(_) | Self::Vectors { .. } => {
+                serde_json::to_writer(line, self.vector(row))
+            }
         }
     }
 }
 
-/// Writes a table; what [`crate::load()`] reads again, where there are no lists.
+/// Appends a text, in quotes where it needs them.
+fn write_quoted(text: &str, separator: u8, line: &mut Vec<u8>) {
+    let is_special = |byte: u8| byte == separator || [b'\n', b'\r', b'"'].contains(&byte);
+    if !text.is_empty() && !text.bytes().any(is_special) {
+        line.extend(text.bytes());
+        return;
+    }
+    line.push(b'"');
+    for byte in text.bytes() {
+        if byte == b'"' {
+            line.push(b'"');
+        }
+        line.push(byte);
+    }
+    line.push(b'"');
+}
+
+/// Writes a table, which [`crate::load()`] reads again where there are no lists.
 ///
 /// # Errors
 /// When the columns differ in length, a format without lists is to hold some, or `out` can't be
@@ -131,23 +243,134 @@ pub fn write_table(
             lists.name
         )));
     }
-    let write = || -> Result<(), PolarsError> {
-        let columns: Vec<Column> = columns
-            .iter()
-            .map(|column| column.cells.series(&column.name).into_column())
-            .collect();
-        let height = columns.first().map_or(0, Column::len);
-        let mut frame = DataFrame::new(height, columns)?;
-        match format {
-            TableFormat::Parquet => ParquetWriter::new(out).finish(&mut frame).map(|_| ()),
-            TableFormat::Csv => CsvWriter::new(out).finish(&mut frame),
-            TableFormat::Tsv => CsvWriter::new(out).with_separator(b'\t').finish(&mut frame),
-            TableFormat::JsonLines => JsonWriter::new(out)
-                .with_json_format(JsonFormat::JsonLines)
-                .finish(&mut frame),
+    let n_rows = columns.first().map_or(0, |column| column.cells.len());
+    if let Some(other) = columns.iter().find(|column| column.cells.len() != n_rows) {
+        return Err(DataError::Write(format!(
+            "column `{}` has {} rows where the first has {n_rows}",
+            other.name,
+            other.cells.len()
+        )));
+    }
+    match format {
+        TableFormat::Parquet => {
+            write_parquet(out, columns, n_rows).map_err(|error| error.to_string())
         }
+        TableFormat::Csv => {
+            write_csv(out, b',', columns, n_rows).map_err(|error| error.to_string())
+        }
+        TableFormat::Tsv => {
+            write_csv(out, b'\t', columns, n_rows).map_err(|error| error.to_string())
+        }
+        TableFormat::JsonLines => {
+            write_json_lines(out, columns, n_rows).map_err(|error| error.to_string())
+        }
+    }
+    .map_err(DataError::Write)
+}
+
+/// Writes texts and their embeddings as parquet, columns `text` and `embedding` (a list of f32).
+///
+/// `values` holds one row of `dimension` numbers per text.
+///
+/// # Errors
+/// When the sizes don't fit or `out` can't be written.
+pub fn write_embeddings(
+    out: impl Write,
+    texts: &[&str],
+    values: &[f32],
+    dimension: usize,
+) -> Result<(), DataError> {
+    let values = Cow::Borrowed(values);
+    let width = dimension;
+    let columns = [
+        OutputColumn::new("text", Cells::Texts(texts.to_vec())),
+        OutputColumn::new("embedding", Cells::Vectors { values, width }),
+    ];
+    write_table(out, TableFormat::Parquet, &columns)
+}
+
+fn write_parquet(
+    out: impl Write,
+    columns: &[OutputColumn<'_>],
+    n_rows: usize,
+) -> Result<(), PolarsError> {
+    const ROWS_PER_GROUP: usize = 1 << 18;
+    let fields = columns
+        .iter()
+        .map(|column| Field::new(column.name.as_str().into(), column.cells.dtype(), true));
+    let schema: ArrowSchema = fields.collect();
+    let encodings: Buffer<Vec<Encoding>> = schema
+        .iter_values()
+        .map(|field| get_dtype_encoding(&field.dtype))
+        .collect();
+    let options = WriteOptions {
+        statistics: StatisticsOptions::default(),
+        version: Version::V1,
+        compression: CompressionOptions::Zstd(None),
+        data_page_size: None,
     };
-    write().map_err(|error| DataError::Write(error.to_string()))
+    let mut writer = FileWriter::try_new(out, schema.clone(), options)?;
+    let schema = Arc::new(schema);
+    for start in (0..n_rows).step_by(ROWS_PER_GROUP) {
+        let rows = start..n_rows.min(start + ROWS_PER_GROUP);
+        let arrays = columns
+            .iter()
+            .map(|column| column.cells.array(rows.clone()))
+            .collect::<Result<_, _>>()?;
+        let batch = RecordBatchT::try_new(rows.len(), Arc::clone(&schema), arrays)?;
+        let types = writer.parquet_schema().fields().to_vec();
+        let group = row_group_iter(batch, encodings.clone(), types, options);
+        writer.write(rows.len() as u64, group)?;
+    }
+    writer.end(None)?;
+    Ok(())
+}
+
+fn write_csv(
+    out: impl Write,
+    separator: u8,
+    columns: &[OutputColumn<'_>],
+    n_rows: usize,
+) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    let mut line = Vec::new();
+    for (i, column) in columns.iter().enumerate() {
+        line.extend((i > 0).then_some(separator));
+        write_quoted(&column.name, separator, &mut line);
+    }
+    for row in 0..n_rows {
+        line.push(b'\n');
+        out.write_all(&line)?;
+        line.clear();
+        for (i, column) in columns.iter().enumerate() {
+            line.extend((i > 0).then_some(separator));
+            column.cells.write_field(row, separator, &mut line);
+        }
+    }
+    line.push(b'\n');
+    out.write_all(&line)?;
+    out.flush()
+}
+
+fn write_json_lines(
+    out: impl Write,
+    columns: &[OutputColumn<'_>],
+    n_rows: usize,
+) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    let mut line = Vec::new();
+    for row in 0..n_rows {
+        line.clear();
+        for (i, column) in columns.iter().enumerate() {
+            line.push(if i == 0 { b'{' } else { b',' });
+            serde_json::to_writer(&mut line, &column.name)?;
+            line.push(b':');
+            column.cells.write_json(row, &mut line)?;
+        }
+        line.extend(b"}\n");
+        out.write_all(&line)?;
+    }
+    out.flush()
 }
 
 impl Dataset {
@@ -166,8 +389,8 @@ impl Dataset {
             Labels::Float(labels) => OutputColumn::new("score", Cells::Floats(labels.clone())),
             Labels::Vector { values, shape } => {
                 let width = shape.iter().product::<usize>().max(1);
-                let lists = values.chunks(width).map(<[f32]>::to_vec).collect();
-                OutputColumn::new("label", Cells::FloatLists(lists))
+                let values = Cow::Borrowed(values.as_slice());
+                OutputColumn::new("label", Cells::Vectors { values, width })
             }
         }));
         columns
