@@ -22,6 +22,7 @@ mod guide;
 pub(crate) mod init;
 pub(crate) mod mine;
 pub(crate) mod prompts;
+pub(crate) mod reading;
 pub(crate) mod search;
 pub(crate) mod sweep;
 pub(crate) mod train;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use data::{Dataset, LoadOptions, OnBadRow};
+use data::{Dataset, LoadOptions, OnBadRow, Split};
 use hub::{
     config::HubConfig,
     fetch::{fetch_dataset, fetch_model, fetch_splits},
@@ -12,35 +12,7 @@ use hub::{
 };
 use indicatif::ProgressBar;
 
-use crate::session::Session;
-
-/// A part of a data set, by the names that the hub's data sets use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Split {
-    Train,
-    Dev,
-    Test,
-}
-
-impl Split {
-    /// Reads `train`, `dev` (or `validation`) or `test`.
-    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "train" => Ok(Self::Train),
-            "dev" | "validation" | "val" => Ok(Self::Dev),
-            "test" => Ok(Self::Test),
-            _ => Err("it must be train, dev or test"),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Dev => "dev",
-            Self::Test => "test",
-        }
-    }
-}
+use crate::{flags::reading::ReadingFlags, session::Session};
 
 /// Options of reading a data set.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +21,9 @@ pub(crate) struct DataOptions {
     pub(crate) columns: Option<Vec<String>>,
     pub(crate) max_rows: Option<usize>,
     pub(crate) on_bad_row: Option<OnBadRow>,
+    pub(crate) reading: ReadingFlags,
+    /// The classes of the training data, where labels are words.
+    pub(crate) classes: Vec<String>,
 }
 
 /// The folder of a model: `model` itself where that is a folder, else the hub's files in the cache.
@@ -85,6 +60,11 @@ pub(crate) fn dataset(
         max_rows: options.max_rows,
         name: options.name.clone(),
         on_bad_row: options.on_bad_row.unwrap_or_default(),
+        split,
+        label_column: options.reading.label_column.clone(),
+        num_negatives: options.reading.num_negatives,
+        dialect: options.reading.dialect(),
+        classes: options.classes.clone(),
     };
     let is_here =
         Path::new(source).exists() || !is_name(source.split(':').next().unwrap_or(source));
@@ -113,10 +93,7 @@ pub(crate) fn dataset(
         Split::Test => files.test,
     };
     if files.is_empty() {
-        bail!(
-            "data set `{source}` on the hub has no {} split",
-            split.name()
-        );
+        bail!("data set `{source}` on the hub has no {split} split",);
     }
     Ok(data::load_files(&files, &load_options)?)
 }
@@ -138,7 +115,7 @@ pub(crate) fn splits(
 fn is_name(text: &str) -> bool {
     let is_path = text.starts_with(['/', '.', '~']) || text.contains(['*', '?', '[', '\\']);
     let known = [
-        ".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt",
+        ".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".arrow", ".gz", ".zst",
     ];
     !is_path
         && text.split('@').next().unwrap_or(text).matches('/').count() == 1
@@ -148,11 +125,7 @@ fn is_name(text: &str) -> bool {
 /// `all-nli-test` for the test split of `sentence-transformers/all-nli`, as the article has it.
 fn hub_name(id: &DatasetId, split: Split) -> String {
     let repo = id.repo.id();
-    format!(
-        "{}-{}",
-        repo.rsplit('/').next().unwrap_or(repo),
-        split.name()
-    )
+    format!("{}-{}", repo.rsplit('/').next().unwrap_or(repo), split)
 }
 
 /// The file's name without ending; where that only says which split it is, after the folder's name.

@@ -1,10 +1,11 @@
 //! Checks of cells that all formats share: texts and labels.
 
-use std::path::Path;
+use std::{borrow::Cow, collections::HashMap, path::Path};
 
 use crate::{
-    dataset::{Labels, TextColumn},
-    error::{DataError, Defect, shortened},
+    dataset::Labels,
+    error::{BadRow, DataError, Defect, shortened},
+    expand::ListColumn,
     formats::Cell,
 };
 
@@ -20,10 +21,33 @@ pub(crate) fn text<'c>(cell: &'c Cell<'_>) -> Result<&'c str, Defect> {
     }
 }
 
+/// The texts of a cell that holds a list of texts or passages, of which at least so many are needed.
+pub(crate) fn texts<'c>(cell: &'c Cell<'_>, needed: usize) -> Result<Vec<Cow<'c, str>>, Defect> {
+    let Cell::List(list) = cell else {
+        return Err(cell
+            .defect()
+            .unwrap_or_else(|| Defect::NotTexts(cell.name())));
+    };
+    let found = list.len();
+    if found < needed {
+        return Err(Defect::TooFewTexts { found, needed });
+    }
+    let texts = list.iter().map(|cell| match cell.passage() {
+        Some(text) if text.is_empty() => Err(Defect::Empty),
+        Some(text) if text.trim_start().is_empty() => Err(Defect::Blank),
+        Some(text) => Ok(text),
+        None => Err(cell.defect().unwrap_or(Defect::NotTexts(
+            "a list with something else than texts in it",
+        ))),
+    });
+    texts.collect()
+}
+
 /// A good label.
 pub(crate) enum Label<'c> {
     Integer(i64),
     Float(f32),
+    Word(&'c str),
     Integers(&'c [i64]),
     Floats(&'c [f32]),
 }
@@ -32,27 +56,39 @@ pub(crate) enum Label<'c> {
 #[derive(Default)]
 pub(crate) struct LabelBuilder {
     kind: Option<LabelKind>,
-    /// Without meaning where a label had a fraction.
+    /// Numbers, numbers of words, and 0 where a label has a fraction.
     integers: Vec<i64>,
     floats: Vec<f32>,
+    /// Whether all floats are whole numbers.
     has_fractions: bool,
+    words: Vec<String>,
+    word_numbers: HashMap<String, i64>,
+    /// Places of labels that are words, and the rows in the file.
+    word_rows: Vec<(usize, usize, Option<usize>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LabelKind {
     Truth,
     Number,
+    /// Texts, which are numbers or words.
+    Written,
     /// Lists of so many numbers.
     List(usize),
 }
 
+/// All labels of a file.
+pub(crate) struct FileLabels {
+    pub(crate) labels: Labels,
+    /// Whether the labels are numbers of classes.
+    pub(crate) are_classes: bool,
+    /// Words among numbers: the places of bad rows among the labels, and the rows.
+    pub(crate) bad: Vec<(usize, BadRow)>,
+}
+
 impl LabelBuilder {
-    /// The label of a cell; `is_typed` says whether the format tells numbers from texts.
-    pub(crate) fn check<'c>(
-        &mut self,
-        cell: &'c Cell<'_>,
-        is_typed: bool,
-    ) -> Result<Label<'c>, Defect> {
+    /// The label of a cell.
+    pub(crate) fn check<'c>(&mut self, cell: &'c Cell<'_>) -> Result<Label<'c>, Defect> {
         let (label, kind) = match cell {
             Cell::Truth(truth) => (Label::Integer(i64::from(*truth)), LabelKind::Truth),
             Cell::Integer(number) => (Label::Integer(*number), LabelKind::Number),
@@ -60,7 +96,7 @@ impl LabelBuilder {
                 return Err(Defect::OutOfRange(format!("{number} (past 64 bits)")));
             }
             Cell::Float(number) => (float(*number)?, LabelKind::Number),
-            Cell::Text(text) if !is_typed => (parsed(text)?, LabelKind::Number),
+            Cell::Text(text) => (parsed(text)?, LabelKind::Written),
             Cell::Integers(list) => (Label::Integers(list), LabelKind::List(list.len())),
             Cell::Floats(list) => {
                 if let Some(number) = list.iter().find(|number| !number.is_finite()) {
@@ -89,45 +125,117 @@ impl LabelBuilder {
             (LabelKind::List(found), LabelKind::List(expected)) => {
                 Err(Defect::ListLength { found, expected })
             }
+            (LabelKind::Written, _) => Err(Defect::NotNumber(cell.name().to_owned())),
             (_, first) => Err(Defect::NotNumber(format!(
                 "{} where the first row has {}",
                 cell.name(),
                 match first {
                     LabelKind::Truth => "true or false",
                     LabelKind::Number => "a number",
+                    LabelKind::Written => "a text",
                     LabelKind::List(_) => "a list",
                 }
             ))),
         }
     }
 
-    /// Appends a label that [`LabelBuilder::check`] gave.
-    pub(crate) fn push(&mut self, label: Label<'_>) {
+    /// Appends a label that [`LabelBuilder::check`] gave, of this row and line of the file.
+    pub(crate) fn push(&mut self, label: Label<'_>, row: usize, line: Option<usize>) {
         match label {
             Label::Integer(number) => {
                 self.integers.push(number);
                 self.floats.push(number as f32);
             }
             Label::Float(number) => {
-                self.has_fractions = true;
-                self.integers.push(0);
+                self.has_fractions |= number.fract() != 0.0 || number.abs() > 16_777_216.0;
+                self.integers.push(number as i64);
                 self.floats.push(number);
+            }
+            Label::Word(word) => {
+                self.word_rows.push((self.integers.len(), row, line));
+                let number = match self.word_numbers.get(word) {
+                    Some(number) => *number,
+                    None => {
+                        let number = self.words.len() as i64;
+                        self.word_numbers.insert(word.to_owned(), number);
+                        self.words.push(word.to_owned());
+                        number
+                    }
+                };
+                self.integers.push(number);
+                self.floats.push(0.0);
             }
             Label::Integers(list) => self.floats.extend(list.iter().map(|&number| number as f32)),
             Label::Floats(list) => self.floats.extend(list),
         }
     }
 
-    /// All labels: fractions anywhere make fractions of all.
-    pub(crate) fn finish(self) -> Labels {
-        match self.kind {
+    /// All labels. Fractions anywhere make fractions of all; words are numbered as in `classes`, to which new ones are
+    /// appended, unless they are True and False, or there are numbers among them.
+    pub(crate) fn finish(self, column: &str, classes: &mut Vec<String>) -> FileLabels {
+        let are_words = !self.words.is_empty() && self.word_rows.len() == self.integers.len();
+        let mut bad = Vec::new();
+        let mut are_classes = false;
+        let labels = match self.kind {
             Some(LabelKind::List(width)) => Labels::Vector {
                 values: self.floats,
                 shape: vec![width],
             },
-            _ if self.has_fractions => Labels::Float(self.floats),
-            _ => Labels::Integer(self.integers),
+            _ if are_words => {
+                let truths: Vec<Option<i64>> = self.words.iter().map(|word| truth(word)).collect();
+                let numbers: Vec<i64> = if truths.iter().all(Option::is_some) {
+                    truths.into_iter().flatten().collect()
+                } else {
+                    are_classes = true;
+                    let number = |word: &String| {
+                        let known = classes.iter().position(|class| class == word);
+                        known.unwrap_or_else(|| {
+                            classes.push(word.clone());
+                            classes.len() - 1
+                        }) as i64
+                    };
+                    self.words.iter().map(number).collect()
+                };
+                let labels = self.integers.iter();
+                Labels::Integer(labels.map(|&word| numbers[word as usize]).collect())
+            }
+            _ => {
+                for (place, row, line) in self.word_rows {
+                    let word = &self.words[self.integers[place] as usize];
+                    let bad_row = BadRow {
+                        row,
+                        line,
+                        column: Some(column.to_owned()),
+                        defect: Defect::NotNumber(format!("`{}`", shortened(word))),
+                    };
+                    bad.push((place, bad_row));
+                }
+                if self.has_fractions {
+                    Labels::Float(self.floats)
+                } else {
+                    Labels::Integer(self.integers)
+                }
+            }
+        };
+        FileLabels {
+            labels,
+            are_classes,
+            bad,
         }
+    }
+
+    /// Different words that labels are.
+    pub(crate) fn n_words(&self) -> usize {
+        self.words.len()
+    }
+}
+
+/// The number of a truth value that is written as text, as Python writes it.
+fn truth(word: &str) -> Option<i64> {
+    match word {
+        "true" | "True" | "TRUE" => Some(1),
+        "false" | "False" | "FALSE" => Some(0),
+        _ => None,
     }
 }
 
@@ -142,7 +250,7 @@ fn float<'c>(number: f64) -> Result<Label<'c>, Defect> {
 }
 
 /// A label that is written as text, as CSV has it.
-fn parsed<'c>(text: &str) -> Result<Label<'c>, Defect> {
+fn parsed(text: &str) -> Result<Label<'_>, Defect> {
     let text = text.trim();
     let is_whole = || {
         text.bytes()
@@ -157,12 +265,12 @@ fn parsed<'c>(text: &str) -> Result<Label<'c>, Defect> {
         ))),
         (Err(_), Ok(number)) => float(number),
         (Err(_), Err(_)) if text.is_empty() => Err(Defect::NotNumber("empty".to_owned())),
-        (Err(_), Err(_)) => Err(Defect::NotNumber(format!("`{}`", shortened(text)))),
+        (Err(_), Err(_)) => Ok(Label::Word(text)),
     }
 }
 
 /// Refuses a column of nothing but numbers, in a format that does not tell an index from a text.
-pub(crate) fn check_not_numbers(path: &Path, columns: &[TextColumn]) -> Result<(), DataError> {
+pub(crate) fn check_not_numbers(path: &Path, columns: &[ListColumn]) -> Result<(), DataError> {
     let is_number = |text: &str| text.trim().parse::<f64>().is_ok();
     let numbers = columns
         .iter()

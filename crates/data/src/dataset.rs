@@ -25,10 +25,19 @@ impl Texts {
         self.offsets.push(self.buffer.len());
     }
 
-    /// Makes room for more texts.
-    pub(crate) fn reserve(&mut self, n_texts: usize, n_bytes: usize) {
-        self.offsets.reserve(n_texts);
-        self.buffer.reserve(n_bytes);
+    /// Appends all texts of another list.
+    pub(crate) fn append(&mut self, more: &Self) {
+        let start = self.buffer.len();
+        self.buffer.push_str(&more.buffer);
+        let ends = more.offsets.iter().skip(1);
+        self.offsets.extend(ends.map(|end| start + end));
+    }
+
+    /// Drops all but the first `n_texts` texts.
+    pub(crate) fn truncate(&mut self, n_texts: usize) {
+        self.offsets.truncate(n_texts + 1);
+        self.buffer
+            .truncate(self.offsets.last().copied().unwrap_or(0));
     }
 
     /// Text `i`, or `None` past the end.
@@ -181,6 +190,8 @@ pub struct Dataset {
     pub columns: Vec<TextColumn>,
     /// As long as the columns, where there is a label column.
     pub labels: Option<Labels>,
+    /// The classes that the labels are numbers of, where the file has words as labels: label 0 is the first.
+    pub classes: Vec<String>,
     /// Rows that loading dropped, where it was asked to drop bad ones.
     pub n_skipped: usize,
 }
@@ -231,6 +242,7 @@ impl Dataset {
                 })
                 .collect(),
             labels: self.labels.as_ref().map(|labels| labels.select(indices)),
+            classes: self.classes.clone(),
             n_skipped: self.n_skipped,
         }
     }

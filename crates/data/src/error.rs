@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::options::OnBadRow;
+use crate::{
+    formats::{csv::FROM_WINDOWS, splits::Split},
+    options::OnBadRow,
+};
 
 /// An error of loading or writing data. Every message names the file and says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,19 @@ pub enum DataError {
     NoFiles {
         /// The source as given.
         pattern: String,
+    },
+    /// A folder has no files of the split.
+    #[error(
+        "{source_path}: no file of the {split} split by the names of files and folders, which are \
+         of {found}: choose one of these with --split, or name the files"
+    )]
+    NoSplit {
+        /// The source as given.
+        source_path: String,
+        /// The split.
+        split: Split,
+        /// The splits that there are.
+        found: String,
     },
     /// The pattern is malformed.
     #[error("`{pattern}` is not a valid pattern: {message}")]
@@ -118,8 +134,9 @@ pub enum DataError {
     },
     /// A column that is no label holds something else than text.
     #[error(
-        "{}: column `{}` holds {found}, not text: choose the columns to use, in their order \
-         (anchor, positive, negatives), from {}", path.display(), shortened(column), quoted(available)
+        "{}: column `{}` holds {found}, not text: choose the columns to use with --columns, in their \
+         order (anchor, positive, negatives), from {}{}",
+        path.display(), shortened(column), quoted(available), label_advice(column, found)
     )]
     NotText {
         /// The file.
@@ -131,10 +148,10 @@ pub enum DataError {
         /// The file's columns.
         available: Vec<String>,
     },
-    /// The label column does not hold numbers.
+    /// The label column holds no labels.
     #[error(
-        "{}: the label column `{column}` holds {found}, not numbers: write labels as whole numbers \
-         (0, 1, 2) or scores, or choose the columns to use without it", path.display()
+        "{}: the label column `{column}` holds {found}, not labels: write whole numbers \
+         (0, 1, 2), scores or the names of classes, or choose the columns to use without it", path.display()
     )]
     NotLabels {
         /// The file.
@@ -253,8 +270,22 @@ pub enum Defect {
     OpenQuote,
     /// The line is not JSON.
     NotJson(String),
-    /// The line is JSON, but no object.
+    /// The line is JSON, but no object; or no list, where the first line is one.
     NotObject(&'static str),
+    /// The line is a list of another length than the first line's.
+    LineLength {
+        /// Values in this line.
+        found: usize,
+        /// Values in the first line.
+        expected: usize,
+    },
+    /// A list of texts has too few.
+    TooFewTexts {
+        /// Texts in the list.
+        found: usize,
+        /// Texts needed.
+        needed: usize,
+    },
     /// The object lacks the column.
     MissingKey,
     /// The object has the key twice.
@@ -295,7 +326,10 @@ impl fmt::Display for Defect {
             Self::Null => write!(f, "the value is null"),
             Self::Empty => write!(f, "the text is empty"),
             Self::Blank => write!(f, "the text is only white space"),
-            Self::NotUtf8 => write!(f, "the bytes are not UTF-8"),
+            Self::NotUtf8 => write!(
+                f,
+                "the bytes are not UTF-8: save the file as UTF-8; {FROM_WINDOWS}"
+            ),
             Self::Ragged { found, expected } => write!(
                 f,
                 "{found} field{} where the header has {expected}",
@@ -308,11 +342,24 @@ impl fmt::Display for Defect {
             Self::TextAfterQuote => write!(
                 f,
                 "a quoted field goes on after its closing quote (a quote inside a quoted field is \
-                 written twice)"
+                 written twice; where quotes are part of the texts, say so with --no-quotes)"
             ),
-            Self::OpenQuote => write!(f, "a quoted field is never closed"),
+            Self::OpenQuote => write!(
+                f,
+                "a quoted field is never closed (where quotes are part of the texts, say so with --no-quotes)"
+            ),
             Self::NotJson(message) => write!(f, "not valid JSON: {message}"),
             Self::NotObject(found) => write!(f, "the line holds {found}, not an object"),
+            Self::LineLength { found, expected } => write!(
+                f,
+                "{found} value{} where the first line has {expected}",
+                if *found == 1 { "" } else { "s" }
+            ),
+            Self::TooFewTexts { found, needed } => write!(
+                f,
+                "{found} text{} in the list, where {needed} or more are needed",
+                if *found == 1 { "" } else { "s" }
+            ),
             Self::MissingKey => write!(f, "the key is missing"),
             Self::DuplicateKey => write!(f, "the key comes twice"),
             Self::NotText(found) => write!(f, "the value is {found}, not text"),
@@ -341,6 +388,14 @@ impl BadRows {
         if self.first.len() < Self::N_SHOWN {
             self.first.push(bad);
         }
+    }
+
+    /// Adds rows that were found later, in their order.
+    pub(crate) fn merge(&mut self, more: Vec<BadRow>) {
+        self.n_bad += more.len();
+        self.first.extend(more.into_iter().take(Self::N_SHOWN));
+        self.first.sort_by_key(|bad| bad.row);
+        self.first.truncate(Self::N_SHOWN);
     }
 
     /// The error for them, unless there are none or they are to be skipped.
@@ -372,7 +427,8 @@ pub(crate) fn shortened(text: &str) -> String {
 }
 
 /// The extensions that can be read, for messages.
-const EXTENSIONS: &str = ".parquet, .csv, .tsv, .jsonl, .ndjson or .json";
+const EXTENSIONS: &str =
+    ".parquet, .csv, .tsv, .jsonl, .ndjson, .json or .arrow, perhaps with .gz or .zst after it";
 
 /// "`a`, `b`, `c`".
 pub(crate) fn quoted(names: &[String]) -> String {
@@ -384,6 +440,20 @@ pub(crate) fn quoted(names: &[String]) -> String {
         list += &format!(" and {} more", names.len() - N_SHOWN);
     }
     list
+}
+
+/// The advice where a column that is not text may be the label, or lists that are used by name alone.
+fn label_advice(column: &str, found: &str) -> String {
+    if found.starts_with("lists") {
+        "; lists of texts are used in columns called positives or negatives".to_owned()
+    } else if found.contains("numbers") {
+        format!(
+            "; if it is the label, say --label-column {}",
+            shortened(column)
+        )
+    } else {
+        String::new()
+    }
 }
 
 fn skipped(n_skipped: usize) -> String {

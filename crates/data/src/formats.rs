@@ -1,9 +1,14 @@
 //! Readers, one file a format, which all give the same: a [`Schema`], then [`RawTable`]s of the chosen columns.
 
+mod arrays;
+mod arrow;
 pub(crate) mod csv;
+mod documents;
 pub(crate) mod files;
-pub(crate) mod jsonl;
-pub(crate) mod parquet;
+mod jsonl;
+pub(crate) mod packed;
+mod parquet;
+pub(crate) mod splits;
 pub(crate) mod write;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, path::Path};
@@ -11,6 +16,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, path::Path};
 use crate::{
     error::{BadRow, DataError, Defect},
     formats::files::Kind,
+    options::Dialect,
 };
 
 /// Rows that a reader hands over at once: enough that a thread's part is worth its start, few enough that cells as
@@ -51,8 +57,12 @@ pub(crate) enum Holds {
     Numbers(String),
     /// Lists of numbers.
     Lists(String),
+    /// Lists of texts, or of passages: objects with a text and perhaps a title.
+    Texts(String),
     /// Text, or numbers written as text.
     Either,
+    /// Row numbers, or nothing, in a column without a name.
+    Index,
     /// Neither; a column of this type may be in a file, as long as nobody chooses it.
     Other(String),
 }
@@ -61,8 +71,9 @@ impl fmt::Display for Holds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text | Self::Either => f.write_str("text"),
+            Self::Index => f.write_str("row numbers"),
             Self::Numbers(kind) => write!(f, "numbers ({kind})"),
-            Self::Lists(kind) | Self::Other(kind) => f.write_str(kind),
+            Self::Lists(kind) | Self::Texts(kind) | Self::Other(kind) => f.write_str(kind),
         }
     }
 }
@@ -82,11 +93,18 @@ pub(crate) struct RawTable<'a> {
 }
 
 impl RawTable<'_> {
+    /// The number of row `i` in its file, from 1, and its line.
+    pub(crate) fn place(&self, i: usize) -> (usize, Option<usize>) {
+        let line = self.lines.as_ref().map(|lines| lines[i]);
+        (self.n_before + i + 1, line)
+    }
+
     /// Row `i` as a bad one.
     pub(crate) fn bad_row(&self, i: usize, column: Option<String>, defect: Defect) -> BadRow {
+        let (row, line) = self.place(i);
         BadRow {
-            row: self.n_before + i + 1,
-            line: self.lines.as_ref().map(|lines| lines[i]),
+            row,
+            line,
             column,
             defect,
         }
@@ -112,6 +130,7 @@ pub(crate) enum Cell<'a> {
     Floats(Vec<f32>),
     /// A list of anything else, or of nothing.
     List(Vec<Cell<'a>>),
+    Object(Vec<(Cow<'a, str>, Cell<'a>)>),
     /// A value that no reader keeps, by its name.
     Other(&'static str),
 }
@@ -150,6 +169,7 @@ impl<'a> Cell<'a> {
             Self::Integer(_) | Self::Large(_) | Self::Float(_) => "a number",
             Self::Text(_) => "a text",
             Self::Integers(_) | Self::Floats(_) | Self::List(_) => "a list",
+            Self::Object(_) => "an object",
             Self::Other(name) => name,
         }
     }
@@ -162,6 +182,32 @@ impl<'a> Cell<'a> {
             Self::NotUtf8 => Some(Defect::NotUtf8),
             _ => None,
         }
+    }
+}
+
+/// The key of a passage's text.
+pub(crate) const PASSAGE_TEXT: &str = "text";
+
+/// The key of a passage's title.
+const PASSAGE_TITLE: &str = "title";
+
+impl Cell<'_> {
+    /// The text of a text or passage: a title, where there is one, goes before it.
+    pub(crate) fn passage(&self) -> Option<Cow<'_, str>> {
+        let entries = match self {
+            Self::Text(text) => return Some(Cow::Borrowed(text)),
+            Self::Object(entries) => entries,
+            _ => return None,
+        };
+        let text_of = |key: &str| match entries.iter().find(|(name, _)| name == key) {
+            Some((_, Self::Text(text))) => Some(text.as_ref()),
+            _ => None,
+        };
+        let text = text_of(PASSAGE_TEXT)?;
+        Some(match text_of(PASSAGE_TITLE) {
+            Some(title) if !title.trim().is_empty() => Cow::Owned(format!("{title} {text}")),
+            _ => Cow::Borrowed(text),
+        })
     }
 }
 
@@ -190,9 +236,10 @@ pub(crate) fn read(
     path: &Path,
     kind: Kind,
     max_rows: usize,
+    dialect: Dialect,
     consumer: &mut dyn Consumer,
 ) -> Result<(), DataError> {
-    let bytes = fs_err::read(path)?;
+    let bytes = packed::unpacked(path, fs_err::read(path)?)?;
     files::check_content(path, kind, &bytes)?;
     let file = File {
         path,
@@ -201,7 +248,8 @@ pub(crate) fn read(
     };
     match kind {
         Kind::Parquet => parquet::read(file, consumer),
-        Kind::Csv { separator } => csv::read(file, separator, consumer),
+        Kind::Arrow => arrow::read(file, consumer),
+        Kind::Csv { separator } => csv::read(file, separator, dialect, consumer),
         Kind::JsonLines => jsonl::read(file, consumer),
     }
 }

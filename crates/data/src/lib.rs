@@ -11,10 +11,12 @@ mod check;
 mod choose;
 mod dataset;
 mod error;
+mod expand;
 mod formats;
 mod load;
 pub mod nli;
 mod options;
+mod overlap;
 pub mod sampler;
 pub mod split;
 mod tables;
@@ -24,9 +26,13 @@ mod tokens;
 pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
     error::{BadRow, DataError, Defect},
-    formats::write::{Cells, OutputColumn, TableFormat, write_embeddings, write_table},
+    formats::{
+        splits::Split,
+        write::{Cells, OutputColumn, TableFormat, write_embeddings, write_table},
+    },
     load::{load, load_files},
-    options::{LoadOptions, OnBadRow},
+    options::{Dialect, LoadOptions, OnBadRow},
+    overlap::{Overlap, overlap},
     tables::{Field, FieldKind, Wanted, load_fields, load_fields_of},
     token_cache::{TokenCache, TokenKey, TokenLimits},
     tokens::{Prompt, TokenColumn, TokenizedDataset, UniqueTexts},

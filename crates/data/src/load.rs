@@ -4,28 +4,39 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     check::{self, LabelBuilder, check_not_numbers},
-    choose::choose,
-    dataset::{Dataset, Labels, TextColumn, Texts},
+    choose::{Role, choose},
+    dataset::{Dataset, Labels},
     error::{BadRow, BadRows, DataError, Defect},
+    expand::{ListColumn, expand},
     formats::{
         self, Consumer, RawTable, Schema,
         files::{self, Kind},
+        packed::inner_name,
     },
     options::LoadOptions,
     sampler::MAX_ROWS,
 };
 
-/// Loads a file, a folder (its data files, sorted by name; hidden files, other files and
-/// subfolders are left aside) or a pattern such as `data/train-*.parquet`. The extension says the
-/// format: `.parquet`, `.csv`, `.tsv`, and JSON Lines as `.jsonl`, `.ndjson` or `.json`.
+/// Loads a file, a folder or a pattern such as `data/train-*.parquet`. The extension says the format: `.parquet`,
+/// `.csv`, `.tsv`, `.arrow`, and JSON Lines or documents as `.jsonl`, `.ndjson` or `.json`; `.gz` or `.zst` may follow.
 ///
-/// A column named as in [`crate::LABEL_COLUMNS`] becomes the labels; the others must hold text.
+/// Of a folder the data files are taken, sorted by name, or where it has none those of the folders below: of
+/// [`LoadOptions::split`] alone, where names of files or folders say of which split they are. Hidden files and files
+/// that only describe a data set are left aside.
+///
+/// A column named as in [`crate::LABEL_COLUMNS`] becomes the labels; the others must hold text. A column of lists of
+/// texts is expanded: `positives` (or another name with this beginning, such as `pos`) to a row for each positive, and
+/// `negatives` to as many columns of negatives as every row has. Where rows have different numbers of negatives, there
+/// is a row for each negative; or, where a row has several positives, as many columns as the greatest number, and the
+/// negatives of a row with fewer come again in turn. `set`, texts of one meaning, becomes pairs of the first text with
+/// each other one.
+///
 /// Every row that is read is checked before this returns.
 ///
 /// # Errors
 /// See [`DataError`]; a message names the file, and for a bad row its number and column.
 pub fn load(source: &str, options: &LoadOptions) -> Result<Dataset, DataError> {
-    let (paths, kind) = files::find(source)?;
+    let (paths, kind) = files::find(source, Some(options.split))?;
     load_all(source, paths, kind, options)
 }
 
@@ -53,15 +64,16 @@ fn load_all(
     let mut n_read = 0;
     let mut first_skipped: Option<(PathBuf, BadRow)> = None;
     let mut n_skipped = 0;
+    let mut classes = options.classes.clone();
     for path in paths {
         let max_rows = options.max_rows.map_or(usize::MAX, |max| max - n_read);
         if max_rows == 0 {
             break;
         }
         let mut rows = DatasetRows::new(&path, options, n_read);
-        formats::read(&path, kind, max_rows, &mut rows)?;
+        formats::read(&path, kind, max_rows, options.dialect, &mut rows)?;
         n_read = rows.n_read;
-        let (content, skipped) = rows.finish()?;
+        let (content, skipped) = rows.finish(&mut classes)?;
         n_skipped += skipped.n_bad;
         if let (None, Some(bad)) = (&first_skipped, skipped.first.into_iter().next()) {
             first_skipped = Some((path.clone(), bad));
@@ -77,28 +89,41 @@ fn load_all(
             path.display()
         );
     }
-    let dataset = all.map(|(_, content)| Dataset {
-        name: options.name.clone().unwrap_or_else(|| name_of(source)),
-        columns: content.columns,
-        labels: content.label.map(|(_, labels)| labels),
+    let no_rows = |n_skipped| DataError::NoRows {
+        pattern: source.to_owned(),
         n_skipped,
-    });
-    match dataset {
-        Some(dataset) if dataset.n_rows() > 0 => {
-            warn_of_odd_columns(&dataset);
-            Ok(dataset)
-        }
-        _ => Err(DataError::NoRows {
-            pattern: source.to_owned(),
-            n_skipped,
-        }),
+    };
+    let Some((path, content)) = all else {
+        return Err(no_rows(n_skipped));
+    };
+    let are_classes = content.are_classes();
+    let labels = content.label.map(|label| label.labels);
+    let expanded = expand(&path, content.columns, labels, options)?;
+    let dataset = Dataset {
+        name: options.name.clone().unwrap_or_else(|| name_of(source)),
+        columns: expanded.columns,
+        labels: expanded.labels,
+        classes: if are_classes { classes } else { Vec::new() },
+        n_skipped: n_skipped + expanded.n_skipped,
+    };
+    if dataset.n_rows() == 0 {
+        return Err(no_rows(dataset.n_skipped));
     }
+    warn_of_odd_columns(&dataset);
+    warn_of_missing_values(&dataset);
+    Ok(dataset)
 }
 
 /// A file's columns as the data set takes them in.
 struct Content {
-    columns: Vec<TextColumn>,
-    label: Option<(String, Labels)>,
+    columns: Vec<ListColumn>,
+    label: Option<LabelColumn>,
+}
+
+struct LabelColumn {
+    name: String,
+    labels: Labels,
+    are_classes: bool,
 }
 
 /// Takes the rows of a file and checks each.
@@ -106,7 +131,7 @@ struct DatasetRows<'o> {
     path: &'o Path,
     options: &'o LoadOptions,
     is_typed: bool,
-    columns: Vec<TextColumn>,
+    columns: Vec<ListColumn>,
     label: Option<(String, LabelBuilder)>,
     /// Rows looked at, those of files before this one among them.
     n_read: usize,
@@ -133,22 +158,80 @@ impl<'o> DatasetRows<'o> {
         if let Some((column, defect)) = rows.defects.get(&i) {
             return Err((column.clone(), defect.clone()));
         }
-        let mut texts = Vec::with_capacity(self.columns.len());
-        for (column, cells) in self.columns.iter().zip(&rows.columns) {
-            let text = check::text(&cells[i]);
-            texts.push(text.map_err(|defect| (Some(column.name.clone()), defect))?);
+        let n_done = self.columns.iter().map(ListColumn::n_texts);
+        let n_done: Vec<usize> = n_done.collect();
+        let taken = self.take_texts(rows, i).and_then(|()| {
+            let (Some((name, labels)), Some(cells)) = (&mut self.label, rows.columns.last()) else {
+                return Ok(());
+            };
+            let label = labels.check(&cells[i]);
+            let label = label.map_err(|defect| (Some(name.clone()), defect))?;
+            let (row, line) = rows.place(i);
+            labels.push(label, row, line);
+            Ok(())
+        });
+        for (column, n_done) in self.columns.iter_mut().zip(n_done) {
+            match taken {
+                Ok(()) => column.end_row(n_done),
+                Err(_) => column.truncate(n_done),
+            }
         }
-        if let (Some((name, labels)), Some(cells)) = (&mut self.label, rows.columns.last()) {
-            let label = labels.check(&cells[i], self.is_typed);
-            labels.push(label.map_err(|defect| (Some(name.clone()), defect))?);
-        }
-        for (column, text) in self.columns.iter_mut().zip(texts) {
-            column.texts.push(text);
+        taken
+    }
+
+    fn take_texts(
+        &mut self,
+        rows: &RawTable<'_>,
+        i: usize,
+    ) -> Result<(), (Option<String>, Defect)> {
+        for (column, cells) in self.columns.iter_mut().zip(&rows.columns) {
+            let taken = match column.role {
+                Role::Text => check::text(&cells[i]).map(|text| column.texts.push(text)),
+                role => {
+                    let needed = match role {
+                        Role::Set => 2,
+                        Role::Negatives => 0,
+                        _ => 1,
+                    };
+                    check::texts(&cells[i], needed)
+                        .map(|texts| texts.iter().for_each(|text| column.texts.push(text)))
+                }
+            };
+            taken.map_err(|defect| (Some(column.name.clone()), defect))?;
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<(Content, BadRows), DataError> {
+    fn finish(mut self, classes: &mut Vec<String>) -> Result<(Content, BadRows), DataError> {
+        let label = match self.label {
+            None => None,
+            Some((name, labels)) => {
+                const MAX_CLASSES: usize = 1000;
+                if labels.n_words() > MAX_CLASSES {
+                    return Err(DataError::NotLabels {
+                        path: self.path.to_path_buf(),
+                        column: name,
+                        found: format!("more than {MAX_CLASSES} different words"),
+                    });
+                }
+                let found = labels.finish(&name, classes);
+                let mut labels = found.labels;
+                if !found.bad.is_empty() {
+                    let (places, bad): (Vec<usize>, Vec<BadRow>) = found.bad.into_iter().unzip();
+                    let good = all_but(labels.len(), &places);
+                    labels = labels.select(&good);
+                    for column in &mut self.columns {
+                        *column = column.select(&good);
+                    }
+                    self.bad_rows.merge(bad);
+                }
+                Some(LabelColumn {
+                    name,
+                    labels,
+                    are_classes: found.are_classes,
+                })
+            }
+        };
         let n_read = self.n_read - self.n_before;
         let bad_rows = self.bad_rows;
         let skipped = bad_rows.check(self.path, n_read, self.options.on_bad_row)?;
@@ -157,7 +240,7 @@ impl<'o> DatasetRows<'o> {
         }
         let content = Content {
             columns: self.columns,
-            label: self.label.map(|(name, labels)| (name, labels.finish())),
+            label,
         };
         Ok((content, skipped))
     }
@@ -167,15 +250,16 @@ impl Consumer for DatasetRows<'_> {
     fn choose(&mut self, schema: &Schema) -> Result<Vec<usize>, DataError> {
         self.is_typed = schema.is_typed;
         let chosen = choose(self.path, schema, self.options)?;
-        let name = |&place: &usize| schema.columns[place].name.clone();
-        let columns = chosen.texts.iter().map(|place| TextColumn {
-            name: name(place),
-            texts: Texts::default(),
-        });
-        self.columns = columns.collect();
-        let label = chosen.label.as_ref();
-        self.label = label.map(|place| (name(place), LabelBuilder::default()));
-        Ok(chosen.texts.into_iter().chain(chosen.label).collect())
+        let name = |place: usize| schema.columns[place].name.clone();
+        let columns = chosen.texts.iter();
+        self.columns = columns
+            .map(|&(place, role)| ListColumn::new(name(place), role))
+            .collect();
+        self.label = chosen
+            .label
+            .map(|place| (name(place), LabelBuilder::default()));
+        let texts = chosen.texts.into_iter().map(|(place, _)| place);
+        Ok(texts.chain(chosen.label).collect())
     }
 
     fn take(&mut self, rows: RawTable<'_>) -> Result<(), DataError> {
@@ -195,6 +279,15 @@ impl Consumer for DatasetRows<'_> {
     }
 }
 
+/// The numbers below `n` that are not in `bad`, which is sorted.
+fn all_but(n: usize, bad: &[usize]) -> Vec<u32> {
+    let mut bad = bad.iter().copied().peekable();
+    (0..n)
+        .filter(|i| bad.next_if_eq(i).is_none())
+        .map(|i| i as u32)
+        .collect()
+}
+
 fn append(
     whole: &mut Content,
     part: Content,
@@ -209,11 +302,11 @@ fn append(
             first_columns: whole.column_names(),
         });
     }
-    let width = |label: &Option<(String, Labels)>| match label {
-        Some((_, Labels::Vector { shape, .. })) => Some(shape.clone()),
+    let width = |content: &Content| match content.label.as_ref()?.labels {
+        Labels::Vector { ref shape, .. } => Some(shape.clone()),
         _ => None,
     };
-    let (width, first_width) = (width(&part.label), width(&whole.label));
+    let (width, first_width) = (width(&part), width(whole));
     if width != first_width {
         let says = |width: Option<Vec<usize>>| match width {
             Some(shape) => format!("lists of {shape:?} numbers"),
@@ -229,13 +322,27 @@ fn append(
             ),
         });
     }
-    for (column, more) in whole.columns.iter_mut().zip(part.columns) {
-        column.texts.append(&more.texts);
+    if part.are_classes() != whole.are_classes() {
+        return Err(DataError::Header {
+            path,
+            message: format!(
+                "its labels are {}, unlike those of {}",
+                if part.are_classes() {
+                    "words"
+                } else {
+                    "numbers"
+                },
+                first.display(),
+            ),
+        });
     }
-    whole.label = match (whole.label.take(), part.label) {
-        (Some((name, labels)), Some((_, more))) => Some((name, joined(labels, more))),
-        (label, _) => label,
-    };
+    for (column, more) in whole.columns.iter_mut().zip(part.columns) {
+        column.append(&more);
+    }
+    if let (Some(label), Some(more)) = (&mut whole.label, part.label) {
+        let labels = std::mem::replace(&mut label.labels, Labels::Integer(Vec::new()));
+        label.labels = joined(labels, more.labels);
+    }
     Ok(())
 }
 
@@ -263,7 +370,7 @@ fn name_of(source: &str) -> String {
     let name = if path.is_dir() {
         path.file_name()
     } else {
-        path.file_stem()
+        inner_name(path).file_stem()
     };
     name.map_or(source.to_owned(), |name| {
         name.to_string_lossy().into_owned()
@@ -312,14 +419,29 @@ impl Content {
     fn column_names(&self) -> Vec<String> {
         let texts = self.columns.iter().map(|column| column.name.clone());
         texts
-            .chain(self.label.as_ref().map(|(name, _)| name.clone()))
+            .chain(self.label.as_ref().map(|label| label.name.clone()))
             .collect()
+    }
+
+    fn are_classes(&self) -> bool {
+        self.label.as_ref().is_some_and(|label| label.are_classes)
     }
 }
 
-impl Texts {
-    fn append(&mut self, more: &Texts) {
-        self.reserve(more.len(), more.n_bytes());
-        more.iter().for_each(|text| self.push(text));
+/// Warns of texts that are what pandas writes for a missing value.
+fn warn_of_missing_values(dataset: &Dataset) {
+    const MISSING: [&str; 5] = ["nan", "NaN", "<NA>", "None", "NULL"];
+    for column in &dataset.columns {
+        let is_missing = |text: &&str| MISSING.contains(&text.trim());
+        let mut missing = column.texts.iter().filter(is_missing);
+        if let Some(first) = missing.next() {
+            tracing::warn!(
+                "{} rows of column `{}` of {} have the text `{first}`, as pandas writes a missing value; they are kept \
+                 as texts",
+                1 + missing.count(),
+                column.name,
+                dataset.name
+            );
+        }
     }
 }

@@ -106,6 +106,7 @@ mod tests {
                 ),
             ],
             labels: None,
+            classes: Vec::new(),
             n_skipped: 0,
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         self, Cell, Consumer, RawTable, Schema,
         files::{self, Kind},
     },
-    options::OnBadRow,
+    options::{Dialect, OnBadRow},
 };
 
 /// A column to load.
@@ -58,7 +58,7 @@ pub fn load_fields(
     wanted: &[Wanted<'_>],
     on_bad_row: OnBadRow,
 ) -> Result<Vec<Option<Field>>, DataError> {
-    let (paths, kind) = files::find(source)?;
+    let (paths, kind) = files::find(source, None)?;
     load_all(source, &paths, kind, wanted, on_bad_row)
 }
 
@@ -91,7 +91,7 @@ fn load_all(
     let (mut n_rows, mut n_skipped) = (0, 0);
     for path in paths {
         let mut rows = TableRows::new(path, wanted);
-        formats::read(path, kind, usize::MAX, &mut rows)?;
+        formats::read(path, kind, usize::MAX, Dialect::default(), &mut rows)?;
         n_rows += rows.n_rows;
         n_skipped += rows.bad_rows.n_bad;
         let is_first = n_rows == rows.n_rows;

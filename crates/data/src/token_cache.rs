@@ -304,6 +304,7 @@ mod tests {
             name: "d".to_owned(),
             columns: columns.collect(),
             labels: Some(Labels::Integer(vec![3, 4])),
+            classes: Vec::new(),
             n_skipped: 0,
         }
     }

@@ -252,6 +252,7 @@ mod tests {
             name: "d".to_owned(),
             columns: vec![column(["a", "b"]), column(["b", "b"]), column(["a", "a"])],
             labels: None,
+            classes: Vec::new(),
             n_skipped: 0,
         };
         let prompt = |text: &str| Prompt {

@@ -101,6 +101,7 @@ fn dataset(n: usize, n_anchors: usize, n_texts: usize) -> Dataset {
             }),
         ],
         labels: Some(Labels::Integer((0..n as i64).map(|i| i % 2).collect())),
+        classes: Vec::new(),
         n_skipped: 0,
     }
 }
@@ -327,6 +328,7 @@ fn with_labels(labels: Vec<i64>) -> Dataset {
             texts: texts.iter().map(String::as_str).collect(),
         }],
         labels: Some(Labels::Integer(labels)),
+        classes: Vec::new(),
         n_skipped: 0,
     }
 }
@@ -532,6 +534,7 @@ fn two_pairs(first: usize, second: usize) -> Dataset {
         name: "pairs".to_owned(),
         columns: vec![column("anchor"), column("positive")],
         labels: None,
+        classes: Vec::new(),
         n_skipped: 0,
     }
 }

@@ -119,6 +119,8 @@ fn load_eval_data(
         columns: flags.columns.clone(),
         max_rows: flags.max_samples,
         on_bad_row: Some(flags.on_bad_row),
+        reading: flags.reading.clone(),
+        ..DataOptions::default()
     };
     source::dataset(source, flags.split, &options, session)
 }

@@ -42,6 +42,7 @@ fn load(flags: &DataFlags, bad_rows: OnBadRow, session: &Session) -> anyhow::Res
         columns: flags.columns.clone(),
         max_rows: flags.max_samples,
         on_bad_row: flags.on_bad_row.or(Some(bad_rows)),
+        reading: flags.reading.clone(),
         ..DataOptions::default()
     };
     source::dataset(&flags.data, flags.split, &options, session)
@@ -287,7 +288,7 @@ fn stat(flags: &StatFlags, session: &Session) -> anyhow::Result<()> {
     }
     if let Some(labels) = &dataset.labels {
         text.push('\n');
-        text += &labels_table(labels);
+        text += &labels_table(labels, &dataset.classes);
     }
     Ok(print(&text)?)
 }
@@ -411,7 +412,7 @@ fn score_range(labels: &[f32]) -> [f64; 3] {
     ]
 }
 
-fn labels_table(labels: &Labels) -> String {
+fn labels_table(labels: &Labels, words: &[String]) -> String {
     match labels {
         Labels::Integer(labels) => {
             let classes = classes(labels);
@@ -420,7 +421,12 @@ fn labels_table(labels: &Labels) -> String {
                 .take(N_CLASSES)
                 .map(|(class, n)| {
                     let share = 100.0 * *n as f64 / labels.len() as f64;
-                    vec![class.to_string(), thousands(*n), format!("{share:.1} %")]
+                    let word = usize::try_from(*class).ok().and_then(|i| words.get(i));
+                    let name = match word {
+                        Some(word) => format!("{class} ({word})"),
+                        None => class.to_string(),
+                    };
+                    vec![name, thousands(*n), format!("{share:.1} %")]
                 })
                 .collect();
             if classes.len() > N_CLASSES {
@@ -504,6 +510,7 @@ fn stat_json(
         "rows_of_one_text": n_rows_of_one_text(dataset),
         "columns": columns,
         "labels": labels,
+        "label_words": dataset.classes,
     })
 }
 

@@ -53,6 +53,9 @@ pub(crate) fn run(
     }
 }
 
+/// The file with the classes that labels in words were numbered as.
+const CLASSES: &str = "classes.json";
+
 /// A run that was trained to its end.
 pub(crate) struct Done {
     results: Results,
@@ -102,12 +105,16 @@ impl Run<'_> {
         check_losses(self.flags)?;
         let mut laps = Laps::start();
         let inputs = Inputs::load(self.flags, self.session)?;
+        let classes = inputs.classes();
         laps.end("data");
         let mut model = self.load_model()?;
         laps.end("model");
         let root = self.folder.root();
         let prepared = Prepared::new(inputs, &model, self.flags, root, self.session)?;
         laps.end("tokens");
+        if let Some(classes) = classes {
+            write_file(&root.join(CLASSES), classes.as_bytes())?;
+        }
         let results = self.train(&mut model, &prepared, checkpoint, laps)?;
         self.report(&model, &prepared, results)
     }

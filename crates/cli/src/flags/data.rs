@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use data::OnBadRow;
+use data::{OnBadRow, Split};
 use train::by_name;
 
-use crate::source::Split;
+use crate::flags::reading::ReadingFlags;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
@@ -37,8 +37,8 @@ pub(crate) struct DataFlags {
     /// Data: a file, glob or folder (parquet, CSV, TSV, JSON Lines), or a name on the hub with an optional :subset.
     #[arg(long, value_name = "DATA")]
     pub(crate) data: String,
-    /// Split of a data set on the hub: train, dev, test.
-    #[arg(long, value_name = "SPLIT", default_value = "train", value_parser = Split::parse)]
+    /// Split of a folder or of a data set on the hub: train, dev, test.
+    #[arg(long, value_name = "SPLIT", default_value = "train")]
     pub(crate) split: Split,
     /// Columns to use, in order, separated by commas; labels by their name [default: all].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -50,6 +50,8 @@ pub(crate) struct DataFlags {
     /// [default: error; skip in stat].
     #[arg(long, value_name = "ROWS", value_parser = by_name::<OnBadRow>)]
     pub(crate) on_bad_row: Option<OnBadRow>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingFlags,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, ValueEnum};
-use data::OnBadRow;
+use data::{OnBadRow, Split};
 use eval::{
     Options, Similarity,
     entry::{Entry, Needs},
@@ -12,7 +12,10 @@ use eval::{
 };
 use train::by_name;
 
-use crate::{flags::encode::EncodingFlags, named::Named, source::Split};
+use crate::{
+    flags::{encode::EncodingFlags, reading::ReadingFlags},
+    named::Named,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalFlags {
@@ -58,8 +61,8 @@ pub(crate) struct EvalFlags {
 /// How data sets are read and similarities are taken.
 #[derive(Debug, Args)]
 pub(crate) struct EvalDataOptions {
-    /// Split of a data set on the hub: train, dev, test.
-    #[arg(long, value_name = "SPLIT", default_value = "test", value_parser = Split::parse)]
+    /// Split of a folder or of a data set on the hub: train, dev, test.
+    #[arg(long, value_name = "SPLIT", default_value = "test")]
     pub(crate) split: Split,
     /// Name that the metrics' keys begin with [default: from the data's name].
     #[arg(long, value_name = "NAME")]
@@ -73,6 +76,8 @@ pub(crate) struct EvalDataOptions {
     /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them).
     #[arg(long, value_name = "ROWS", default_value = "error", value_parser = by_name::<OnBadRow>)]
     pub(crate) on_bad_row: OnBadRow,
+    #[command(flatten)]
+    pub(crate) reading: ReadingFlags,
     /// Similarities to evaluate by, separated by commas: cosine, dot, euclidean, manhattan [default: all four; the
     /// model's own for information-retrieval and nano-beir, cosine for reranking].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use data::OnBadRow;
+use data::{OnBadRow, Split};
 use train::by_name;
 
-use crate::{flags::encode::TwoSidedEncodingFlags, source::Split};
+use crate::flags::encode::TwoSidedEncodingFlags;
 
 #[derive(Debug, Args)]
 pub(crate) struct MineFlags {
@@ -17,8 +17,8 @@ pub(crate) struct MineFlags {
     /// with an optional :subset.
     #[arg(long, value_name = "DATA")]
     pub(crate) data: String,
-    /// Split of a data set on the hub: train, dev, test.
-    #[arg(long, value_name = "SPLIT", default_value = "train", value_parser = Split::parse)]
+    /// Split of a folder or of a data set on the hub: train, dev, test.
+    #[arg(long, value_name = "SPLIT", default_value = "train")]
     pub(crate) split: Split,
     /// Column of the anchors [default: the first].
     #[arg(long, value_name = "NAME")]

@@ -11,7 +11,10 @@ use model::{Engine, GemmName};
 use serde::{Deserialize, Serialize};
 use train::{TrainingArguments, by_name, flag_defaults};
 
-use crate::{flags::prompts, named::Named};
+use crate::{
+    flags::{prompts, reading::ReadingFlags},
+    named::Named,
+};
 
 /// The flags of `sentune train`. Those that shape the run are also the keys of its configuration file.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
@@ -54,6 +57,9 @@ pub(crate) struct TrainFlags {
     /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them).
     #[arg(long, value_name = "ROWS", default_value = "error", value_parser = by_name::<OnBadRow>, help_heading = DATA)]
     pub(crate) on_bad_row: OnBadRow,
+    #[command(flatten, next_help_heading = DATA)]
+    #[serde(flatten)]
+    pub(crate) reading: ReadingFlags,
     /// Folder of the run; the trained model goes to its `final` [default: runs/<model>-<data>].
     #[arg(long, value_name = "FOLDER", help_heading = DATA)]
     pub(crate) output_dir: Option<PathBuf>,

@@ -106,9 +106,17 @@ fn labels_of_the_wrong_type_are_named() {
     let parts = ["row 1 (line 2), column `label`: the label is `often`, not a number"];
     refused(
         "label.csv",
-        "a,b,label\nx,y,often\n",
+        "a,b,label\nx,y,often\nv,w,1\n",
         &["--loss", "cosent"],
         1,
+        &parts,
+    );
+    let parts = ["--loss CoSENTLoss: the labels of words are words (often)"];
+    refused(
+        "words.csv",
+        "a,b,label\nx,y,often\n",
+        &["--loss", "cosent"],
+        2,
         &parts,
     );
 }

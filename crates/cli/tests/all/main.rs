@@ -4,6 +4,7 @@ mod bad_input;
 mod commands;
 mod device;
 mod evaluators;
+mod formats;
 mod libtorch_engine;
 mod losses;
 mod prompts;

@@ -13,26 +13,59 @@ use rayon::prelude::*;
 use crate::{
     error::{DataError, Defect},
     formats::{Cell, ColumnInfo, Consumer, File, Holds, ROWS_PER_TABLE, RawTable, Schema},
+    options::Dialect,
 };
+
+/// Separators that a header may show, where it has none of those that the file's name promises.
+const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
+
+/// The bytes between fields and around them.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    separator: u8,
+    /// None where quotation marks are part of the text.
+    quote: Option<u8>,
+}
 
 /// Reads the columns that the consumer chooses.
 pub(crate) fn read(
     file: File<'_>,
     separator: u8,
+    dialect: Dialect,
     consumer: &mut dyn Consumer,
 ) -> Result<(), DataError> {
     let File { path, bytes, .. } = file;
-    let mut scanner = Scanner::new(bytes, separator);
+    let mut marks = Marks {
+        separator: dialect.separator.unwrap_or(separator),
+        quote: (!dialect.no_quotes).then_some(b'"'),
+    };
+    if dialect.separator.is_none() {
+        marks.separator = shown_separator(path, bytes, marks);
+    }
+    let mut scanner = Scanner::new(bytes, marks);
     let Some(header) = scanner.next() else {
         return Err(DataError::EmptyFile {
             path: path.to_path_buf(),
         });
     };
-    let names = header_names(path, bytes, &header, separator)?;
+    let names = header_names(path, bytes, &header, marks)?;
+    if names.iter().any(|name| name.split_whitespace().count() > 3) {
+        tracing::warn!(
+            "{}: the first line was taken for the columns' names (`{}`), but it looks like data: write a line of names \
+             such as anchor,positive before it",
+            path.display(),
+            names.join("`, `")
+        );
+    }
     let n_fields = names.len();
+    let unnamed: Vec<usize> = (0..n_fields).filter(|&i| names[i].is_empty()).collect();
+    let is_index = are_numbers(bytes, scanner.clone(), marks, &unnamed);
     let columns = names.into_iter().map(|name| ColumnInfo {
+        holds: match name.as_str() {
+            "" if is_index => Holds::Index,
+            _ => Holds::Either,
+        },
         name,
-        holds: Holds::Either,
     });
     let schema = Schema {
         columns: columns.collect(),
@@ -46,19 +79,21 @@ pub(crate) fn read(
     }
     let decoder = Decoder {
         bytes,
-        separator,
+        marks,
         is_utf8: std::str::from_utf8(bytes).is_ok(),
         n_chosen: chosen.len(),
         places,
     };
     let mut records = scanner.take(file.max_rows);
-    let mut n_before = 0;
+    let (mut n_before, mut n_spanning) = (0, 0);
     loop {
         let n_rows = ROWS_PER_TABLE * rayon::current_num_threads();
         let batch: Vec<Record> = records.by_ref().take(n_rows).collect();
         if batch.is_empty() {
-            return Ok(());
+            break;
         }
+        let is_spanning = |record: &&Record| record.n_lines > 1 && record.defect.is_none();
+        n_spanning += batch.iter().filter(is_spanning).count();
         let tables: Vec<RawTable<'_>> = batch
             .par_chunks(ROWS_PER_TABLE)
             .enumerate()
@@ -69,13 +104,72 @@ pub(crate) fn read(
             consumer.take(table)?;
         }
     }
+    // A text of a CSV may well have several lines; one of a TSV that comes from a database has none.
+    if n_spanning > 0 && marks.separator == b'\t' {
+        tracing::warn!(
+            "{}: {n_spanning} rows have a quoted text of several lines: if the quotation marks are part of the texts, \
+             say so with --no-quotes",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The separator of the file: the expected one, unless the header has but one field by it and more by another, as
+/// spreadsheets write where the comma is the decimal sign.
+fn shown_separator(path: &Path, bytes: &[u8], expected: Marks) -> u8 {
+    let n_fields = |separator: u8| {
+        let marks = Marks {
+            separator,
+            ..expected
+        };
+        let header = Scanner::new(bytes, marks).next();
+        header.map_or(0, |header| header.n_fields)
+    };
+    if n_fields(expected.separator) > 1 {
+        return expected.separator;
+    }
+    let shown = SEPARATORS
+        .into_iter()
+        .map(|separator| (n_fields(separator), separator))
+        .rev()
+        .max_by_key(|(n_fields, _)| *n_fields);
+    match shown {
+        Some((2.., separator)) => {
+            tracing::info!(
+                "{}: the fields are separated by {}, by the header",
+                path.display(),
+                match separator {
+                    b'\t' => "tabs".to_owned(),
+                    byte => format!("`{}`", char::from(byte)),
+                }
+            );
+            separator
+        }
+        _ => expected.separator,
+    }
+}
+
+/// Whether columns hold nothing but whole numbers, or nothing, as far as the first rows show.
+fn are_numbers(bytes: &[u8], records: Scanner<'_>, marks: Marks, columns: &[usize]) -> bool {
+    if columns.is_empty() {
+        return false;
+    }
+    records.take(ROWS_PER_TABLE).all(|record| {
+        let fields: Vec<&[u8]> = fields(&bytes[record.bytes], marks).collect();
+        columns.iter().all(|&column| {
+            let field = fields.get(column).map(|field| unquoted(field, marks));
+            let is_digit = |byte: &u8| byte.is_ascii_digit();
+            field.is_none_or(|field| field.trim_ascii().iter().all(is_digit))
+        })
+    })
 }
 
 fn header_names(
     path: &Path,
     bytes: &[u8],
     header: &Record,
-    separator: u8,
+    marks: Marks,
 ) -> Result<Vec<String>, DataError> {
     let refuse = |message: String| DataError::Header {
         path: path.to_path_buf(),
@@ -87,30 +181,29 @@ fn header_names(
             header.line
         )));
     }
-    let line = std::str::from_utf8(&bytes[header.bytes.clone()])
-        .map_err(|_| refuse("the header is not UTF-8 text: save the file as UTF-8".to_owned()))?;
+    let line = std::str::from_utf8(&bytes[header.bytes.clone()]).map_err(|_| {
+        refuse(format!(
+            "the header is not UTF-8 text: save the file as UTF-8; {FROM_WINDOWS}"
+        ))
+    })?;
     if line.contains('\r') {
         return Err(refuse(
             "the lines end in CR alone: save the file with LF or CRLF line ends".to_owned(),
         ));
     }
-    let names: Vec<String> = fields(line.as_bytes(), separator)
-        .map(|field| text(field).trim().to_owned())
-        .collect();
-    if let Some(i) = names.iter().position(String::is_empty) {
-        return Err(refuse(format!(
-            "column {} of {} has no name: the first line must name every column",
-            i + 1,
-            names.len()
-        )));
-    }
-    Ok(names)
+    Ok(fields(line.as_bytes(), marks)
+        .map(|field| text(field, marks).trim().to_owned())
+        .collect())
 }
+
+/// The advice for bytes that are not UTF-8.
+pub(crate) const FROM_WINDOWS: &str =
+    "from Windows, for example with `iconv -f CP1252 -t UTF-8 OLD > NEW`";
 
 /// Makes cells of records.
 struct Decoder<'a> {
     bytes: &'a [u8],
-    separator: u8,
+    marks: Marks,
     /// Whether the whole file is UTF-8, so that no record has to be looked at.
     is_utf8: bool,
     n_chosen: usize,
@@ -130,9 +223,9 @@ impl<'a> Decoder<'a> {
                     columns.iter_mut().for_each(|cells| cells.push(Cell::Null));
                 }
                 None => {
-                    for (field, place) in fields(row, self.separator).zip(&self.places) {
+                    for (field, place) in fields(row, self.marks).zip(&self.places) {
                         if let Some(place) = place {
-                            columns[*place].push(Cell::Text(text(field)));
+                            columns[*place].push(Cell::Text(text(field, self.marks)));
                         }
                     }
                 }
@@ -162,8 +255,8 @@ impl<'a> Decoder<'a> {
 }
 
 /// The value of a field that is UTF-8.
-fn text(field: &[u8]) -> Cow<'_, str> {
-    match unquoted(field) {
+fn text(field: &[u8], marks: Marks) -> Cow<'_, str> {
+    match unquoted(field, marks) {
         Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
         Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
     }
@@ -174,24 +267,26 @@ struct Record {
     bytes: Range<usize>,
     /// The line it starts on, from 1.
     line: usize,
+    n_lines: usize,
     n_fields: usize,
     defect: Option<Defect>,
 }
 
 /// Finds the rows of a file.
+#[derive(Clone)]
 struct Scanner<'a> {
     bytes: &'a [u8],
-    separator: u8,
+    marks: Marks,
     at: usize,
     line: usize,
 }
 
 impl<'a> Scanner<'a> {
-    fn new(bytes: &'a [u8], separator: u8) -> Self {
+    fn new(bytes: &'a [u8], marks: Marks) -> Self {
         const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
         Self {
             bytes,
-            separator,
+            marks,
             at: if bytes.starts_with(BYTE_ORDER_MARK) {
                 BYTE_ORDER_MARK.len()
             } else {
@@ -243,7 +338,7 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         let is_end = match self.bytes.get(self.at) {
             None => true,
-            Some(&byte) => byte == self.separator || self.line_end(self.at) > 0,
+            Some(&byte) => byte == self.marks.separator || self.line_end(self.at) > 0,
         };
         if !is_end {
             record.defect.get_or_insert(Defect::TextAfterQuote);
@@ -253,7 +348,7 @@ impl<'a> Scanner<'a> {
 
     fn unquoted_field(&mut self) {
         while let Some(&byte) = self.bytes.get(self.at) {
-            if byte == self.separator || byte == b'\n' {
+            if byte == self.marks.separator || byte == b'\n' {
                 break;
             }
             if byte == b'\r' && self.line_end(self.at) > 0 {
@@ -275,22 +370,24 @@ impl Iterator for Scanner<'_> {
         let mut record = Record {
             bytes: self.at..self.at,
             line: self.line,
+            n_lines: 1,
             n_fields: 0,
             defect: None,
         };
         loop {
             record.n_fields += 1;
-            if self.bytes.get(self.at) == Some(&b'"') {
+            if self.marks.quote.is_some() && self.bytes.get(self.at) == self.marks.quote.as_ref() {
                 self.quoted_field(&mut record);
             } else {
                 self.unquoted_field();
             }
-            if self.bytes.get(self.at) != Some(&self.separator) {
+            if self.bytes.get(self.at) != Some(&self.marks.separator) {
                 break;
             }
             self.at += 1;
         }
         record.bytes.end = self.at;
+        record.n_lines += self.line - record.line;
         self.at += self.line_end(self.at);
         self.line += 1;
         Some(record)
@@ -298,15 +395,15 @@ impl Iterator for Scanner<'_> {
 }
 
 /// The fields of a row of the right shape, with their quotes.
-fn fields(row: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+fn fields(row: &[u8], marks: Marks) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(row);
     std::iter::from_fn(move || {
         let row = rest?;
         let mut is_quoted = false;
-        let starts_quoted = row.first() == Some(&b'"');
+        let starts_quoted = marks.quote.is_some() && row.first() == marks.quote.as_ref();
         let end = row.iter().position(|&byte| {
             is_quoted ^= starts_quoted && byte == b'"';
-            byte == separator && !is_quoted
+            byte == marks.separator && !is_quoted
         });
         rest = end.map(|end| &row[end + 1..]);
         Some(&row[..end.unwrap_or(row.len())])
@@ -314,8 +411,9 @@ fn fields(row: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A field's value.
-fn unquoted(field: &[u8]) -> Cow<'_, [u8]> {
+fn unquoted(field: &[u8], marks: Marks) -> Cow<'_, [u8]> {
     match field {
+        field if marks.quote.is_none() => Cow::Borrowed(field),
         [b'"', inner @ .., b'"'] if inner.contains(&b'"') => {
             let mut value = Vec::with_capacity(inner.len());
             let mut bytes = inner.iter().copied();

@@ -1,4 +1,4 @@
-//! JSON Lines: one object a line.
+//! JSON Lines: an object or an array a line; and JSON documents that hold such rows.
 //!
 //! Read here, on all cores, since common readers turn numbers and lists in a column of texts into texts, a missing key
 //! into a null, 1e-4294967296 into 1, and say no line when they give up.
@@ -12,54 +12,59 @@ use std::{
 use rayon::prelude::*;
 use serde::{
     Deserialize,
-    de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use crate::{
     error::{BadRow, DataError, Defect, shortened},
-    formats::{Cell, ColumnInfo, Consumer, File, Holds, ROWS_PER_TABLE, RawTable, Schema},
+    formats::{
+        Cell, ColumnInfo, Consumer, File, Holds, PASSAGE_TEXT, ROWS_PER_TABLE, RawTable, Schema,
+        documents::{Line, Rows, rows},
+    },
 };
 
 /// Different keys that a file may have; a file with more has texts for keys.
 const MAX_KEYS: usize = 1000;
 
+/// The only key of rows in the collection embedding-training-data, which stands for its value.
+const SET: &str = "set";
+
 /// Reads the columns that the consumer chooses, out of the keys of all rows.
 pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), DataError> {
     let text = file.bytes;
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let lines: Vec<Line<'_>> = text
-        .split(|&byte| byte == b'\n')
-        .zip(1..)
-        .filter(|(text, _)| !text.trim_ascii().is_empty())
-        .take(file.max_rows)
-        .map(|(text, number)| Line { number, text })
-        .collect();
-    let Some(first) = lines.first() else {
+    let name = file.path.file_name().map(|name| name.to_string_lossy());
+    let name = name.unwrap_or_default().to_lowercase();
+    let is_document = name.contains(".json") && !name.contains(".jsonl");
+    let mut lines = match rows(text, is_document) {
+        Rows::Values(lines) => lines,
+        Rows::Columns(columns) => return read_columns(file, &columns, consumer),
+    };
+    lines.truncate(file.max_rows);
+    if lines.is_empty() {
         return Err(DataError::EmptyFile {
             path: file.path.to_path_buf(),
         });
-    };
-    if first.text.trim_ascii_start().starts_with(b"[") {
-        return Err(DataError::Header {
-            path: file.path.to_path_buf(),
-            message: "the file is one JSON array: write one object a line (for example with `jq \
-                      -c '.[]'`)"
-                .to_owned(),
-        });
     }
-    let schema = schema(file, &lines)?;
+    let (shape, schema) = schema(file, &lines)?;
     let chosen = consumer.choose(&schema)?;
-    let places: HashMap<&str, usize> = chosen
-        .iter()
-        .enumerate()
-        .map(|(place, &column)| (schema.columns[column].name.as_str(), place))
-        .collect();
+    let places = Places {
+        of_key: chosen
+            .iter()
+            .enumerate()
+            .map(|(place, &column)| (schema.columns[column].name.as_str(), place))
+            .collect(),
+        of_value: (0..schema.columns.len())
+            .map(|column| chosen.iter().position(|&chosen| chosen == column))
+            .collect(),
+        n_chosen: chosen.len(),
+    };
     let n_rows = ROWS_PER_TABLE * rayon::current_num_threads();
     for (i, batch) in lines.chunks(n_rows).enumerate() {
         let tables: Vec<RawTable<'_>> = batch
             .par_chunks(ROWS_PER_TABLE)
             .enumerate()
-            .map(|(j, lines)| table(i * n_rows + j * ROWS_PER_TABLE, lines, &places))
+            .map(|(j, lines)| table(i * n_rows + j * ROWS_PER_TABLE, lines, shape, &places))
             .collect();
         for table in tables {
             consumer.take(table)?;
@@ -68,31 +73,151 @@ pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), Da
     Ok(())
 }
 
-/// A line that is not blank.
-#[derive(Debug, Clone, Copy)]
-struct Line<'a> {
-    /// From 1.
-    number: usize,
-    text: &'a [u8],
+/// Reads columns that each have all their values in one list or object.
+fn read_columns(
+    file: File<'_>,
+    columns: &[(&[u8], &[u8])],
+    consumer: &mut dyn Consumer,
+) -> Result<(), DataError> {
+    let refuse = |message: String| DataError::Header {
+        path: file.path.to_path_buf(),
+        message,
+    };
+    let mut infos = Vec::with_capacity(columns.len());
+    let mut values: Vec<Vec<Cell<'_>>> = Vec::with_capacity(columns.len());
+    for (name, cells) in columns {
+        let name: String = serde_json::from_slice(name)
+            .map_err(|error| refuse(format!("a key that is not valid JSON: {error}")))?;
+        let malformed = |error| refuse(format!("column `{}`: {error}", shortened(&name)));
+        let ListKinds(kinds) = serde_json::from_slice(cells).map_err(malformed)?;
+        let Column(cells) = serde_json::from_slice(cells).map_err(malformed)?;
+        if let Some(first) = values.first()
+            && first.len() != cells.len()
+        {
+            return Err(refuse(format!(
+                "column `{}` has {} values where the first column has {}",
+                shortened(&name),
+                cells.len(),
+                first.len()
+            )));
+        }
+        infos.push(ColumnInfo {
+            name,
+            holds: kinds.holds(),
+        });
+        values.push(cells);
+    }
+    let chosen = consumer.choose(&Schema {
+        columns: infos,
+        is_typed: true,
+    })?;
+    let n_rows = values.first().map_or(0, Vec::len).min(file.max_rows);
+    for start in (0..n_rows).step_by(ROWS_PER_TABLE) {
+        let rows = start..n_rows.min(start + ROWS_PER_TABLE);
+        let columns = chosen
+            .iter()
+            .map(|&column| values[column][rows.clone()].to_vec());
+        consumer.take(RawTable {
+            columns: columns.collect(),
+            n_rows: rows.len(),
+            n_before: start,
+            lines: None,
+            defects: BTreeMap::new(),
+        })?;
+    }
+    Ok(())
 }
 
-/// The columns: the keys of all lines that are objects, in order of appearance.
-fn schema(file: File<'_>, lines: &[Line<'_>]) -> Result<Schema, DataError> {
-    let parts: Vec<(Keys, bool)> = lines
+/// The form of the rows, which is that of the first that is valid JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Object,
+    /// Columns in order.
+    Array,
+    /// An object whose only key is [`SET`], with an object of these columns as value.
+    Set,
+}
+
+impl Shape {
+    fn of(line: &[u8]) -> Option<Self> {
+        match serde_json::from_slice::<Cell<'_>>(line).ok()? {
+            Cell::Object(entries) => Some(match entries.as_slice() {
+                [(key, Cell::Object(_))] if key == SET => Self::Set,
+                _ => Self::Object,
+            }),
+            Cell::List(_) | Cell::Integers(_) | Cell::Floats(_) => Some(Self::Array),
+            _ => None,
+        }
+    }
+
+    /// Reads a line of this form, and nothing after it.
+    fn read<'a, V: Visitor<'a>>(
+        self,
+        line: &'a [u8],
+        visitor: V,
+    ) -> Result<V::Value, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(line);
+        let value = match self {
+            Self::Object => deserializer.deserialize_map(visitor)?,
+            Self::Array => deserializer.deserialize_seq(visitor)?,
+            Self::Set => deserializer.deserialize_map(SetVisitor(visitor))?,
+        };
+        deserializer.end()?;
+        Ok(value)
+    }
+}
+
+/// Reads an object whose only key is [`SET`].
+struct SetVisitor<V>(V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for SetVisitor<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with the key `set`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<V::Value, A::Error> {
+        let find = |key: &str| key == SET;
+        if map.next_key_seed(Key(find))? != Some(true) {
+            return Err(A::Error::custom("the key is not `set`"));
+        }
+        let value = map.next_value_seed(Inner(self.0))?;
+        if map.next_key::<IgnoredAny>()?.is_some() {
+            return Err(A::Error::custom("a key beside `set`"));
+        }
+        Ok(value)
+    }
+}
+
+/// Reads an object by a visitor.
+struct Inner<V>(V);
+
+impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Inner<V> {
+    type Value = V::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
+        deserializer.deserialize_map(self.0)
+    }
+}
+
+/// The columns: the keys of all rows that are objects, in order of appearance; or as many as the first array has values.
+fn schema(file: File<'_>, lines: &[Line<'_>]) -> Result<(Shape, Schema), DataError> {
+    let Some(shape) = lines.iter().find_map(|line| Shape::of(line.text)) else {
+        return Err(no_object(file, lines));
+    };
+    let parts: Vec<Keys> = lines
         .par_chunks(ROWS_PER_TABLE)
         .map(|lines| {
-            let (mut keys, mut has_object) = (Keys::default(), false);
+            let mut keys = Keys::default();
             for line in lines {
-                has_object |= keys.add_line(line.text);
+                keys.add_line(line.text, shape);
             }
-            (keys, has_object)
+            keys
         })
         .collect();
-    if parts.iter().all(|(_, has_object)| !has_object) {
-        return Err(no_object(file, lines));
-    }
     let mut keys = Keys::default();
-    for (part, _) in parts {
+    for part in parts {
         for (name, kinds) in part.list {
             keys.add(name, kinds);
         }
@@ -105,14 +230,50 @@ fn schema(file: File<'_>, lines: &[Line<'_>]) -> Result<Schema, DataError> {
             ),
         });
     }
-    let columns = keys.list.into_iter().map(|(name, kinds)| ColumnInfo {
-        name,
-        holds: kinds.holds(),
-    });
-    Ok(Schema {
-        columns: columns.collect(),
+    let mut infos: Vec<ColumnInfo> = keys
+        .list
+        .into_iter()
+        .map(|(name, kinds)| ColumnInfo {
+            name,
+            holds: kinds.holds(),
+        })
+        .collect();
+    if shape == Shape::Array {
+        // Of the first array alone; one of another length is a bad row.
+        let first = lines
+            .iter()
+            .find(|line| Shape::of(line.text) == Some(shape));
+        let n_values =
+            first.and_then(|line| serde_json::from_slice::<Vec<IgnoredAny>>(line.text).ok());
+        infos.truncate(n_values.map_or(0, |values| values.len()));
+        name_in_order(&mut infos);
+    }
+    let schema = Schema {
+        columns: infos,
         is_typed: true,
-    })
+    };
+    Ok((shape, schema))
+}
+
+/// Names columns that have none: texts are the anchor, the positive and negatives, numbers the label.
+fn name_in_order(columns: &mut [ColumnInfo]) {
+    let is_text =
+        |column: &ColumnInfo| !matches!(column.holds, Holds::Numbers(_) | Holds::Lists(_));
+    let n_texts = columns.iter().filter(|column| is_text(column)).count();
+    let mut texts = 0;
+    for column in columns {
+        column.name = if is_text(column) {
+            texts += 1;
+            match texts {
+                1 => "anchor".to_owned(),
+                2 => "positive".to_owned(),
+                3 if n_texts == 3 => "negative".to_owned(),
+                n => format!("negative_{}", n - 2),
+            }
+        } else {
+            "label".to_owned()
+        };
+    }
 }
 
 fn no_object(file: File<'_>, lines: &[Line<'_>]) -> DataError {
@@ -130,7 +291,7 @@ fn no_object(file: File<'_>, lines: &[Line<'_>]) -> DataError {
     }
 }
 
-/// The defect of a line that is no object.
+/// The defect of a line that is not of the form of the others.
 fn not_object(line: &[u8]) -> Defect {
     match serde_json::from_slice::<Cell<'_>>(line) {
         Ok(Cell::Null) => Defect::NotObject("null"),
@@ -155,14 +316,6 @@ fn not_json(line: &[u8], error: &serde_json::Error) -> Defect {
     ))
 }
 
-/// Reads a line as one object and nothing after it.
-fn object<'a, V: Visitor<'a>>(line: &'a [u8], visitor: V) -> Result<V::Value, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_slice(line);
-    let value = deserializer.deserialize_map(visitor)?;
-    deserializer.end()?;
-    Ok(value)
-}
-
 /// Keys in order of appearance, and the kinds of value of each.
 #[derive(Default)]
 struct Keys {
@@ -180,19 +333,15 @@ impl Keys {
         }
     }
 
-    /// Adds the keys of a line, unless it is no object. Says whether it is.
-    fn add_line(&mut self, line: &[u8]) -> bool {
-        match object(line, LineKeysVisitor(self)) {
-            Ok(LineKeys { known, new }) => {
-                for (place, kinds) in known {
-                    self.list[place].1 |= kinds;
-                }
-                for (key, kinds) in new {
-                    self.add(key, kinds);
-                }
-                true
+    /// Adds the keys of a line, if it is of this form.
+    fn add_line(&mut self, line: &[u8], shape: Shape) {
+        if let Ok(LineKeys { known, new }) = shape.read(line, LineKeysVisitor(self)) {
+            for (place, kinds) in known {
+                self.list[place].1 |= kinds;
             }
-            Err(_) => false,
+            for (key, kinds) in new {
+                self.add(key, kinds);
+            }
         }
     }
 }
@@ -206,17 +355,23 @@ struct LineKeys {
 
 /// The kinds of value that a key has in some rows, as a set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Kinds(u8);
+struct Kinds(u16);
 
 impl Kinds {
     const NULL: Self = Self(0);
     const TEXT: Self = Self(1);
     const TRUTH: Self = Self(2);
     const NUMBER: Self = Self(4);
-    /// Of numbers alone.
+    /// A list of numbers alone.
     const NUMBER_LIST: Self = Self(8);
-    const LIST: Self = Self(16);
-    const OBJECT: Self = Self(32);
+    /// A list of texts, or of objects with a text, alone.
+    const TEXT_LIST: Self = Self(16);
+    /// Any other list.
+    const LIST: Self = Self(32);
+    const EMPTY_LIST: Self = Self(64);
+    /// An object with a text.
+    const PASSAGE: Self = Self(128);
+    const OBJECT: Self = Self(256);
 
     fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -224,20 +379,24 @@ impl Kinds {
 
     /// The content of the column. Where kinds are mixed, rows of the wrong one are bad rows.
     fn holds(self) -> Holds {
-        if self == Self::TEXT {
+        // Says nothing of what is in other rows' lists.
+        let kinds = Self(self.0 & !Self::EMPTY_LIST.0);
+        if kinds == Self::TEXT && self == kinds {
             Holds::Text
-        } else if self == Self::NULL || self.has(Self::TEXT) {
+        } else if self == Self::NULL || kinds.has(Self::TEXT) {
             Holds::Either
-        } else if self.has(Self::NUMBER) {
+        } else if kinds.has(Self::NUMBER) {
             Holds::Numbers("JSON numbers".to_owned())
-        } else if self.has(Self::TRUTH) {
+        } else if kinds.has(Self::TRUTH) {
             Holds::Numbers("truth values".to_owned())
-        } else if self.has(Self::LIST) {
-            Holds::Other("lists".to_owned())
-        } else if self.has(Self::NUMBER_LIST) {
+        } else if kinds == Self::NUMBER_LIST {
             Holds::Lists("lists".to_owned())
-        } else {
+        } else if kinds == Self::TEXT_LIST {
+            Holds::Texts("lists of texts".to_owned())
+        } else if kinds.has(Self::OBJECT) || kinds.has(Self::PASSAGE) {
             Holds::Other("objects".to_owned())
+        } else {
+            Holds::Other("lists".to_owned())
         }
     }
 }
@@ -270,6 +429,21 @@ impl<'de> Visitor<'de> for LineKeysVisitor<'_> {
                 Ok(place) => keys.known.push((place, kinds)),
                 Err(key) => keys.new.push((key, kinds)),
             }
+        }
+        Ok(keys)
+    }
+
+    /// The keys of an array are its values' numbers.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<LineKeys, A::Error> {
+        let mut keys = LineKeys::default();
+        let mut n_values = 0;
+        while let Some(kinds) = list.next_element()? {
+            if n_values < self.0.list.len() {
+                keys.known.push((n_values, kinds));
+            } else if n_values <= MAX_KEYS {
+                keys.new.push((n_values.to_string(), kinds));
+            }
+            n_values += 1;
         }
         Ok(keys)
     }
@@ -333,46 +507,67 @@ impl<'de> Deserialize<'de> for Kinds {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Kinds, A::Error> {
-                let mut kinds = Kinds::NULL;
+                let mut kinds = Kinds::EMPTY_LIST;
                 while let Some(inner) = list.next_element::<Kinds>()? {
-                    kinds |= if inner == Kinds::NUMBER {
-                        Kinds::NUMBER_LIST
-                    } else {
-                        Kinds::LIST
+                    let of = match inner {
+                        Kinds::NUMBER => Kinds::NUMBER_LIST,
+                        Kinds::TEXT | Kinds::PASSAGE => Kinds::TEXT_LIST,
+                        _ => Kinds::LIST,
+                    };
+                    kinds = match kinds {
+                        Kinds::EMPTY_LIST => of,
+                        same if same == of => of,
+                        _ => Kinds::LIST,
                     };
                 }
-                Ok(if kinds == Kinds::NUMBER_LIST {
-                    kinds
-                } else {
-                    Kinds::LIST
-                })
+                Ok(kinds)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kinds, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Kinds::OBJECT)
+                let mut kinds = Kinds::OBJECT;
+                let is_text = |key: &str| key == PASSAGE_TEXT;
+                while let Some(is_text) = map.next_key_seed(Key(is_text))? {
+                    if is_text {
+                        kinds = match map.next_value()? {
+                            Kinds::TEXT => Kinds::PASSAGE,
+                            _ => Kinds::OBJECT,
+                        };
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(kinds)
             }
         }
         deserializer.deserialize_any(KindsVisitor)
     }
 }
 
+/// The places of chosen columns.
+struct Places<'s> {
+    of_key: HashMap<&'s str, usize>,
+    /// By the number of a value in an array.
+    of_value: Vec<Option<usize>>,
+    n_chosen: usize,
+}
+
 /// The chosen cells of lines, of which the first is row `n_before + 1`.
-fn table<'a>(n_before: usize, lines: &[Line<'a>], places: &HashMap<&str, usize>) -> RawTable<'a> {
-    let mut columns: Vec<Vec<Cell<'a>>> = vec![Vec::new(); places.len()];
+fn table<'a>(
+    n_before: usize,
+    lines: &[Line<'a>],
+    shape: Shape,
+    places: &Places<'_>,
+) -> RawTable<'a> {
+    let mut columns: Vec<Vec<Cell<'a>>> = vec![Vec::new(); places.n_chosen];
     let mut defects = BTreeMap::new();
     for (i, line) in lines.iter().enumerate() {
-        let mut row = vec![Cell::Missing; places.len()];
+        let mut row = vec![Cell::Missing; places.n_chosen];
         let visitor = RowVisitor {
             places,
             row: &mut row,
         };
-        let defect = match object(line.text, visitor) {
-            Ok(None) => None,
-            Ok(Some(place)) => {
-                let key = places.iter().find(|(_, other)| **other == place);
-                Some((key.map(|(key, _)| (*key).to_owned()), Defect::DuplicateKey))
-            }
+        let defect = match shape.read(line.text, visitor) {
+            Ok(defect) => defect,
             Err(error) => Some((
                 None,
                 match not_object(line.text) {
@@ -397,34 +592,126 @@ fn table<'a>(n_before: usize, lines: &[Line<'a>], places: &HashMap<&str, usize>)
     }
 }
 
-/// Reads the chosen keys of an object into `row`; the value is the place of a key that comes twice, if there is one.
+/// Reads the chosen values of a row into `row`, and says what is wrong with the row, if something is.
 struct RowVisitor<'r, 'de> {
-    places: &'r HashMap<&'r str, usize>,
+    places: &'r Places<'r>,
     row: &'r mut [Cell<'de>],
 }
 
 impl<'de> Visitor<'de> for RowVisitor<'_, 'de> {
-    type Value = Option<usize>;
+    type Value = Option<(Option<String>, Defect)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+        f.write_str("a row")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<usize>, A::Error> {
-        let mut twice = None;
-        let find = |key: &str| self.places.get(key).copied();
-        while let Some(place) = map.next_key_seed(Key(find))? {
-            let Some(place) = place else {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut defect = None;
+        let find = |key: &str| self.places.of_key.get_key_value(key);
+        while let Some(key) = map.next_key_seed(Key(find))? {
+            let Some((key, &place)) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             let cell = map.next_value()?;
             if self.row[place] != Cell::Missing {
-                twice = Some(place);
+                defect = Some((Some((*key).to_owned()), Defect::DuplicateKey));
             }
             self.row[place] = cell;
         }
-        Ok(twice)
+        Ok(defect)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let expected = self.places.of_value.len();
+        let mut found = 0;
+        for place in &self.places.of_value {
+            let is_there = match place {
+                Some(place) => match list.next_element()? {
+                    Some(cell) => {
+                        self.row[*place] = cell;
+                        true
+                    }
+                    None => false,
+                },
+                None => list.next_element::<IgnoredAny>()?.is_some(),
+            };
+            if !is_there {
+                break;
+            }
+            found += 1;
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            found += 1;
+        }
+        let defect = Defect::LineLength { found, expected };
+        Ok((found != expected).then_some((None, defect)))
+    }
+}
+
+/// The values of a column that is written as one list, or as an object by row numbers.
+struct Column<'de>(Vec<Cell<'de>>);
+
+impl<'de> Deserialize<'de> for Column<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ColumnVisitor;
+        impl<'de> Visitor<'de> for ColumnVisitor {
+            type Value = Column<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list or an object")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Column<'de>, A::Error> {
+                let mut cells = Vec::new();
+                while let Some(cell) = list.next_element()? {
+                    cells.push(cell);
+                }
+                Ok(Column(cells))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Column<'de>, A::Error> {
+                let mut cells = Vec::new();
+                while let Some((_, cell)) = map.next_entry::<IgnoredAny, _>()? {
+                    cells.push(cell);
+                }
+                Ok(Column(cells))
+            }
+        }
+        deserializer.deserialize_any(ColumnVisitor)
+    }
+}
+
+/// The kinds of value in such a column.
+struct ListKinds(Kinds);
+
+impl<'de> Deserialize<'de> for ListKinds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor;
+        impl<'de> Visitor<'de> for ListVisitor {
+            type Value = ListKinds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list or an object")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ListKinds, A::Error> {
+                let mut kinds = Kinds::NULL;
+                while let Some(inner) = list.next_element()? {
+                    kinds |= inner;
+                }
+                Ok(ListKinds(kinds))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ListKinds, A::Error> {
+                let mut kinds = Kinds::NULL;
+                while let Some((_, inner)) = map.next_entry::<IgnoredAny, _>()? {
+                    kinds |= inner;
+                }
+                Ok(ListKinds(kinds))
+            }
+        }
+        deserializer.deserialize_any(ListVisitor)
     }
 }
 
@@ -483,7 +770,10 @@ impl<'de> Visitor<'de> for CellVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cell<'de>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Cell::Other("an object"))
+        let mut entries = Vec::new();
+        while let Some((key, value)) = map.next_entry::<Cow<'_, str>, _>()? {
+            entries.push((Cow::Owned(key.into_owned()), value));
+        }
+        Ok(Cell::Object(entries))
     }
 }

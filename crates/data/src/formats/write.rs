@@ -24,7 +24,7 @@ use polars_parquet::write::{
 use crate::{
     dataset::{Dataset, Labels},
     error::DataError,
-    formats::files::Kind,
+    formats::{files::Kind, packed::inner_name},
 };
 
 /// A format that tables are written in.
@@ -43,7 +43,11 @@ pub enum TableFormat {
 impl TableFormat {
     /// The format that a file's extension stands for, if any.
     pub fn of(path: &Path) -> Option<Self> {
+        if inner_name(path) != path {
+            return None;
+        }
         Some(match Kind::of(path)? {
+            Kind::Arrow => return None,
             Kind::Parquet => Self::Parquet,
             Kind::Csv { separator: b'\t' } => Self::Tsv,
             Kind::Csv { .. } => Self::Csv,
@@ -375,7 +379,7 @@ fn write_json_lines(
 
 impl Dataset {
     /// The data set as columns to be written: the texts in order, then the labels, as `label` where
-    /// they are whole numbers or lists, and as `score` where they are fractions.
+    /// they are whole numbers, words or lists, and as `score` where they are fractions.
     pub fn output_columns(&self) -> Vec<OutputColumn<'_>> {
         let mut columns: Vec<OutputColumn<'_>> = self
             .columns
@@ -385,6 +389,10 @@ impl Dataset {
             })
             .collect();
         columns.extend(self.labels.as_ref().map(|labels| match labels {
+            Labels::Integer(labels) if !self.classes.is_empty() => {
+                let word = |&label: &i64| self.classes.get(label as usize).map_or("", |word| word);
+                OutputColumn::new("label", Cells::Texts(labels.iter().map(word).collect()))
+            }
             Labels::Integer(labels) => OutputColumn::new("label", Cells::Integers(labels.clone())),
             Labels::Float(labels) => OutputColumn::new("score", Cells::Floats(labels.clone())),
             Labels::Vector { values, shape } => {

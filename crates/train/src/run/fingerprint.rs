@@ -165,6 +165,7 @@ mod tests {
             name: "data".to_owned(),
             columns: columns.collect(),
             labels,
+            classes: Vec::new(),
             n_skipped: 0,
         }
     }

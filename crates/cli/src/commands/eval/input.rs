@@ -69,6 +69,8 @@ fn load_dataset(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Re
         columns: flags.options.columns.clone(),
         max_rows: flags.options.max_samples,
         on_bad_row: Some(flags.options.on_bad_row),
+        reading: flags.options.reading.clone(),
+        ..DataOptions::default()
     };
     source::dataset(source, flags.options.split, &options, session)
 }

@@ -1,13 +1,13 @@
 //! The data of a run, read and checked.
 
 use anyhow::Context;
-use data::Dataset;
+use data::{Dataset, Split, overlap};
+use serde_json::{Map, Value, json};
 
 use crate::{
     flags::train::TrainFlags,
-    named::Named,
     session::Session,
-    source::{self, DataOptions, Split},
+    source::{self, DataOptions},
 };
 
 /// The data sets of a run.
@@ -23,33 +23,83 @@ pub(super) type NamedDataset = (Option<String>, Dataset);
 impl Inputs {
     /// Reads all data sets, and checks that --prompts names columns and sets that there are.
     pub(super) fn load(flags: &TrainFlags, session: &Session) -> anyhow::Result<Self> {
-        let load = |source: &str, name: Option<&String>, split, max_rows| {
+        let load = |source: &str, name: Option<&String>, split, classes: &[String]| {
             let options = DataOptions {
                 name: name.cloned(),
                 columns: flags.columns.clone(),
-                max_rows,
+                max_rows: match split {
+                    Split::Train => flags.max_train_samples,
+                    Split::Dev | Split::Test => flags.max_eval_samples,
+                },
                 on_bad_row: Some(flags.on_bad_row),
+                reading: flags.reading.clone(),
+                classes: classes.to_vec(),
             };
             source::dataset(source, split, &options, session)
         };
-        let load_all = |flag: &'static str, sets: &[Named<String>], split, max_rows| {
-            let load = |set: &Named<String>| {
-                let dataset = load(&set.value, set.name.as_ref(), split, max_rows).context(flag)?;
-                Ok((set.name.clone(), dataset))
-            };
-            sets.iter().map(load).collect::<anyhow::Result<Vec<_>>>()
+        let mut train: Vec<NamedDataset> = Vec::new();
+        for set in &flags.train_data {
+            let dataset = load(&set.value, set.name.as_ref(), Split::Train, &[]);
+            train.push((set.name.clone(), dataset.context("--train-data")?));
+        }
+        let mut eval = Vec::new();
+        for set in &flags.eval_data {
+            let name = set.name.as_ref();
+            let classes = classes_of(&train, name);
+            let dataset = load(&set.value, name, Split::Dev, classes);
+            eval.push((set.name.clone(), dataset.context("--eval-data")?));
+        }
+        let test = match &flags.test_data {
+            None => None,
+            Some(source) => {
+                let dataset = load(source, None, Split::Test, classes_of(&train, None));
+                Some(dataset.context("--test-data")?)
+            }
         };
-        let (max_train, max_eval) = (flags.max_train_samples, flags.max_eval_samples);
-        let test = flags.test_data.as_ref();
-        let inputs = Self {
-            train: load_all("--train-data", &flags.train_data, Split::Train, max_train)?,
-            eval: load_all("--eval-data", &flags.eval_data, Split::Dev, max_eval)?,
-            test: test
-                .map(|source| load(source, None, Split::Test, max_eval).context("--test-data"))
-                .transpose()?,
-        };
+        let inputs = Self { train, eval, test };
         inputs.check_prompts(flags)?;
+        inputs.warn_of_overlap();
         Ok(inputs)
+    }
+
+    /// The classes of training sets whose labels are words, by the names of the sets, as JSON; none where there are none.
+    pub(super) fn classes(&self) -> Option<String> {
+        let sets = self.train.iter();
+        let classes: Map<String, Value> = sets
+            .filter(|(_, dataset)| !dataset.classes.is_empty())
+            .map(|(_, dataset)| (dataset.name.clone(), json!(dataset.classes)))
+            .collect();
+        (!classes.is_empty()).then(|| format!("{:#}\n", Value::Object(classes)))
+    }
+
+    /// Warns of rows and texts that are in the training data and in the data to evaluate on.
+    fn warn_of_overlap(&self) {
+        let train: Vec<&Dataset> = self.train.iter().map(|(_, dataset)| dataset).collect();
+        let eval = self
+            .eval
+            .iter()
+            .map(|(_, dataset)| ("--eval-data", dataset));
+        let test = self.test.iter().map(|dataset| ("--test-data", dataset));
+        for (flag, dataset) in eval.chain(test) {
+            let found = overlap(&train, dataset);
+            if found.n_rows > 0 {
+                tracing::warn!(
+                    "{flag} {}: {} of {} rows and {} of {} texts are in the training data too",
+                    dataset.name,
+                    found.n_rows,
+                    dataset.n_rows(),
+                    found.n_texts,
+                    found.n_all_texts
+                );
+            } else if found.n_texts > 0 {
+                tracing::info!(
+                    "{flag} {}: {} of {} texts are in the training data too",
+                    dataset.name,
+                    found.n_texts,
+                    found.n_all_texts
+                );
+            }
+        }
     }
 
     fn check_prompts(&self, flags: &TrainFlags) -> anyhow::Result<()> {
@@ -65,6 +115,15 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+/// The classes of the training set of this name, or of the only one.
+fn classes_of<'t>(train: &'t [NamedDataset], name: Option<&String>) -> &'t [String] {
+    let set = match train {
+        [set] => Some(set),
+        sets => sets.iter().find(|(other, _)| other.as_ref() == name),
+    };
+    set.map_or(&[], |(_, dataset)| &dataset.classes)
 }
 
 /// The prompts of a data set's columns; empty where there are none.

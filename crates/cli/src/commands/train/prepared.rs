@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use data::Dataset;
 use eval::{Options, Similarity};
-use losses::{BuildContext, LossConfig};
+use losses::{Accepts, BuildContext, LabelKind, Loss, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
 use train::{Evaluation, Objective, Tasks, TrainingData};
 
@@ -21,6 +21,7 @@ use crate::{
     named::Named,
     session::Session,
     tokenizing::tokenize_prompted,
+    usage::UsageError,
 };
 
 /// Tokenised data sets, each with the place of its loss.
@@ -51,6 +52,7 @@ impl Prepared {
         for (name, dataset) in inputs.train {
             let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
             let place = place_of(&losses, name.as_deref());
+            check_classes(&dataset, losses[place].loss.as_ref())?;
             training.push((tokens.of(dataset, prompts)?, place));
         }
         if let Some(teacher) = &flags.teacher {
@@ -115,6 +117,20 @@ impl Prepared {
             "rows"
         }
     }
+}
+
+/// Refuses words as labels where the loss takes scores.
+fn check_classes(dataset: &Dataset, loss: &dyn Loss) -> Result<(), UsageError> {
+    let takes_scores = |accepts: &Accepts| accepts.labels == LabelKind::Float;
+    if dataset.classes.is_empty() || !loss.requirements().accepts.iter().all(takes_scores) {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "--loss {}: the labels of {} are words ({}), and the loss takes scores",
+        loss.name(),
+        dataset.name,
+        dataset.classes.join(", ")
+    )))
 }
 
 /// Turns data sets into token ids.

@@ -1,0 +1,141 @@
+//! Data as people have it, through the commands: splits, separators, labels and lists.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::sandbox::{Ended, Sandbox};
+
+/// `sentune data stat --json` of `data`.
+fn stat(sandbox: &Sandbox, data: &str, more: &[&str]) -> (Value, Ended) {
+    let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> =
+        vec![&"data", &"stat", &"--json", &"--data", &data];
+    arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
+    let ended = sandbox.run(&arguments);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    (serde_json::from_str(&ended.stdout).unwrap(), ended)
+}
+
+fn rows(n: usize) -> String {
+    let rows = (0..n).map(|i| format!("a question {i},an answer {i}\n"));
+    format!("anchor,positive\n{}", rows.collect::<String>())
+}
+
+#[test]
+fn the_split_of_a_folder_is_taken_and_said() {
+    let sandbox = Sandbox::new();
+    fs_err::create_dir_all(sandbox.path("named")).unwrap();
+    sandbox.write("named/train.csv", rows(6));
+    sandbox.write("named/dev.csv", rows(2));
+    sandbox.write("named/test.csv", rows(4));
+    let (found, ended) = stat(&sandbox, "named", &[]);
+    assert_eq!(found["rows"], json!(6));
+    assert!(
+        ended.stderr.contains("the train split, 1 of 3 files"),
+        "{ended:?}"
+    );
+    assert_eq!(
+        stat(&sandbox, "named", &["--split", "test"]).0["rows"],
+        json!(4)
+    );
+    fs_err::remove_file(sandbox.path("named/dev.csv")).unwrap();
+    let refused = sandbox.run(&[&"data", &"stat", &"--data", &"named", &"--split", &"dev"]);
+    refused.failed(1, &["no file of the dev split", "train, test", "--split"]);
+}
+
+#[test]
+fn training_rows_among_the_test_rows_are_counted() {
+    let sandbox = Sandbox::new();
+    let train = sandbox.write("train.csv", rows(8));
+    let scored: String = (6..10)
+        .map(|i| format!("a question {i},an answer {i},0.{i}\n"))
+        .collect();
+    sandbox.write("test.csv", format!("anchor,positive,score\n{scored}"));
+    let flags = [
+        "--test-data",
+        "test.csv",
+        "--max-steps",
+        "1",
+        "--save-strategy",
+        "no",
+    ];
+    let ended = sandbox.train(&train, &flags);
+    let expected = "--test-data test: 2 of 4 rows and 4 of 8 texts are in the training data too";
+    assert!(ended.stderr.contains(expected), "{ended:?}");
+    ended.ok();
+}
+
+#[test]
+fn files_are_read_as_flags_say() {
+    let sandbox = Sandbox::new();
+    sandbox.write("a.csv", "q#p#same\n\"x\"#y#1\nv#w#0\n");
+    let flags = ["--separator", "#", "--no-quotes", "--label-column", "same"];
+    let (found, _) = stat(&sandbox, "a.csv", &flags);
+    assert_eq!(found["rows"], json!(2));
+    let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
+        &"data",
+        &"convert",
+        &"--data",
+        &"a.csv",
+        &"--output",
+        &"b.jsonl",
+    ];
+    arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
+    sandbox.run(&arguments).ok();
+    let lines = fs_err::read_to_string(sandbox.path("b.jsonl")).unwrap();
+    assert_eq!(
+        lines,
+        "{\"q\":\"\\\"x\\\"\",\"p\":\"y\",\"label\":1}\n{\"q\":\"v\",\"p\":\"w\",\"label\":0}\n"
+    );
+    let lists = "{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"m\",\"n\"]}\n";
+    sandbox.write("lists.jsonl", lists);
+    let convert = |more: &[&str]| {
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
+            &"data",
+            &"convert",
+            &"--data",
+            &"lists.jsonl",
+            &"--overwrite",
+            &"--output",
+            &"c.csv",
+        ];
+        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
+        sandbox.run(&arguments).ok();
+        fs_err::read_to_string(sandbox.path("c.csv")).unwrap()
+    };
+    assert_eq!(
+        convert(&[]),
+        "query,positive,negative_1,negative_2\nq,p,m,n\n"
+    );
+    assert_eq!(
+        convert(&["--num-negatives", "1"]),
+        "query,positive,negative\nq,p,m\n"
+    );
+    let refused = sandbox.run(&[&"data", &"stat", &"--data", &"a.csv", &"--separator", &";;"]);
+    refused.failed(2, &["--separator", "one character"]);
+}
+
+#[test]
+fn words_as_labels_are_numbered_and_the_table_is_kept() {
+    let sandbox = Sandbox::new();
+    let topics: String = (0..12)
+        .map(|i| format!("a text {i},{}\n", ["water", "town", "garden"][i / 2 % 3]))
+        .collect();
+    sandbox.write("topics.csv", format!("text,label\n{topics}"));
+    let flags = [
+        "--loss",
+        "batch-all-triplet",
+        "--batch-sampler",
+        "group_by_label",
+        "--max-steps",
+        "1",
+        "--per-device-train-batch-size",
+        "12",
+        "--save-strategy",
+        "no",
+    ];
+    sandbox.train(Path::new("topics.csv"), &flags).ok();
+    let classes = fs_err::read_to_string(sandbox.path("run/classes.json")).unwrap();
+    let classes: Value = serde_json::from_str(&classes).unwrap();
+    assert_eq!(classes, json!({"topics": ["water", "town", "garden"]}));
+}
