@@ -73,6 +73,6 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::BeforeAfter(args) => before_after::run(&checkout, args),
         Command::Parity(args) => parity::run(&checkout, args),
         Command::Reliability(args) => reliability::run(&checkout, args),
-        Command::Package(package::Args {}) => package::run(&checkout),
+        Command::Package(args) => package::run(&checkout, args),
     }
 }

@@ -1,10 +1,14 @@
 //! `cargo xtask package`: programs to carry to a machine without Rust.
 
+mod symbols;
+mod wheel;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
 use serde_json::Value;
+use xshell::cmd;
 
 use crate::{checkout::Checkout, setup};
 
@@ -14,26 +18,52 @@ const MAX_BYTES: u64 = 50_000_000;
 /// Build `sentune` and `xtask` in release, to be carried to a machine that has libtorch but no Rust.
 ///
 /// They go to target/package. `sentune` finds the libtorch of that machine by SENTUNE_LIBTORCH, which names a
-/// libtorch 2.11 or the torch package of a Python, or by LD_LIBRARY_PATH; one is enough for CPU and GPU. For
-/// `--cuda-graphs` run `cargo xtask setup --cuda` before.
+/// libtorch 2.11 or the torch package of a Python, in the Python environment that its wheel is installed in, or by
+/// LD_LIBRARY_PATH; one is enough for CPU and GPU. For `--cuda-graphs` run `cargo xtask setup --cuda` before.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Make a wheel too, which pip, pipx and uv install beside torch 2.11
+    #[arg(long)]
+    wheel: bool,
+    /// Install the wheel into a fresh virtual environment, and train and encode with it
+    #[arg(long, requires = "wheel")]
+    check: bool,
+    /// Make an archive too, with completions for shells and manual pages
+    #[arg(long)]
+    tarball: bool,
+    /// Package the development build, which is made faster and is larger
+    #[arg(long)]
+    dev: bool,
+}
 
-/// Builds, packs, and checks the size.
-pub(crate) fn run(checkout: &Checkout) -> Result<()> {
+/// Builds, packs, and checks the size and the symbols.
+pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     setup::run(checkout, &setup::Args::default())?;
+    let profile = if args.dev { "dev" } else { "release" };
     checkout
         .cargo()
-        .args(["build", "--release"])
+        .args(["build", "--profile", profile])
         .args(["--bin", "sentune", "--bin", "launcher", "--bin", "xtask"])
         .args(setup::features(checkout))
         .run()?;
-    let target = target_folder(checkout)?;
-    let (built, folder) = (target.join("release"), target.join("package"));
+    let metadata = metadata(checkout)?;
+    let target: PathBuf = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target folder")?
+        .into();
+    let [built, folder] = if args.dev {
+        ["debug", "package-dev"]
+    } else {
+        ["release", "package"]
+    }
+    .map(|name| target.join(name));
     fs::create_dir_all(&folder)?;
     let (launcher, program) = (built.join("launcher"), built.join("sentune"));
+    for program in [&launcher, &program] {
+        symbols::check(&checkout.shell, program)?;
+    }
     let packed = folder.join("sentune");
-    xshell::cmd!(checkout.shell, "{launcher} {program} {packed}").run()?;
+    cmd!(checkout.shell, "{launcher} {program} {packed}").run()?;
     fs::copy(built.join("xtask"), folder.join("xtask"))?;
     let bytes = fs::metadata(&packed)?.len();
     println!(
@@ -41,21 +71,88 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         packed.display(),
         bytes as f64 / 1e6
     );
-    check_size(&packed, bytes)
+    if !args.dev {
+        check_size(&packed, bytes)?;
+    }
+    let version = version(&metadata)?;
+    if args.wheel {
+        let wheel = wheel::write(checkout, &packed, &version, &folder)?;
+        if args.check {
+            wheel::check(checkout, &wheel, &folder)?;
+        }
+    }
+    if args.tarball {
+        tarball(checkout, &program, &packed, &version, &folder)?;
+    }
+    Ok(())
 }
 
-/// Cargo's target folder.
-pub(crate) fn target_folder(checkout: &Checkout) -> Result<PathBuf> {
+/// An archive of the program, completions, manual pages and licences, laid out as /usr/local is.
+fn tarball(
+    checkout: &Checkout,
+    program: &Path,
+    packed: &Path,
+    version: &str,
+    folder: &Path,
+) -> Result<()> {
+    let shell = &checkout.shell;
+    let name = format!("sentune-{version}-x86_64-linux");
+    let root = folder.join(&name);
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    let (bin, share) = (root.join("bin"), root.join("share"));
+    fs::create_dir_all(&bin)?;
+    fs::copy(packed, bin.join("sentune"))?;
+    for (kind, place) in [
+        ("bash", "bash-completion/completions/sentune"),
+        ("zsh", "zsh/site-functions/_sentune"),
+        ("fish", "fish/vendor_completions.d/sentune.fish"),
+    ] {
+        let script = cmd!(shell, "{program} completions {kind}").quiet().read()?;
+        let place = share.join(place);
+        fs::create_dir_all(place.parent().context("a place has a folder")?)?;
+        fs::write(place, script + "\n")?;
+    }
+    let pages = share.join("man/man1");
+    fs::create_dir_all(&pages)?;
+    cmd!(shell, "{program} man --output-dir {pages}").run()?;
+    let documents = share.join("doc/sentune");
+    fs::create_dir_all(&documents)?;
+    for document in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+        fs::copy(checkout.root.join(document), documents.join(document))?;
+    }
+    let archive = folder.join(format!("{name}.tar.gz"));
+    // The same files give the same archive.
+    cmd!(
+        shell,
+        "tar --create --gzip --file {archive} --directory {folder} --sort=name --owner=0 --group=0 --numeric-owner {name}"
+    )
+    .run()?;
+    println!(
+        "{}: unpack it into /usr/local or ~/.local with `tar --strip-components=1`",
+        archive.display()
+    );
+    Ok(())
+}
+
+fn metadata(checkout: &Checkout) -> Result<Value> {
     let metadata = checkout
         .cargo()
         .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
         .quiet()
         .read()?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    let folder = metadata["target_directory"].as_str();
-    Ok(folder
-        .context("cargo metadata names no target folder")?
-        .into())
+    Ok(serde_json::from_str(&metadata)?)
+}
+
+/// The version of the program.
+fn version(metadata: &Value) -> Result<String> {
+    let mut packages = metadata["packages"].as_array().into_iter().flatten();
+    let cli = packages.find(|package| package["name"] == "cli");
+    let version = cli.and_then(|package| package["version"].as_str());
+    Ok(version
+        .context("cargo metadata names no version of cli")?
+        .to_owned())
 }
 
 /// Problems of the release builds in this target folder, if there are any.

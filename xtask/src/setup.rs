@@ -20,12 +20,12 @@ use launcher::{
 };
 use xshell::cmd;
 
-pub(crate) use self::cache::cache_folder;
 use self::{
     cache::Cache,
     requirement::Requirement,
     tools::{Compiler, Python},
 };
+pub(crate) use self::{cache::cache_folder, tools::python_name};
 use crate::{
     checkout::{self, Checkout},
     nvidia,

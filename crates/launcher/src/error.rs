@@ -38,7 +38,7 @@ pub enum LaunchError {
     },
     /// No place that is looked at holds one.
     #[error(
-        "there is no libtorch here (looked in {}): set {VARIABLE} to the folder of a libtorch {RELEASE}, or of the torch package of a Python that has it (`{ASK_PYTHON}`)",
+        "there is no libtorch here (looked in {}): install torch {RELEASE} where the wheel is installed (`pip install 'torch=={RELEASE}.*'`), or set {VARIABLE} to the folder of a libtorch {RELEASE}, or of the torch package of a Python that has it (`{ASK_PYTHON}`)",
         list(.looked)
     )]
     Nowhere {

@@ -8,6 +8,7 @@
 //!
 //! No dependencies on libtorch, so that it can speak where there is none.
 
+mod environment;
 mod error;
 pub mod libtorch;
 pub mod version;
@@ -63,8 +64,9 @@ pub fn enter(loaded: Option<&Path>) -> Result<(), LaunchError> {
     }
 }
 
-/// The libtorch that a carried program is to run with: that of [`VARIABLE`]; or one that LD_LIBRARY_PATH leads
-/// to; or one beside `program`, in the user's cache as `cargo xtask setup` puts it there, or of the system.
+/// The libtorch that a carried program is to run with: that of [`VARIABLE`]; or that of the Python environment whose
+/// wheel `program` comes from; or one that LD_LIBRARY_PATH leads to; or one beside `program`, in the user's cache as
+/// `cargo xtask setup` puts it there, or of the system.
 ///
 /// # Errors
 /// Where there is none, or the first of another release.
@@ -81,10 +83,9 @@ fn find_with(
         libtorch.check()?;
         return Ok(libtorch);
     }
+    let mut places = environment::packages(program);
     let led_to = variable(LOADER_VARIABLE).unwrap_or_default();
-    let mut places: Vec<PathBuf> = env::split_paths(&led_to)
-        .filter(|path| !path.as_os_str().is_empty())
-        .collect();
+    places.extend(env::split_paths(&led_to).filter(|path| !path.as_os_str().is_empty()));
     if let Some(folder) = program.parent() {
         places.push(folder.join("libtorch"));
     }

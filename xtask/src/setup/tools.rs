@@ -30,7 +30,7 @@ const PLATFORMS: [&str; 5] = [
 const LIBRARIES: [&str; 3] = ["torch", "torch_cpu", "c10"];
 
 /// The name under which torch-sys looks for Python.
-pub(super) fn python_name() -> &'static str {
+pub(crate) fn python_name() -> &'static str {
     if env::var_os("VIRTUAL_ENV").is_some() {
         "python"
     } else {
