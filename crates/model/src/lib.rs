@@ -22,28 +22,31 @@
 //! Every call into libtorch that can fail is made through its fallible form, so that a bad shape
 //! is a [`ModelError`] and not an abort.
 
-mod buckets;
+mod batch;
 mod compute;
+mod encode;
 mod error;
 mod folder;
-mod json;
 mod modules;
 pub mod mpnet;
-mod packed;
 mod parameters;
+mod passes;
+mod random;
 mod sentence_transformer;
-mod static_batch;
 mod tokenizer;
-mod weights;
 
 pub use crate::{
+    batch::{
+        packed::{ChunkLimit, ChunkedBatch, PackedBatch},
+        recorded::{StaticBatch, StaticShape},
+    },
     compute::{Compute, Engine, GemmName, Precision},
+    encode::{EncodeOptions, Task},
     error::ModelError,
-    folder::ModelFiles,
+    folder::write::ModelFiles,
     modules::{Activation, Dense, Pooling, PoolingMode},
-    packed::{ChunkLimit, ChunkedBatch, PackedBatch},
     parameters::{LeafId, Parameters, Span},
-    sentence_transformer::{EncodeOptions, Mode, SentenceTransformer, Task},
-    static_batch::{StaticBatch, StaticShape},
+    passes::Mode,
+    sentence_transformer::SentenceTransformer,
     tokenizer::Tokenizer,
 };

@@ -6,9 +6,11 @@ use shim::slice_mut;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    buckets::{Bucket, DeviceBatch},
+    batch::{
+        buckets::{Bucket, DeviceBatch},
+        packed::PackedBatch,
+    },
     error::ModelError,
-    packed::PackedBatch,
     parameters::{LeafId, Parameters, Scope},
 };
 
@@ -109,8 +111,13 @@ impl Pooling {
     ///
     /// When prompts are left out and nothing else is left of a sentence.
     pub fn forward(&self, tokens: &Tensor, batch: &PackedBatch) -> Result<Tensor, ModelError> {
-        self.skipped(batch)?;
-        self.pool(tokens, batch.on_device()?)
+        self.check(batch)?;
+        self.pool(tokens, &DeviceBatch::new(batch)?)
+    }
+
+    /// Fails where prompts are left out and nothing else is left of a sentence.
+    pub(crate) fn check(&self, batch: &PackedBatch) -> Result<(), ModelError> {
+        self.skipped(batch).map(drop)
     }
 
     /// [`Self::forward`] without its check. Halves are pooled as `f32`.

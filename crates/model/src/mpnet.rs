@@ -23,9 +23,8 @@ use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::{
-    buckets::DeviceBatch,
+    batch::{buckets::DeviceBatch, packed::PackedBatch},
     error::ModelError,
-    packed::PackedBatch,
     parameters::{LeafId, Parameters, Scope},
 };
 
@@ -304,7 +303,7 @@ impl MpNet {
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
         self.check_fits(batch)?;
-        self.forward_on_device(parameters, batch.on_device()?, dropout)
+        self.forward_on_device(parameters, &DeviceBatch::new(batch)?, dropout)
     }
 
     /// [`Self::forward`] without its checks, for what is on the device already.
@@ -319,19 +318,17 @@ impl MpNet {
             .forward(parameters, hidden, batch, dropout, &mut |_| ())
     }
 
-    /// The input of each layer and the output of the last, as [`Self::forward`] computes them.
+    /// The input of each layer and the output of the last, as [`Self::forward_on_device`] computes them.
     ///
     /// # Errors
     ///
-    /// As [`Self::forward`].
+    /// libtorch's.
     pub(crate) fn hidden_states(
         &self,
         parameters: &Parameters,
-        batch: &PackedBatch,
+        batch: &DeviceBatch,
         dropout: Dropout,
     ) -> Result<Vec<Tensor>, ModelError> {
-        self.check_fits(batch)?;
-        let batch = batch.on_device()?;
         let hidden = self.embeddings.forward(parameters, batch, dropout)?;
         let mut states = Vec::with_capacity(self.encoder.layers.len() + 1);
         let last = self

@@ -15,7 +15,7 @@ use tokenizers::{
     pre_tokenizers::bert::BertPreTokenizer, processors::roberta::RobertaProcessing,
 };
 
-use crate::{error::ModelError, json};
+use crate::{error::ModelError, folder::json};
 
 /// The crate and its version: another one may cut texts differently.
 const TOKENIZERS: &str = "tokenizers 0.23.1";

@@ -25,8 +25,8 @@ use super::{
     Dropout, LayerNorm, Linear, MpNet, PADDING_ID, RELATIVE_BUCKETS, relative_position_bucket,
 };
 use crate::{
+    batch::packed::PackedBatch,
     error::ModelError,
-    packed::PackedBatch,
     parameters::{LeafId, Parameters},
 };
 

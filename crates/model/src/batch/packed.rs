@@ -1,14 +1,10 @@
 //! Batches without padding: all tokens of a batch in one row, ordered by sentence length.
 
-use std::{fmt, sync::OnceLock};
+use std::fmt;
 
 use tch::{Device, Tensor};
 
-use crate::{
-    buckets::{DeviceBatch, upload},
-    error::ModelError,
-    mpnet,
-};
+use crate::{batch::buckets::upload, error::ModelError, mpnet};
 
 /// Sentences of different lengths as one row of tokens, without padding.
 ///
@@ -17,8 +13,6 @@ use crate::{
 #[derive(Debug)]
 pub struct PackedBatch {
     device: Device,
-    /// What libtorch computes with, made when it is first asked for: our kernels do without.
-    on_device: OnceLock<DeviceBatch>,
     host_ids: Vec<u32>,
     host_positions: Vec<u32>,
     host_restore: Vec<usize>,
@@ -61,7 +55,6 @@ impl PackedBatch {
         }
         Ok(Self {
             device,
-            on_device: OnceLock::new(),
             host_restore: restore,
             lengths: sentences.iter().map(|sentence| sentence.len()).collect(),
             max_id: ids.iter().copied().max().unwrap_or(0),
@@ -81,7 +74,6 @@ impl PackedBatch {
             0 => Vec::new(),
             length => vec![length; self.sentences()],
         };
-        self.on_device = OnceLock::new();
         self
     }
 
@@ -98,7 +90,6 @@ impl PackedBatch {
                 self.sentences()
             )));
         }
-        self.on_device = OnceLock::new();
         self.prompt_lengths.clear();
         if prompt_lengths.iter().any(|&length| length > 0) {
             self.prompt_lengths.resize(prompt_lengths.len(), 0);
@@ -134,17 +125,9 @@ impl PackedBatch {
         &self.offsets
     }
 
-    /// Ids, positions and buckets on the batch's device.
-    ///
-    /// # Errors
-    ///
-    /// libtorch's, the first time.
-    pub(crate) fn on_device(&self) -> Result<&DeviceBatch, ModelError> {
-        if let Some(batch) = self.on_device.get() {
-            return Ok(batch);
-        }
-        let made = DeviceBatch::new(self, self.device)?;
-        Ok(self.on_device.get_or_init(|| made))
+    /// The device that the batch is computed on.
+    pub(crate) fn device(&self) -> Device {
+        self.device
     }
 
     /// The length of each of the caller's sentences, in the caller's order.

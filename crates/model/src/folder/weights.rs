@@ -14,7 +14,7 @@ use tch::Tensor;
 
 use crate::{
     error::ModelError,
-    folder::{self, read_object},
+    folder::json::{inner_path, read_object},
     parameters::{Parameters, Span},
 };
 
@@ -92,7 +92,7 @@ impl Checkpoint {
                     allowed,
                 });
             };
-            weight_map.insert(name.clone(), folder.join(folder::inner_path(&path, file)?));
+            weight_map.insert(name.clone(), folder.join(inner_path(&path, file)?));
         }
         let files: BTreeSet<_> = weight_map.values().cloned().collect();
         if let Some(missing) = files.iter().find(|file| !file.is_file()) {

@@ -7,7 +7,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{error::ModelError, packed::PackedBatch};
+use crate::{batch::packed::PackedBatch, error::ModelError};
 
 /// Lengths are rounded up to a multiple of it, which the attention kernels of GPUs are fast for.
 const LENGTH_STEP: usize = 16;
@@ -62,10 +62,13 @@ impl BucketShape {
 }
 
 impl DeviceBatch {
-    /// Puts a batch on a device, by one copy that the host does not wait for.
-    pub(crate) fn new(batch: &PackedBatch, device: Device) -> Result<Self, ModelError> {
+    /// Puts a batch on its device, by one copy that the host does not wait for.
+    pub(crate) fn new(batch: &PackedBatch) -> Result<Self, ModelError> {
         let shapes = shapes(batch.offsets());
-        let numbers = upload(&numbers(batch, &shapes, batch.host_restore()), device)?;
+        let numbers = upload(
+            &numbers(batch, &shapes, batch.host_restore()),
+            batch.device(),
+        )?;
         Self::of(&numbers, &shapes)
     }
 

@@ -3,9 +3,11 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    buckets::{BucketShape, DeviceBatch, numbers, shapes, upload},
+    batch::{
+        buckets::{BucketShape, DeviceBatch, numbers, shapes, upload},
+        packed::ChunkedBatch,
+    },
     error::ModelError,
-    packed::ChunkedBatch,
 };
 
 /// The number of tokens is filled up to a multiple of it, so that many batches share a shape.

@@ -1,10 +1,15 @@
 //! JSON from outside: no key twice in an object, and no file without an end.
 
-use std::{collections::HashSet, fmt, path::Path};
+use std::{
+    collections::HashSet,
+    fmt,
+    path::{Component, Path, PathBuf},
+};
 
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 
@@ -37,6 +42,54 @@ pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T,
         path: path.to_owned(),
         cause,
     })
+}
+
+/// The object in a JSON file.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
+    parse_object(path, &read(path)?)
+}
+
+/// The object in a JSON text; `path` is for the messages.
+pub(crate) fn parse_object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, ModelError> {
+    parse(path, bytes)
+}
+
+/// A path in a JSON file, which has to stay in the folder that the file describes.
+pub(crate) fn inner_path(file: &Path, value: &str) -> Result<PathBuf, ModelError> {
+    const LONGEST: usize = 1024;
+    if value.len() > LONGEST {
+        return Err(ModelError::Modules {
+            path: file.to_owned(),
+            message: format!("the path {value:?} is longer than {LONGEST} bytes"),
+        });
+    }
+    let path = Path::new(value);
+    let inner = path
+        .components()
+        .all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
+    // A path with a backslash or a drive means a different thing on Windows.
+    if !inner || value.contains(['\\', ':']) || value.chars().any(char::is_control) {
+        return Err(ModelError::UnsafePath {
+            path: file.to_owned(),
+            value: value.to_owned(),
+        });
+    }
+    Ok(path.to_owned())
+}
+
+/// The error for a value that is not allowed.
+pub(crate) fn value_error(path: &Path, key: &str, value: &Value, allowed: &str) -> ModelError {
+    let value = if value.is_null() {
+        "nothing".to_owned()
+    } else {
+        value.to_string()
+    };
+    ModelError::Value {
+        path: path.to_owned(),
+        key: key.to_owned(),
+        value,
+        allowed: allowed.to_owned(),
+    }
 }
 
 /// Refuses a key that comes twice in one object: readers differ in which of the two they take, so
