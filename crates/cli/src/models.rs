@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use model::{Compute, EncodeOptions, ModelError, SentenceTransformer, Task};
+use model::{Compute, EncodeOptions, ModelError, Role, SentenceTransformer};
+use search::Similarity;
 use train::{ColumnEmbeddings, Evaluation};
 
 use crate::{
@@ -73,16 +74,16 @@ pub(crate) fn encode_options(
 }
 
 /// The options to encode one side of a search with.
-pub(crate) fn two_sided_options(flags: &TwoSidedEncodingFlags, task: Task) -> EncodeOptions {
-    let (prompt, prompt_name) = match task {
-        Task::Query => (&flags.query_prompt, &flags.query_prompt_name),
-        Task::Document => (&flags.corpus_prompt, &flags.corpus_prompt_name),
+pub(crate) fn two_sided_options(flags: &TwoSidedEncodingFlags, role: Role) -> EncodeOptions {
+    let (prompt, prompt_name) = match role {
+        Role::Query => (&flags.query_prompt, &flags.query_prompt_name),
+        Role::Document => (&flags.corpus_prompt, &flags.corpus_prompt_name),
     };
     EncodeOptions {
         batch_size: flags.batch_size as usize,
         prompt: prompt.clone(),
         prompt_name: prompt_name.clone(),
-        task: Some(task),
+        role: Some(role),
         truncate_dim: flags.truncate_dim,
         ..EncodeOptions::default()
     }

@@ -13,20 +13,20 @@ use crate::{
     sentence_transformer::SentenceTransformer,
 };
 
-/// What texts are to each other in a search.
+/// The side of a search that texts are on.
 ///
 /// `encode_query` and `encode_document` of sentence-transformers 6.0.1, which differ from `encode` in the
 /// prompt that is taken where none is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// What is searched for: the prompt `query`.
+pub enum Role {
+    /// Queries: the prompt `query`.
     Query,
-    /// What is searched in: the first of the prompts `document`, `passage` and `corpus` that the model has.
+    /// Documents: the first of the prompts `document`, `passage` and `corpus` that the model has.
     Document,
 }
 
-impl Task {
-    /// The names of the prompts that stand for the task, the first wins.
+impl Role {
+    /// The names of the prompts that stand for the role, the first wins.
     pub fn prompt_names(self) -> &'static [&'static str] {
         match self {
             Self::Query => &["query"],
@@ -44,11 +44,11 @@ pub struct EncodeOptions {
     pub batch_tokens: usize,
     /// A text put before every text. It wins over `prompt_name`.
     pub prompt: Option<String>,
-    /// The name of one of the model's prompts; without it the task's prompt, without that the model's
+    /// The name of one of the model's prompts; without it the role's prompt, without that the model's
     /// default prompt.
     pub prompt_name: Option<String>,
-    /// What the texts are, where that makes a difference to the model.
-    pub task: Option<Task>,
+    /// The texts' side of a search, where the model has a prompt for each.
+    pub role: Option<Role>,
     /// Whether to scale embeddings to length 1.
     pub normalize_embeddings: bool,
     /// Keep only so many leading dimensions, before normalizing; without it, the model's setting.
@@ -62,7 +62,7 @@ impl Default for EncodeOptions {
             batch_tokens: 2048,
             prompt: None,
             prompt_name: None,
-            task: None,
+            role: None,
             normalize_embeddings: false,
             truncate_dim: None,
         }
@@ -293,14 +293,14 @@ impl SentenceTransformer {
             return Ok(prompt);
         }
         let prompts = &self.settings.prompts;
-        let of_task = || {
-            let mut names = options.task?.prompt_names().iter();
+        let of_role = || {
+            let mut names = options.role?.prompt_names().iter();
             names.find_map(|&name| prompts.get_key_value(name).map(|(name, _)| name))
         };
         let Some(name) = options
             .prompt_name
             .as_ref()
-            .or_else(of_task)
+            .or_else(of_role)
             .or(self.settings.default_prompt_name.as_ref())
         else {
             return Ok("");

@@ -41,7 +41,7 @@ pub use crate::{
         recorded::{StaticBatch, StaticShape},
     },
     compute::{Compute, Engine, GemmName, Precision},
-    encode::{EncodeOptions, Task},
+    encode::{EncodeOptions, Role},
     error::ModelError,
     folder::write::ModelFiles,
     modules::{Activation, Dense, Pooling, PoolingMode},

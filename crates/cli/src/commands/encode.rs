@@ -3,7 +3,7 @@
 use std::{io::Write, path::Path, time::Instant};
 
 use anyhow::Context;
-use model::{EncodeOptions, ModelError, SentenceTransformer, Task};
+use model::{EncodeOptions, ModelError, Role, SentenceTransformer};
 use search::{
     Embeddings, Precision, Quantized, Ranges, quantization::FEW_EMBEDDINGS, quantize_embeddings,
 };
@@ -38,9 +38,9 @@ pub(crate) fn run(flags: &EncodeFlags, session: &Session) -> anyhow::Result<()> 
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let mut model = load_model(&flags.model, session)?;
     let mut options = encode_options(&flags.encoding, &mut model)?;
-    options.task = flags.task.map(|task| match task {
-        EncodeTask::Query => Task::Query,
-        EncodeTask::Document => Task::Document,
+    options.role = flags.task.map(|task| match task {
+        EncodeTask::Query => Role::Query,
+        EncodeTask::Document => Role::Document,
     });
     let encoder = Encoder {
         model: &model,

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use data::{Cells, OutputColumn, TableFormat, write_table};
-use model::{EncodeOptions, SentenceTransformer, Task};
+use model::{EncodeOptions, Role, SentenceTransformer};
 use search::{
     Embeddings, HardNegatives, MinedRow, MiningOptions, MiningPairs, OutputFormat,
     SamplingStrategy, SearchError, mine_hard_negatives,
@@ -58,19 +58,16 @@ pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
 
     let mut model = load_model(&flags.model, session)?;
     set_max_seq_length(&mut model, flags.encoding.max_seq_length)?;
-    let similarity = flags
-        .encoding
-        .similarity
-        .unwrap_or(model.similarity_fn_name());
-    let encode = |task, texts: &[&str]| -> anyhow::Result<Vec<f32>> {
+    let similarity = similarity_of(flags.encoding.similarity, &model)?;
+    let encode = |role, texts: &[&str]| -> anyhow::Result<Vec<f32>> {
         let options = EncodeOptions {
             normalize_embeddings: true,
-            ..two_sided_options(&flags.encoding, task)
+            ..two_sided_options(&flags.encoding, role)
         };
-        cached_embeddings(flags, &model, task, texts, &options, session)
+        cached_embeddings(flags, &model, role, texts, &options, session)
     };
-    let corpus = encode(Task::Document, pairs.corpus())?;
-    let queries = encode(Task::Query, pairs.queries())?;
+    let corpus = encode(Role::Document, pairs.corpus())?;
+    let queries = encode(Role::Query, pairs.queries())?;
     let dimension = corpus.len() / pairs.corpus().len();
 
     let bar = session.bar("searching", pairs.queries().len());
@@ -239,14 +236,14 @@ impl Columns {
 fn cached_embeddings(
     flags: &MineFlags,
     model: &SentenceTransformer,
-    task: Task,
+    role: Role,
     texts: &[&str],
     options: &EncodeOptions,
     session: &Session,
 ) -> anyhow::Result<Vec<f32>> {
-    let what = match task {
-        Task::Query => "query",
-        Task::Document => "corpus",
+    let what = match role {
+        Role::Query => "query",
+        Role::Document => "corpus",
     };
     let Some(folder) = &flags.cache_folder else {
         return encode_texts(model, texts, options, what, session);

@@ -1,6 +1,6 @@
 //! `sentune search`: the nearest texts of a corpus.
 
-use model::Task;
+use model::Role;
 use search::{Embeddings, SearchError, SearchOptions, semantic_search};
 use serde_json::json;
 
@@ -48,21 +48,18 @@ pub(crate) fn run(flags: &SearchFlags, session: &Session) -> anyhow::Result<()> 
     };
     let mut model = load_model(&flags.model, session)?;
     set_max_seq_length(&mut model, flags.encoding.max_seq_length)?;
-    let similarity = flags
-        .encoding
-        .similarity
-        .unwrap_or(model.similarity_fn_name());
-    let encode = |task, texts: &[&str], what| {
-        let options = two_sided_options(&flags.encoding, task);
+    let similarity = similarity_of(flags.encoding.similarity, &model)?;
+    let encode = |role, texts: &[&str], what| {
+        let options = two_sided_options(&flags.encoding, role);
         encode_texts(&model, texts, &options, what, session)
     };
-    let query_values = encode(Task::Query, &queries, "queries")?;
+    let query_values = encode(Role::Query, &queries, "queries")?;
     let dimension = query_values.len() / queries.len().max(1);
     let encoded;
     let corpus_embeddings = match &given {
         Some(matrix) => matrix.embeddings()?,
         None => {
-            encoded = encode(Task::Document, &corpus, "corpus")?;
+            encoded = encode(Role::Document, &corpus, "corpus")?;
             Embeddings::new(&encoded, dimension)?
         }
     };

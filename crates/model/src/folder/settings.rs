@@ -166,7 +166,10 @@ impl Settings {
         Ok(())
     }
 
-    pub(super) fn read_sentence_transformers_config(&mut self, folder: &Path) -> Result<(), ModelError> {
+    pub(super) fn read_sentence_transformers_config(
+        &mut self,
+        folder: &Path,
+    ) -> Result<(), ModelError> {
         let path = folder.join("config_sentence_transformers.json");
         if !path.is_file() {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use model::{EncodeOptions, ModelError, SentenceTransformer, Task, Tokenizer};
+use model::{EncodeOptions, ModelError, Role, SentenceTransformer, Tokenizer};
 use tch::{Device, Kind, Tensor};
 
 use crate::{assert_close, assert_equal, expected_tensors, ids, sentences, tiny};
@@ -128,29 +128,29 @@ fn prompts_go_before_the_text() {
 #[test]
 fn a_task_takes_its_prompt_where_none_is_asked_for() {
     let model = tiny();
-    let options = |task, prompt_name: Option<&str>, prompt: Option<&str>| EncodeOptions {
-        task: Some(task),
+    let options = |role, prompt_name: Option<&str>, prompt: Option<&str>| EncodeOptions {
+        role: Some(role),
         prompt_name: prompt_name.map(str::to_owned),
         prompt: prompt.map(str::to_owned),
         ..EncodeOptions::default()
     };
     let plain = EncodeOptions::default();
     let prompted = encode(&model, &["the dog: sleeps"], &plain);
-    let query = encode(&model, &["sleeps"], &options(Task::Query, None, None));
+    let query = encode(&model, &["sleeps"], &options(Role::Query, None, None));
     assert_equal("query", &query, &prompted);
     // The model has a prompt for queries and none for documents.
-    let document = encode(&model, &["sleeps"], &options(Task::Document, None, None));
+    let document = encode(&model, &["sleeps"], &options(Role::Document, None, None));
     assert_equal("document", &document, &encode(&model, &["sleeps"], &plain));
     let named = encode(
         &model,
         &["sleeps"],
-        &options(Task::Document, Some("query"), None),
+        &options(Role::Document, Some("query"), None),
     );
     assert_equal("named", &named, &prompted);
     let given = encode(
         &model,
         &["the dog: sleeps"],
-        &options(Task::Query, None, Some("")),
+        &options(Role::Query, None, Some("")),
     );
     assert_equal("given", &given, &prompted);
 }
