@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     let replaced = FILES[usize::from(*choice) % FILES.len()];
     fs::write(folder.path().join(replaced), content).expect("written");
     if let Ok(model) = SentenceTransformer::load(folder.path(), tch::Device::Cpu) {
-        let vocab_size = model.encoder().config().vocab_size;
+        let vocab_size = model.encoder().spec().vocab_size;
         for ids in model
             .tokenizer()
             .encode_batch(&["", "a text"])

@@ -1,6 +1,6 @@
 //! `cargo xtask quickstart`: from a fresh clone to a trained model in one command, without a hub.
 //!
-//! It writes the embedded data, makes a small MPNet with random weights and trains it, by commands
+//! It writes the embedded data, makes a small model with random weights and trains it, by commands
 //! that it shows and that can be repeated by hand.
 
 use std::path::Path;

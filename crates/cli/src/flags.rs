@@ -95,7 +95,7 @@ pub(crate) enum Command {
     #[command(before_help = "Example:
   sentune compare microsoft/mpnet-base runs/mpnet-base-own/final --data own-test.csv")]
     Compare(CompareFlags),
-    /// Make a small MPNet with random weights, to be trained from nothing.
+    /// Make a model with random weights, to be trained from nothing.
     #[command(before_help = "Example:
   sentune init --vocab-file vocab.txt --output small --hidden-size 64 --num-attention-heads 4")]
     Init(InitFlags),

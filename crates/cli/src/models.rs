@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use model::{Compute, EncodeOptions, ModelError, Role, SentenceTransformer};
-use search::Similarity;
 use train::{ColumnEmbeddings, Evaluation};
 
 use crate::{

@@ -1,18 +1,13 @@
-//! What matrix products are computed with.
+//! Settings of computing: the engine, the precision and the GEMM backend.
 
 use std::fmt;
 
-use kernels::gemm::{
-    Gemm, RustGemm,
-    half::{Bf16Gemm, Fp16Gemm},
-};
 use serde::{Deserialize, Serialize};
-use shim::gemm::LibtorchGemm;
 use tch::{Device, Kind};
 
 use crate::error::ModelError;
 
-/// Who multiplies matrices in fp32. All give the same numbers up to rounding, and each the same bits on any
+/// The GEMM backend of our kernels in fp32. All give the same numbers up to rounding, and each the same bits on any
 /// number of threads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -30,7 +25,7 @@ pub enum GemmName {
 }
 
 impl GemmName {
-    /// The one who multiplies, [`GemmName::Auto`] replaced by whom it takes.
+    /// The backend in use, after [`GemmName::Auto`] is resolved.
     pub fn resolved(self) -> Self {
         match self {
             Self::Auto => Self::Rust,
@@ -49,11 +44,11 @@ impl fmt::Display for GemmName {
     }
 }
 
-/// What the elements of matrices are rounded to before they are multiplied. Weights, gradients, optimizer and losses
-/// are in fp32 whatever this says, and so are the sums within a product.
+/// The precision of matrix products: their factors are rounded to it. Weights, gradients, optimizer and losses
+/// are in fp32 in any case, and so are the sums within a product.
 ///
-/// Our kernels have norms, softmax and all that lies between products in fp32 too. Where libtorch computes, that is
-/// on a GPU, the encoder computes with a copy of the weights in this precision and hands it on from layer to layer.
+/// Our kernels compute norms, softmax and all else between products in fp32 too. Under libtorch, which computes on a
+/// GPU, the encoder has a copy of its weights in this precision, and its activations are in it too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -77,7 +72,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// Who computes the encoder, forward and backward.
+/// The engine that computes the encoder, forward and backward.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
@@ -86,13 +81,13 @@ pub enum Engine {
     Auto,
     /// Our kernels, written by hand for the CPU.
     Kernels,
-    /// libtorch's operators and autograd, on any device. On the CPU it is slower; it is the same code that runs on a
-    /// GPU, so that it can be compared there.
+    /// libtorch's operators and autograd, on any device. It is slower on the CPU, where it serves for comparison with
+    /// the code that runs on a GPU.
     Libtorch,
 }
 
 impl Engine {
-    /// Who computes on `device`.
+    /// The engine in use on `device`, after [`Engine::Auto`] is resolved.
     ///
     /// # Errors
     ///
@@ -108,14 +103,14 @@ impl Engine {
     }
 }
 
-/// How matrix products are computed.
+/// Settings of computing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compute {
-    /// Who multiplies, in fp32, where our kernels compute.
+    /// The GEMM backend of our kernels in fp32.
     pub gemm: GemmName,
-    /// What is multiplied.
+    /// The precision of matrix products.
     pub precision: Precision,
-    /// Who computes all.
+    /// The engine.
     pub engine: Engine,
 }
 
@@ -126,46 +121,6 @@ impl Precision {
             Self::Fp32 => Kind::Float,
             Self::Bf16 => Kind::BFloat16,
             Self::Fp16 => Kind::Half,
-        }
-    }
-}
-
-impl Compute {
-    /// The product that this asks for.
-    ///
-    /// # Errors
-    ///
-    /// When the processor lacks the precision, or the one who multiplies does.
-    pub(crate) fn gemm(self, device: Device) -> Result<Box<dyn Gemm>, ModelError> {
-        if self.engine.on(device)? == Engine::Libtorch {
-            // It multiplies by itself; nothing asks for our products.
-            return match self.gemm {
-                GemmName::Auto => Ok(Box::new(RustGemm)),
-                other => Err(ModelError::Input(format!(
-                    "gemm {other:?} is for our kernels on the CPU, but libtorch computes on {device:?}: leave it at `auto`"
-                ))),
-            };
-        }
-        let lacks = |instructions: &str| {
-            ModelError::Input(format!(
-                "precision {}: this processor lacks {instructions}; fp32 runs on every processor",
-                self.precision
-            ))
-        };
-        match (self.precision, self.gemm.resolved()) {
-            (Precision::Fp32, GemmName::Auto | GemmName::Rust) => Ok(Box::new(RustGemm)),
-            (Precision::Fp32, GemmName::Libtorch) => Ok(Box::new(LibtorchGemm)),
-            (precision, GemmName::Libtorch) => Err(ModelError::Input(format!(
-                "precision {precision}: gemm libtorch multiplies in fp32 only; leave it at `auto`"
-            ))),
-            (Precision::Bf16, _) => match Bf16Gemm::new() {
-                Some(gemm) => Ok(Box::new(gemm)),
-                None => Err(lacks("AVX512_BF16")),
-            },
-            (Precision::Fp16, _) => match Fp16Gemm::new() {
-                Some(gemm) => Ok(Box::new(gemm)),
-                None => Err(lacks("AVX512-FP16")),
-            },
         }
     }
 }

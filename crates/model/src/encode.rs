@@ -5,11 +5,7 @@ use std::ops::ControlFlow;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    batch::packed::PackedBatch,
-    compute::Engine,
-    error::ModelError,
-    modules::normalize,
-    mpnet::{Dropout, fused::Keep},
+    batch::packed::PackedBatch, error::ModelError, modules::normalize,
     sentence_transformer::SentenceTransformer,
 };
 
@@ -35,7 +31,7 @@ impl Role {
     }
 }
 
-/// How to encode.
+/// Options of encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// The largest number of sentences in a batch.
@@ -77,8 +73,8 @@ impl SentenceTransformer {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Stopped`] when `on_progress` breaks; an unknown prompt name; what
-    /// [`Self::forward`] fails with.
+    /// [`ModelError::Stopped`] when `on_progress` breaks; an unknown prompt name; the errors of
+    /// [`Self::forward`].
     pub fn encode(
         &self,
         texts: &[&str],
@@ -90,7 +86,7 @@ impl SentenceTransformer {
         self.encode_packed(&sentences, prompt_length, options, on_progress)
     }
 
-    /// Token ids of texts with a prompt before each, and how many tokens at the start are the prompt's.
+    /// Token ids of texts with a prompt before each, and the number of tokens at the start that are the prompt's.
     /// `on_progress` is told of no text done, so that it can break off.
     ///
     /// # Errors
@@ -132,7 +128,7 @@ impl SentenceTransformer {
         Ok(ids)
     }
 
-    /// Token embeddings of texts in order: for each what the encoder gives, [tokens, hidden_size], of the
+    /// Token embeddings of texts in order: for each the encoder's output, [tokens, hidden_size], of the
     /// prompt and special tokens too. They are not scaled and not truncated.
     ///
     /// `output_value="token_embeddings"` of upstream's `encode`.
@@ -148,8 +144,7 @@ impl SentenceTransformer {
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let (ids, prompt_length) = self.prompted_ids(texts, self.prompt(options)?, on_progress)?;
         let sentences: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let width = self.encoder.config().hidden_size as usize;
-        let _guard = tch::no_grad_guard();
+        let width = self.network.encoder.hidden_size() as usize;
         let mut embeddings = vec![Vec::new(); sentences.len()];
         self.for_each_batch(
             &sentences,
@@ -157,23 +152,7 @@ impl SentenceTransformer {
             options,
             on_progress,
             |batch, rows| {
-                let tokens = if self.engine != Engine::Libtorch {
-                    let mut work = self.workspace();
-                    let tokens = self.encoder.fused_forward(
-                        &self.pass_options(Dropout::NONE, 0),
-                        batch,
-                        Keep::Nothing,
-                        &mut work,
-                    )?;
-                    tokens.to_vec()
-                } else {
-                    self.parameters.refresh()?;
-                    let tokens = self
-                        .encoder
-                        .forward(&self.parameters, batch, Dropout::NONE)?;
-                    let tokens = tokens.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
-                    Vec::try_from(tokens.f_view([-1])?)?
-                };
+                let tokens = self.backend.begin(&self.network).tokens(batch)?;
                 for (&row, &packed) in rows.iter().zip(batch.host_restore()) {
                     let places =
                         batch.offsets()[packed] * width..batch.offsets()[packed + 1] * width;
@@ -255,7 +234,7 @@ impl SentenceTransformer {
         let mut order: Vec<usize> = (0..sentences.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(sentences[i].len()));
         // A GPU is busy with many more tokens than a processor.
-        let batch_tokens = match self.parameters.device() {
+        let batch_tokens = match self.network.parameters.device() {
             Device::Cpu => options.batch_tokens,
             _ => options.batch_tokens.saturating_mul(16),
         };
@@ -272,7 +251,7 @@ impl SentenceTransformer {
                 .count();
             let rows = &order[done..done + n_fitting.max(1)];
             let batch: Vec<&[u32]> = rows.iter().map(|&i| sentences[i]).collect();
-            let batch = PackedBatch::new(&batch, self.parameters.device())?
+            let batch = PackedBatch::new(&batch, self.network.parameters.device())?
                 .with_prompt_length(prompt_length);
             consume(&batch, rows)?;
             done += rows.len();
@@ -283,7 +262,7 @@ impl SentenceTransformer {
         Ok(())
     }
 
-    /// The prompt that these options come to; empty for none.
+    /// The prompt that these options choose; empty for none.
     ///
     /// # Errors
     ///

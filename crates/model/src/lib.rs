@@ -1,7 +1,7 @@
-//! MPNet sentence encoders on libtorch: load, run, differentiate and save.
+//! Sentence encoders on kernels and libtorch: load, run, differentiate and save.
 //!
 //! A [`SentenceTransformer`] is a folder in sentence-transformers' layout brought into memory: a
-//! [`Tokenizer`], the MPNet encoder of [`mpnet`], a pooling over its tokens, and what follows it.
+//! [`Tokenizer`], an [`Encoder`] of its tokens, a pooling over them, and the modules after it.
 //! Sentences go through it as a [`PackedBatch`], which holds no padding; all weights lie in one
 //! flat tensor, [`Parameters`].
 //!
@@ -22,13 +22,15 @@
 //! Every call into libtorch that can fail is made through its fallible form, so that a bad shape
 //! is a [`ModelError`] and not an abort.
 
+mod backend;
 mod batch;
 mod compute;
 mod encode;
+mod encoder;
 mod error;
 mod folder;
 mod modules;
-pub mod mpnet;
+mod network;
 mod parameters;
 mod passes;
 mod random;
@@ -36,17 +38,25 @@ mod sentence_transformer;
 mod tokenizer;
 
 pub use crate::{
+    backend::Mode,
     batch::{
         packed::{ChunkLimit, ChunkedBatch, PackedBatch},
         recorded::{StaticBatch, StaticShape},
     },
     compute::{Compute, Engine, GemmName, Precision},
     encode::{EncodeOptions, Role},
+    encoder::{
+        Encoder, MODEL_TYPES,
+        family::Sizes,
+        new_config, new_tokenizer_config,
+        numbering::{Numbering, Positions},
+        relative::relative_position_bucket,
+        spec::{Dropout, Init, LayerSpec, Spec},
+    },
     error::ModelError,
     folder::write::ModelFiles,
     modules::{Activation, Dense, Pooling, PoolingMode},
     parameters::{LeafId, Parameters, Span},
-    passes::Mode,
     sentence_transformer::SentenceTransformer,
     tokenizer::Tokenizer,
 };

@@ -1,4 +1,4 @@
-//! What follows the transformer: pooling, dense layers, normalising.
+//! The modules after the encoder: pooling, dense layers, normalising.
 
 use kernels::pooling::{self, pool, pool_backward};
 use serde_json::{Map, Value, json};
@@ -10,8 +10,9 @@ use crate::{
         buckets::{Bucket, DeviceBatch},
         packed::PackedBatch,
     },
+    encoder::numbering::Numbering,
     error::ModelError,
-    parameters::{LeafId, Parameters, Scope},
+    parameters::{LeafId, LeafKind, Parameters, Scope},
 };
 
 /// How the token embeddings of a sentence become one vector.
@@ -112,7 +113,7 @@ impl Pooling {
     /// When prompts are left out and nothing else is left of a sentence.
     pub fn forward(&self, tokens: &Tensor, batch: &PackedBatch) -> Result<Tensor, ModelError> {
         self.check(batch)?;
-        self.pool(tokens, &DeviceBatch::new(batch)?)
+        self.pool(tokens, &DeviceBatch::new(batch, Numbering::default())?)
     }
 
     /// Fails where prompts are left out and nothing else is left of a sentence.
@@ -147,7 +148,7 @@ impl Pooling {
         Ok(Tensor::f_cat(&pooled, 0)?.f_index_select(0, &batch.restore)?)
     }
 
-    /// How many tokens at the start of each sentence are not pooled, in packed order; empty for none.
+    /// The number of tokens at the start of each sentence that are not pooled, in packed order; empty for none.
     fn skipped<'b>(&self, batch: &'b PackedBatch) -> Result<&'b [usize], ModelError> {
         if self.include_prompt {
             return Ok(&[]);
@@ -169,7 +170,7 @@ impl Pooling {
     /// # Errors
     ///
     /// As [`Self::forward`].
-    pub(crate) fn fused_forward(
+    pub(crate) fn forward_by_hand(
         &self,
         tokens: &[f32],
         batch: &PackedBatch,
@@ -191,9 +192,9 @@ impl Pooling {
         Ok(embeddings)
     }
 
-    /// The backward pass of [`Self::fused_forward`], which has looked at the prompts: writes `d_tokens` `[T, H]`,
+    /// The backward pass of [`Self::forward_by_hand`], which has checked the prompts: writes `d_tokens` `[T, H]`,
     /// given `d_embeddings` `[sentences, modes * H]`.
-    pub(crate) fn fused_backward(
+    pub(crate) fn backward_by_hand(
         &self,
         tokens: &[f32],
         d_embeddings: &[f32],
@@ -357,7 +358,7 @@ pub struct Dense {
     residual: Option<LeafId>,
 }
 
-/// What a Dense module's config.json says.
+/// The settings of a Dense module, from its config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DenseShape {
     pub(crate) in_features: i64,
@@ -387,12 +388,13 @@ impl DenseShape {
 impl Dense {
     pub(crate) fn new(shape: DenseShape, scope: &mut Scope<'_>) -> Self {
         let weight_shape = [shape.out_features, shape.in_features];
-        let weight = scope.leaf("linear.weight", &weight_shape);
+        let weight = scope.leaf("linear.weight", &weight_shape, LeafKind::Matrix);
         let bias = shape
             .bias
-            .then(|| scope.leaf("linear.bias", &[shape.out_features]));
+            .then(|| scope.leaf("linear.bias", &[shape.out_features], LeafKind::Bias));
         let projects = shape.use_residual && shape.in_features != shape.out_features;
-        let residual = projects.then(|| scope.leaf("residual.weight", &weight_shape));
+        let residual =
+            projects.then(|| scope.leaf("residual.weight", &weight_shape, LeafKind::Matrix));
         Self {
             shape,
             weight,

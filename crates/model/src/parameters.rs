@@ -16,9 +16,9 @@ use crate::error::ModelError;
 /// side, such as the query, key and value projections, which are one matrix product.
 ///
 /// Decayed weights come first and the others follow, so that an optimizer treats two contiguous
-/// ranges: see [`Parameters::decayed`]. Decay leaves out what transformers' trainer leaves out:
-/// every name with `bias` in it, the relative position bias among them, and layer norms
-/// (`get_decay_parameter_names` in transformers' trainer.py).
+/// ranges: see [`Parameters::decayed`]. Biases, the relative position bias and norms are not decayed, by their kind;
+/// those are the ones that transformers' trainer leaves out by their class and name
+/// (`get_decay_parameter_names` in its trainer.py).
 ///
 /// An update of `flat` in place, under `no_grad`, is seen by the next forward pass.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct Rounded {
     version: AtomicI64,
 }
 
-/// No version of a tensor.
+/// A version that no tensor has.
 const STALE: i64 = -1;
 
 /// One parameter of the checkpoint, as a range of the flat tensor.
@@ -57,6 +57,33 @@ pub struct Span {
     pub offset: i64,
     /// Whether weight decay applies to it.
     pub decay: bool,
+    pub(crate) kind: LeafKind,
+    /// The root that it was declared under, which its name begins with.
+    root: String,
+}
+
+/// The kind of a parameter, which decides on weight decay and on random values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeafKind {
+    /// The weights of a linear layer.
+    Matrix,
+    /// An embedding table, and its row that gets no gradient.
+    Table {
+        /// The row.
+        padding: Option<u32>,
+    },
+    /// A table of biases by relative position.
+    RelativeBias,
+    /// The scale of a norm.
+    Scale,
+    /// The bias of a linear layer, or the shift of a norm.
+    Bias,
+}
+
+impl LeafKind {
+    fn decays(self) -> bool {
+        matches!(self, Self::Matrix | Self::Table { .. })
+    }
 }
 
 impl Span {
@@ -117,13 +144,22 @@ impl Parameters {
         self.flat.device()
     }
 
+    /// The parameters that were declared under a root, each with its name without the root.
+    pub(crate) fn spans_of<'s>(
+        &'s self,
+        root: &'s str,
+    ) -> impl Iterator<Item = (&'s str, &'s Span)> {
+        let spans = self.spans.iter().filter(move |span| span.root == root);
+        spans.map(|span| (&span.name[root.len()..], span))
+    }
+
     /// The tensor that a module computes with: a view into the flat tensor, or of the encoder's into the rounded
     /// copy where there is one.
     pub fn leaf(&self, id: LeafId) -> &Tensor {
         self.differentiated(id.0)
     }
 
-    /// What autograd differentiates by.
+    /// The tensor of a leaf that autograd differentiates by.
     fn differentiated(&self, leaf: usize) -> &Tensor {
         let rounded = self.rounded.as_ref();
         rounded
@@ -207,7 +243,7 @@ impl Parameters {
         Ok(self.flat.f_zeros_like()?)
     }
 
-    /// Whether a gradient has the shape of the flat tensor.
+    /// Checks that a gradient has the shape of the flat tensor.
     pub(crate) fn check_gradient(&self, gradient: &Tensor) -> Result<(), ModelError> {
         let (found, expected) = (gradient.size(), self.flat.size());
         if found != expected {
@@ -264,7 +300,7 @@ impl Parameters {
     }
 }
 
-/// Collects what the modules declare, then lays it out.
+/// Collects the modules' declarations, then lays them out.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
     declared: Vec<Declared>,
@@ -274,20 +310,22 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 struct Declared {
     names: Vec<String>,
+    root: String,
     shape: Vec<i64>,
-    decay: bool,
+    kind: LeafKind,
 }
 
 impl Layout {
-    /// The root of the names; `prefix` is empty or ends in a dot.
-    pub(crate) fn root(&mut self, prefix: &str) -> Scope<'_> {
+    /// A root of names; `root` is empty or ends in a dot.
+    pub(crate) fn root(&mut self, root: &str) -> Scope<'_> {
         Scope {
             layout: self,
-            prefix: prefix.to_owned(),
+            root: root.to_owned(),
+            prefix: root.to_owned(),
         }
     }
 
-    /// Says that the encoder has declared all it has.
+    /// Ends the encoder's declarations.
     pub(crate) fn end_encoder(&mut self) {
         self.encoder_end = self.declared.len();
     }
@@ -315,7 +353,12 @@ impl Layout {
             )));
         }
         let numel = |d: &Declared| d.shape.iter().product::<i64>();
-        let decayed = self.declared.iter().filter(|d| d.decay).map(numel).sum();
+        let decayed = self
+            .declared
+            .iter()
+            .filter(|d| d.kind.decays())
+            .map(numel)
+            .sum();
         let mut spans = Vec::new();
         let mut offsets = vec![0; self.declared.len()];
         let mut offset = 0;
@@ -324,7 +367,7 @@ impl Layout {
                 .declared
                 .iter()
                 .enumerate()
-                .filter(|(_, d)| d.decay == decay)
+                .filter(|(_, d)| d.kind.decays() == decay)
             {
                 offsets[i] = offset;
                 let mut shape = declared.shape.clone();
@@ -335,6 +378,8 @@ impl Layout {
                         shape: shape.clone(),
                         offset,
                         decay,
+                        kind: declared.kind,
+                        root: declared.root.clone(),
                     };
                     offset += span.numel();
                     spans.push(span);
@@ -368,10 +413,11 @@ impl Layout {
     }
 }
 
-/// A place in the tree of names, which modules declare their parameters in.
+/// A place in the tree of names, for the declarations of a module.
 #[derive(Debug)]
 pub(crate) struct Scope<'a> {
     layout: &'a mut Layout,
+    root: String,
     prefix: String,
 }
 
@@ -381,34 +427,29 @@ impl Scope<'_> {
         let prefix = format!("{}{name}.", self.prefix);
         Scope {
             layout: self.layout,
+            root: self.root.clone(),
             prefix,
         }
     }
 
     /// Declares one parameter.
-    pub(crate) fn leaf(&mut self, name: &str, shape: &[i64]) -> LeafId {
-        self.fused_leaf(&[name], shape)
+    pub(crate) fn leaf(&mut self, name: &str, shape: &[i64], kind: LeafKind) -> LeafId {
+        self.fused_leaf(&[name.to_owned()], shape, kind)
     }
 
     /// Declares parameters of one shape that are computed with as one, stacked along the first dimension.
-    pub(crate) fn fused_leaf(&mut self, names: &[&str], shape: &[i64]) -> LeafId {
-        let names: Vec<String> = names
-            .iter()
-            .map(|name| format!("{}{name}", self.prefix))
-            .collect();
-        let decay = names.iter().all(|name| decays(name));
+    pub(crate) fn fused_leaf(&mut self, names: &[String], shape: &[i64], kind: LeafKind) -> LeafId {
         let mut shape = shape.to_vec();
         shape[0] *= names.len() as i64;
         self.layout.declared.push(Declared {
-            names,
+            names: names
+                .iter()
+                .map(|name| format!("{}{name}", self.prefix))
+                .collect(),
+            root: self.root.clone(),
             shape,
-            decay,
+            kind,
         });
         LeafId(self.layout.declared.len() - 1)
     }
-}
-
-fn decays(name: &str) -> bool {
-    let name = name.to_lowercase();
-    !name.contains("bias") && !name.contains("layernorm")
 }

@@ -1,12 +1,14 @@
 //! The whole model and its folder on disk.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Mutex};
+use std::{collections::BTreeMap, fmt, path::Path};
 
-use kernels::gemm::Gemm;
+use search::Similarity;
 use tch::{Device, Kind};
 
 use crate::{
+    backend::Backend,
     compute::{Compute, Engine},
+    encoder::{Encoder, family::KeyRules, spec::Dropout},
     error::ModelError,
     folder::{
         modules::{ModuleDescription, add_modules},
@@ -15,29 +17,19 @@ use crate::{
         weights::{self, Checkpoint},
         write::ModelFiles,
     },
-    modules::{Dense, Module, Pooling},
-    mpnet::{self, Dropout, MpNet, fused::Workspace},
-    parameters::{Layout, Parameters},
+    network::{Network, root_of},
+    parameters::Parameters,
     tokenizer::Tokenizer,
 };
 
-/// A sentence encoder: a tokenizer, MPNet, pooling, and what follows it.
+/// A sentence encoder: a tokenizer, an encoder of tokens, pooling, and the modules after it.
 pub struct SentenceTransformer {
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) encoder: MpNet,
-    pub(crate) pooling: Pooling,
-    /// What follows the pooling.
-    pub(crate) modules: Vec<Module>,
-    pub(crate) parameters: Parameters,
-    pub(crate) dropout: Dropout,
-    pub(crate) descriptions: Vec<ModuleDescription>,
+    pub(crate) network: Network,
+    pub(crate) backend: Backend,
     pub(crate) settings: Settings,
-    pub(crate) compute: Compute,
-    /// What the compute's engine comes to on the device.
-    pub(crate) engine: Engine,
-    pub(crate) gemm: Box<dyn Gemm>,
-    /// One pass at a time; kept so that its buffers are.
-    pub(crate) workspace: Mutex<Workspace>,
+    compute: Compute,
+    descriptions: Vec<ModuleDescription>,
 }
 
 impl SentenceTransformer {
@@ -46,36 +38,31 @@ impl SentenceTransformer {
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with the folder, by file, key or tensor, found before any forward pass.
+    /// For anything wrong with the folder, by file, key or tensor, before any forward pass.
     pub fn load(folder: &Path, device: Device) -> Result<Self, ModelError> {
         let description = Description::read(folder)?;
-        let tokenizer = description
-            .settings
-            .tokenizer(&description.transformer, description.config.vocab_size)?;
+        let (recipe, settings) = (description.recipe, description.settings);
+        let tokenizer = settings.tokenizer(&description.transformer, &recipe)?;
         // Looked for before the memory of the parameters is asked for.
-        let mut checkpoints = vec![(String::new(), Checkpoint::find(&description.transformer)?)];
+        let checkpoint = Checkpoint::find(&description.transformer)?;
+        let mut checkpoints = vec![(String::new(), checkpoint, recipe.family.keys)];
         for module in &description.modules {
             if let ModuleDescription::Dense { path, .. } = module {
                 let checkpoint = Checkpoint::find(&folder.join(path))?;
-                checkpoints.push((scope_of(path), checkpoint));
+                checkpoints.push((root_of(path), checkpoint, KeyRules::NONE));
             }
         }
         let mut n_bytes = 0;
-        for (_, checkpoint) in &checkpoints {
+        for (_, checkpoint, _) in &checkpoints {
             n_bytes += checkpoint.n_bytes()?;
         }
-        let model = Self::assemble(
-            &description.config,
-            description.modules,
-            description.settings,
-            tokenizer,
-            Some((&description.transformer.join("config.json"), n_bytes)),
-            device,
-        )?;
-        for (scope, checkpoint) in &checkpoints {
-            checkpoint.load(&model.parameters, scope)?;
+        let config_path = description.transformer.join("config.json");
+        let weights = Some((config_path.as_path(), n_bytes));
+        let network = Network::new(recipe, &description.modules, weights, device)?;
+        for (root, checkpoint, keys) in &checkpoints {
+            checkpoint.load(&network.parameters, root, keys)?;
         }
-        Ok(model)
+        Self::new(network, description.modules, settings, tokenizer)
     }
 
     /// Saves the model in the classic layout, into a folder that is made if need be.
@@ -97,15 +84,18 @@ impl SentenceTransformer {
     /// libtorch's, and when the tokenizer has no JSON form.
     pub fn files(&self) -> Result<ModelFiles, ModelError> {
         let mut files = ModelFiles::default();
-        self.settings.add_transformer(&mut files, &self.tokenizer)?;
-        let weights = weights::to_safetensors(&self.parameters, "")?;
+        let (encoder, parameters) = (&self.network.encoder, &self.network.parameters);
+        let family = encoder.family();
+        self.settings
+            .add_transformer(&mut files, &self.tokenizer, family)?;
+        let weights = weights::to_safetensors(parameters, "")?;
         files.add("model.safetensors", weights);
         self.settings.add_sentence_transformers_config(&mut files);
         add_modules(
             &mut files,
             &self.descriptions,
-            self.encoder.config().hidden_size,
-            |path| weights::to_safetensors(&self.parameters, &scope_of(path)),
+            encoder.hidden_size(),
+            |path| weights::to_safetensors(parameters, &root_of(path)),
         )?;
         Ok(files)
     }
@@ -117,23 +107,17 @@ impl SentenceTransformer {
 
     /// The weights.
     pub fn parameters(&self) -> &Parameters {
-        &self.parameters
+        &self.network.parameters
     }
 
     /// The encoder.
-    pub fn encoder(&self) -> &MpNet {
-        &self.encoder
+    pub fn encoder(&self) -> &Encoder {
+        &self.network.encoder
     }
 
     /// The number of dimensions of an embedding.
     pub fn dimension(&self) -> i64 {
-        let pooled = self.encoder.config().hidden_size * self.pooling.modes.len() as i64;
-        self.modules
-            .iter()
-            .fold(pooled, |width, module| match module {
-                Module::Dense(dense) => dense.shape.out_features,
-                Module::Normalize => width,
-            })
+        self.network.dimension()
     }
 
     /// The largest number of tokens of a text, special tokens included.
@@ -147,7 +131,7 @@ impl SentenceTransformer {
     ///
     /// When it is less than 3 or more than the model has positions for.
     pub fn set_max_seq_length(&mut self, max_seq_length: usize) -> Result<(), ModelError> {
-        let limit = self.encoder.config().max_sentence_length();
+        let limit = self.network.encoder.spec().max_length;
         if !(MIN_SEQ_LENGTH <= max_seq_length && max_seq_length <= limit) {
             return Err(ModelError::Input(format!(
                 "max_seq_length: found {max_seq_length}, allowed: {MIN_SEQ_LENGTH} to {limit}"
@@ -175,10 +159,10 @@ impl SentenceTransformer {
 
     /// The dropout probabilities that training uses.
     pub fn dropout(&self) -> Dropout {
-        self.dropout
+        self.network.dropout
     }
 
-    /// Sets both dropout probabilities, for this model in memory: config.json keeps its own.
+    /// Sets all dropout probabilities that the encoder has, for this model in memory: config.json keeps its own.
     ///
     /// # Errors
     ///
@@ -189,10 +173,8 @@ impl SentenceTransformer {
                 "dropout: found {probability}, allowed: 0 or more and less than 1"
             )));
         }
-        self.dropout = Dropout {
-            hidden: probability,
-            attention: probability,
-        };
+        let sites = self.network.encoder.spec().dropout;
+        self.network.dropout = sites.with_probability(probability);
         Ok(())
     }
 
@@ -208,105 +190,53 @@ impl SentenceTransformer {
     ///
     /// When the processor lacks it, or the model is on a device that it does not apply to.
     pub fn set_compute(&mut self, compute: Compute) -> Result<(), ModelError> {
-        let device = self.parameters.device();
-        let gemm = compute.gemm(device)?;
-        let engine = compute.engine.on(device)?;
-        let kind = match engine {
+        let backend = Backend::new(compute, self.network.parameters.device())?;
+        let kind = match backend.engine() {
             Engine::Libtorch => compute.precision.kind(),
             _ => Kind::Float,
         };
-        self.parameters.round_to(kind)?;
-        self.gemm = gemm;
-        self.engine = engine;
+        self.network.parameters.round_to(kind)?;
+        self.backend = backend;
         self.compute = compute;
         Ok(())
     }
 
-    /// Who computes: [`Engine::Kernels`] or [`Engine::Libtorch`].
+    /// The engine in use, after `Auto` is resolved for this device: [`Engine::Kernels`] or [`Engine::Libtorch`].
     pub fn engine(&self) -> Engine {
-        self.engine
+        self.backend.engine()
     }
 
     /// The number of the encoder's layers.
     pub fn n_layers(&self) -> usize {
-        self.encoder.config().num_hidden_layers as usize
+        self.network.encoder.n_layers()
     }
 
-    /// Lays out the parameters, zeroed; `weights` are the configuration and the bytes of all weights' files, where
-    /// there are any.
-    pub(crate) fn assemble(
-        config: &mpnet::Config,
+    /// The model of a network and its settings.
+    pub(crate) fn new(
+        network: Network,
         descriptions: Vec<ModuleDescription>,
         settings: Settings,
         tokenizer: Tokenizer,
-        weights: Option<(&Path, u64)>,
-        device: Device,
     ) -> Result<Self, ModelError> {
-        let mut layout = Layout::default();
-        let encoder = MpNet::new(config, &mut layout.root(""));
-        layout.end_encoder();
-        let (mut pooling, mut modules) = (None, Vec::new());
-        for description in &descriptions {
-            match description {
-                ModuleDescription::Pooling(described) => pooling = Some(described.clone()),
-                ModuleDescription::Dense { path, shape } => {
-                    let dense = Dense::new(*shape, &mut layout.root(&scope_of(path)));
-                    modules.push(Module::Dense(dense));
-                }
-                ModuleDescription::Normalize => modules.push(Module::Normalize),
-            }
-        }
-        let pooling = pooling.ok_or_else(|| {
-            ModelError::Input("the modules have no Pooling: a sentence needs one".to_owned())
-        })?;
-        // A weight is 2 bytes at the least. A config that asks for far more than there are gets no
-        // memory; one that is off by a little gets the message about the tensor that differs.
-        let numel = layout.numel();
-        if let Some((path, n_bytes)) = weights
-            && numel as u64 > LOOSE_NUMEL + 4 * n_bytes
-        {
-            return Err(ModelError::TooLarge {
-                path: path.to_owned(),
-                numel,
-                n_bytes,
-            });
-        }
-        let parameters = layout.build(device)?;
-        let dropout = Dropout {
-            hidden: config.hidden_dropout_prob,
-            attention: config.attention_probs_dropout_prob,
-        };
+        let compute = Compute::default();
         Ok(Self {
+            backend: Backend::new(compute, network.parameters.device())?,
             tokenizer,
-            encoder,
-            pooling,
-            modules,
-            parameters,
-            dropout,
-            descriptions,
+            network,
             settings,
-            compute: Compute::default(),
-            engine: Engine::Auto.on(device)?,
-            gemm: Compute::default().gemm(device)?,
-            workspace: Mutex::default(),
+            compute,
+            descriptions,
         })
     }
 }
+
 // The weights, the vocabulary and the files kept for saving are too long to print.
 impl fmt::Debug for SentenceTransformer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SentenceTransformer")
-            .field("config", self.encoder.config())
+            .field("spec", self.network.encoder.spec())
             .field("modules", &self.descriptions)
             .field("max_seq_length", &self.settings.max_seq_length)
             .finish_non_exhaustive()
     }
-}
-
-/// So many parameters are laid out whatever the weights are: 64 MiB.
-const LOOSE_NUMEL: u64 = 16 << 20;
-
-/// What the names of a module's parameters begin with.
-fn scope_of(path: &Path) -> String {
-    format!("{}.", path.display())
 }

@@ -15,7 +15,7 @@ use tokenizers::{
     pre_tokenizers::bert::BertPreTokenizer, processors::roberta::RobertaProcessing,
 };
 
-use crate::{error::ModelError, folder::json};
+use crate::{encoder::family::WordPieces, error::ModelError, folder::json};
 
 /// The crate and its version: another one may cut texts differently.
 const TOKENIZERS: &str = "tokenizers 0.23.1";
@@ -82,7 +82,7 @@ impl Tokenizer {
         self.id_limit
     }
 
-    /// All that ids depend on besides the text, the longest input included: what keys a cache of them.
+    /// A key for caches of ids: all that they depend on besides the text, the longest input included.
     ///
     /// # Errors
     ///
@@ -92,8 +92,8 @@ impl Tokenizer {
         Ok(format!("{TOKENIZERS} {json}"))
     }
 
-    /// How many tokens at the start of a text are not its own when this prompt is put before it: the prompt's, and
-    /// the special one before them. 0 for an empty prompt.
+    /// The number of tokens at the start of a text that are not its own when this prompt is put before it: the
+    /// prompt's, and the special one before them. 0 for an empty prompt.
     ///
     /// # Errors
     ///
@@ -119,13 +119,14 @@ impl Tokenizer {
         Self::new(inner, path)
     }
 
-    /// MPNet's tokenizer from a vocab.txt, one token a line, as transformers builds it.
+    /// The tokenizer of word pieces from a vocab.txt, one token a line, as transformers builds it.
     ///
-    /// `settings` is tokenizer_config.json, or empty.
+    /// `settings` is tokenizer_config.json, or empty; `family` has the special tokens that it leaves out.
     pub(crate) fn from_vocab(
         path: &Path,
         vocab: &[u8],
         settings: &Map<String, Value>,
+        family: &WordPieces,
     ) -> Result<Self, ModelError> {
         let vocabulary = guarded(path, || WordPiece::read_bytes(vocab))?;
         let special = |key: &str, default: &str| -> Result<(String, u32), ModelError> {
@@ -146,11 +147,11 @@ impl Tokenizer {
                 })?;
             Ok((token.to_owned(), id))
         };
-        let cls = special("cls_token", "<s>")?;
-        let sep = special("sep_token", "</s>")?;
-        let unk = special("unk_token", "[UNK]")?;
-        let pad = special("pad_token", "<pad>")?;
-        let mask = special("mask_token", "<mask>")?;
+        let cls = special("cls_token", family.cls)?;
+        let sep = special("sep_token", family.sep)?;
+        let unk = special("unk_token", family.unk)?;
+        let pad = special("pad_token", family.pad)?;
+        let mask = special("mask_token", family.mask)?;
         let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
         let normalizer = BertNormalizer::new(
             true,
@@ -315,9 +316,18 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_holds_what_ids_depend_on() -> Result<(), ModelError> {
+    fn the_identity_holds_all_that_ids_depend_on() -> Result<(), ModelError> {
         let vocab = b"<s>\n<pad>\n</s>\n<unk>\n[UNK]\n<mask>\na\n";
-        let build = |vocab: &[u8]| Tokenizer::from_vocab(Path::new("v"), vocab, &Map::new());
+        const PIECES: WordPieces = WordPieces {
+            class: "Any",
+            cls: "<s>",
+            sep: "</s>",
+            unk: "[UNK]",
+            pad: "<pad>",
+            mask: "<mask>",
+        };
+        let build =
+            |vocab: &[u8]| Tokenizer::from_vocab(Path::new("v"), vocab, &Map::new(), &PIECES);
         let plain = build(vocab)?.identity()?;
         assert_eq!(build(vocab)?.identity()?, plain);
         let mut shorter = build(vocab)?;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use model::{Precision, mpnet};
+use model::Precision;
 use shim::torch::{Memory, allow_tf32, memory as memory_of, set_deterministic};
 use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
 
@@ -16,14 +16,6 @@ pub(crate) fn configure(tf32: bool, full_determinism: bool) -> Result<(), TrainE
     allow_tf32(tf32)?;
     set_deterministic(full_determinism)?;
     Ok(())
-}
-
-/// Multiplications and additions that the linear layers need for a token: two for each of their weights forward, and
-/// four backward. Attention's own products are left out.
-pub(crate) fn flops_per_token(config: &mpnet::Config) -> f64 {
-    let (hidden, intermediate) = (config.hidden_size as f64, config.intermediate_size as f64);
-    let a_layer = 4.0 * hidden * hidden + 2.0 * hidden * intermediate;
-    6.0 * config.num_hidden_layers as f64 * a_layer
 }
 
 /// The device's memory that libtorch's allocator holds; `None` on the CPU.
@@ -69,17 +61,6 @@ pub(crate) fn matrix_rate(device: Device, precision: Precision) -> Result<Option
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mpnet_base_takes_half_a_gigaflop_a_token() {
-        let config: mpnet::Config = serde_json::from_str(
-            r#"{"model_type": "mpnet", "vocab_size": 30527, "hidden_size": 768, "num_hidden_layers": 12,
-                "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "gelu",
-                "max_position_embeddings": 514}"#,
-        )
-        .unwrap();
-        assert_eq!(flops_per_token(&config), 6.0 * 84_934_656.0);
-    }
 
     #[test]
     fn the_cpu_is_not_measured() {

@@ -115,7 +115,7 @@ impl Encoder<'_> {
             Err(ModelError::Stopped) => return Err(self.session.interrupt.error()),
             tokens => tokens?,
         };
-        let dimension = model.encoder().config().hidden_size as usize;
+        let dimension = model.encoder().hidden_size() as usize;
         Ok(Encoded {
             n_rows: tokens.iter().map(|rows| rows.len() / dimension).collect(),
             values: tokens.concat(),

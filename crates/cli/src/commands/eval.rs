@@ -13,7 +13,6 @@ use eval::{
     bootstrap::{Bootstrap, Interval},
     csv::At,
 };
-use model::{EncodeOptions, ModelError, Role, SentenceTransformer};
 use serde_json::{Value, json};
 
 use self::{
@@ -66,93 +65,7 @@ pub(crate) fn run(flags: &EvalFlags, session: &Session) -> anyhow::Result<()> {
     show(flags, plan.is_sequential, all)
 }
 
-/// What all evaluators work with.
-struct Bench<'a> {
-    flags: &'a EvalFlags,
-    model: &'a SentenceTransformer,
-    options: EncodeOptions,
-    /// How intervals are found, where they are asked for.
-    how: Option<Bootstrap>,
-    session: &'a Session,
-}
-
-impl Bench<'_> {
-    /// The embeddings of texts under a bar: `[texts, dimension]`.
-    fn embed(
-        &self,
-        model: &SentenceTransformer,
-        texts: &[&str],
-        options: &EncodeOptions,
-        what: &str,
-    ) -> anyhow::Result<Tensor> {
-        let bar = self.session.bar(what, texts.len());
-        let embeddings = model.encode(texts, options, &mut self.session.following(&bar));
-        bar.finish_and_clear();
-        match embeddings {
-            Err(ModelError::Stopped) => Err(self.session.interrupt.error()),
-            embeddings => Ok(embeddings?),
-        }
-    }
-
-    /// The options for one side of a search: the side's own prompt wins over that for all texts, and that over the
-    /// model's for the role.
-    fn side(&self, role: Role) -> EncodeOptions {
-        let flags = &self.flags.retrieval;
-        let (prompt, prompt_name) = match role {
-            Role::Query => (&flags.query_prompt, &flags.query_prompt_name),
-            Role::Document => (&flags.corpus_prompt, &flags.corpus_prompt_name),
-        };
-        let mut options = EncodeOptions {
-            role: Some(role),
-            ..self.options.clone()
-        };
-        if prompt.is_some() || prompt_name.is_some() {
-            options.prompt.clone_from(prompt);
-            options.prompt_name.clone_from(prompt_name);
-        }
-        options
-    }
-
-    /// The embeddings of queries and of documents.
-    fn embed_sides(
-        &self,
-        queries: &[&str],
-        documents: &[&str],
-        name: &str,
-    ) -> anyhow::Result<(Tensor, Tensor)> {
-        let one = |role, texts, what| {
-            self.embed(
-                self.model,
-                texts,
-                &self.side(role),
-                &format!("{name}: {what}"),
-            )
-        };
-        Ok((
-            one(Role::Query, queries, "queries")?,
-            one(Role::Document, documents, "documents")?,
-        ))
-    }
-}
-
-/// What came of one evaluator.
-struct Evaluated {
-    /// What was evaluated, such as `60 triplets`.
-    what: String,
-    metrics: Metrics,
-    /// By key, where intervals are asked for; not all metrics have one.
-    intervals: Vec<(String, Interval)>,
-    csv: Vec<CsvRow>,
-}
-
-/// A row for one of the evaluators' files.
-struct CsvRow {
-    name: String,
-    header: Vec<String>,
-    row: Vec<String>,
-}
-
-/// Prints what came of all evaluators.
+/// Prints the outcome of all evaluators.
 fn show(flags: &EvalFlags, is_sequential: bool, all: Vec<Evaluated>) -> anyhow::Result<()> {
     let metrics: Vec<Metrics> = all.iter().map(|one| one.metrics.clone()).collect();
     let (metrics, what) = match all.as_slice() {

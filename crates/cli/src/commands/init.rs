@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use model::{Pooling, PoolingMode, SentenceTransformer, mpnet::Config};
+use model::{Pooling, PoolingMode, SentenceTransformer, Sizes, new_config, new_tokenizer_config};
 use tch::Device;
 use train::write_folder;
 
@@ -20,23 +20,17 @@ pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {
         .into());
     }
     let vocabulary = fs_err::read_to_string(&flags.vocab_file).context("--vocab-file")?;
-    let config = Config {
-        model_type: "mpnet".to_owned(),
+    let sizes = Sizes {
         vocab_size: vocabulary.lines().count() as i64,
         hidden_size: flags.hidden_size,
-        num_hidden_layers: flags.num_hidden_layers,
-        num_attention_heads: flags.num_attention_heads,
+        n_layers: flags.num_hidden_layers,
+        heads: flags.num_attention_heads,
         intermediate_size: flags.intermediate_size,
-        hidden_act: "gelu".to_owned(),
-        hidden_dropout_prob: flags.dropout,
-        attention_probs_dropout_prob: flags.dropout,
-        max_position_embeddings: flags.max_position_embeddings,
-        initializer_range: 0.02,
-        layer_norm_eps: 1e-5,
-        relative_attention_num_buckets: 32,
-        pad_token_id: 1,
+        position_rows: flags.max_position_embeddings,
+        dropout: flags.dropout,
     };
-    let tokenizer = tokenizer_folder(&vocabulary, flags.max_position_embeddings - 2)?;
+    let config = new_config(&flags.model_type, &sizes)?;
+    let tokenizer = tokenizer_folder(flags, &vocabulary)?;
     let model = SentenceTransformer::random(
         &config,
         tokenizer.path(),
@@ -57,24 +51,12 @@ pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The tokenizer's files as microsoft/mpnet-base has them: a vocabulary and how to use it.
-fn tokenizer_folder(vocabulary: &str, max_length: i64) -> anyhow::Result<tempfile::TempDir> {
+/// The tokenizer's files as published models have them: a vocabulary and how to use it.
+fn tokenizer_folder(flags: &InitFlags, vocabulary: &str) -> anyhow::Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     fs_err::write(folder.path().join("vocab.txt"), vocabulary)?;
-    let config = serde_json::json!({
-        "tokenizer_class": "MPNetTokenizer",
-        "do_lower_case": true,
-        "strip_accents": null,
-        "tokenize_chinese_chars": true,
-        "model_max_length": max_length,
-        "bos_token": "<s>",
-        "cls_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": "[UNK]",
-        "mask_token": "<mask>",
-    });
+    let max_length = flags.max_position_embeddings - 2;
+    let config = new_tokenizer_config(&flags.model_type, max_length)?;
     fs_err::write(
         folder.path().join("tokenizer_config.json"),
         serde_json::to_vec_pretty(&config)?,

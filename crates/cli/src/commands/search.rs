@@ -48,7 +48,10 @@ pub(crate) fn run(flags: &SearchFlags, session: &Session) -> anyhow::Result<()> 
     };
     let mut model = load_model(&flags.model, session)?;
     set_max_seq_length(&mut model, flags.encoding.max_seq_length)?;
-    let similarity = similarity_of(flags.encoding.similarity, &model)?;
+    let similarity = flags
+        .encoding
+        .similarity
+        .unwrap_or(model.similarity_fn_name());
     let encode = |role, texts: &[&str], what| {
         let options = two_sided_options(&flags.encoding, role);
         encode_texts(&model, texts, &options, what, session)

@@ -1,17 +1,17 @@
 //! Flags of `sentune init`.
 
-// The doc comments of flags are also their help texts, where `<s>` is a token and not a tag.
-#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
-
 use std::path::PathBuf;
 
 use clap::Args;
 
 #[derive(Debug, Args)]
 pub(crate) struct InitFlags {
-    /// Word pieces, one a line, in MPNet's layout: <s>, <pad>, </s>, <unk>, ... [UNK] ... <mask>.
+    /// Word pieces, one a line, the special tokens of the model type among them.
     #[arg(long, value_name = "FILE")]
     pub(crate) vocab_file: PathBuf,
+    /// Type of the encoder.
+    #[arg(long, value_name = "NAME", default_value = model::MODEL_TYPES[0], value_parser = model::MODEL_TYPES)]
+    pub(crate) model_type: String,
     /// Folder of the new model.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) output: PathBuf,

@@ -2,12 +2,12 @@
 //!
 //! Linear layers and norms run over the packed rows. Attention and pooling need the tokens of a sentence side by
 //! side in a rectangle, and a GPU wants few and large rectangles rather than one for each length: a bucket holds
-//! sentences of several lengths, each filled up to the bucket's. What fills them up is masked, and no other part of
-//! the encoder sees it.
+//! sentences of several lengths, each padded to the bucket's. The padding is masked, and no other part of the encoder
+//! sees it.
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{batch::packed::PackedBatch, error::ModelError};
+use crate::{batch::packed::PackedBatch, encoder::numbering::Numbering, error::ModelError};
 
 /// Lengths are rounded up to a multiple of it, which the attention kernels of GPUs are fast for.
 const LENGTH_STEP: usize = 16;
@@ -16,12 +16,12 @@ const LENGTH_STEP: usize = 16;
 /// many as a GPU computes in the time that it takes to launch the bucket's kernels.
 const MERGED_SCORES: usize = 1 << 19;
 
-/// What libtorch computes with.
+/// A batch as libtorch computes with it.
 #[derive(Debug)]
 pub(crate) struct DeviceBatch {
     /// Token ids, `[T]`, 64-bit, in packed order.
     pub(crate) ids: Tensor,
-    /// MPNet's position ids, `[T]`, 64-bit, in packed order.
+    /// Positions, `[T]`, 64-bit, in packed order.
     pub(crate) positions: Tensor,
     /// The packed row of each of the caller's sentences, `[S]`, 64-bit.
     pub(crate) restore: Tensor,
@@ -37,11 +37,11 @@ pub(crate) struct Bucket {
     slots: Tensor,
     /// Tokens of each sentence, `[n, 1]`, 64-bit.
     lengths: Tensor,
-    /// Tokens of each sentence that are a prompt's, at its start, `[n, 1]`, 64-bit.
+    /// The length of the prompt at the start of each sentence, in tokens, `[n, 1]`, 64-bit.
     starts: Tensor,
 }
 
-/// What the shapes of a bucket's tensors follow from.
+/// The sizes that decide on the shapes of a bucket's tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BucketShape {
     /// Sentences, n.
@@ -50,7 +50,7 @@ pub(crate) struct BucketShape {
     pub(crate) length: usize,
     /// Packed tokens, t.
     pub(crate) tokens: usize,
-    /// Those of the packed tokens that belong to no sentence and fill the batch up to a round number.
+    /// Padding tokens appended to the packed ones to reach a round number of them; they belong to no sentence.
     pub(crate) filler: usize,
 }
 
@@ -63,16 +63,14 @@ impl BucketShape {
 
 impl DeviceBatch {
     /// Puts a batch on its device, by one copy that the host does not wait for.
-    pub(crate) fn new(batch: &PackedBatch) -> Result<Self, ModelError> {
+    pub(crate) fn new(batch: &PackedBatch, numbering: Numbering) -> Result<Self, ModelError> {
         let shapes = shapes(batch.offsets());
-        let numbers = upload(
-            &numbers(batch, &shapes, batch.host_restore()),
-            batch.device(),
-        )?;
+        let numbers = numbers(batch, numbering, &shapes, batch.host_restore());
+        let numbers = upload(&numbers, batch.device())?;
         Self::of(&numbers, &shapes)
     }
 
-    /// The parts of what [`numbers`] gives for these buckets, as views.
+    /// The parts of the result of [`numbers`] for these buckets, as views.
     pub(crate) fn of(numbers: &Tensor, shapes: &[BucketShape]) -> Result<Self, ModelError> {
         let n_tokens = shapes.iter().map(|shape| shape.tokens).sum();
         let n_sentences = shapes.iter().map(|shape| shape.sentences).sum();
@@ -153,12 +151,12 @@ impl Bucket {
         Ok(Tensor::f_cat(&[filled, &rest], 0)?.f_index_select(0, &self.slots)?)
     }
 
-    /// Where nothing of a sentence is, `[n, l]`, of booleans.
+    /// The places beyond the end of each sentence, `[n, l]`, of booleans.
     pub(crate) fn is_empty(&self) -> Result<Tensor, ModelError> {
         Ok(self.places()?.f_ge_tensor(&self.lengths)?)
     }
 
-    /// Where the tokens are that are pooled, `[n, l]`, of booleans; with `prompts`, those of prompts too.
+    /// The places of the tokens that are pooled, `[n, l]`, of booleans; with `prompts`, those of prompts too.
     pub(crate) fn is_pooled(&self, prompts: bool) -> Result<Tensor, ModelError> {
         let places = self.places()?;
         let is_within = places.f_lt_tensor(&self.lengths)?;
@@ -230,14 +228,22 @@ fn joins(bucket: &BucketShape, offsets: &[usize], length: usize) -> bool {
 ///
 /// `restore` is the packed row of each of the caller's sentences. Where the last bucket has room for filler, its
 /// tokens come last and are padding.
-pub(crate) fn numbers(batch: &PackedBatch, shapes: &[BucketShape], restore: &[usize]) -> Vec<i64> {
+pub(crate) fn numbers(
+    batch: &PackedBatch,
+    numbering: Numbering,
+    shapes: &[BucketShape],
+    restore: &[usize],
+) -> Vec<i64> {
     let offsets = batch.offsets();
     let filler: usize = shapes.iter().map(|shape| shape.filler).sum();
-    let padding = i64::from(crate::mpnet::PADDING_ID);
+    let positions = numbering.of_packed(batch.host_ids(), offsets);
     let mut numbers = Vec::with_capacity(3 * (batch.tokens() + filler) + 3 * batch.sentences());
-    for part in [batch.host_ids(), batch.host_positions()] {
+    for (part, padding) in [
+        (batch.host_ids(), numbering.padding_id),
+        (positions.as_slice(), numbering.of_padding()),
+    ] {
         numbers.extend(part.iter().map(|&number| i64::from(number)));
-        numbers.extend(std::iter::repeat_n(padding, filler));
+        numbers.extend(std::iter::repeat_n(i64::from(padding), filler));
     }
     numbers.extend(restore.iter().map(|&row| row as i64));
     let mut first = 0;
@@ -274,6 +280,7 @@ pub(crate) fn upload(numbers: &[i64], device: Device) -> Result<Tensor, ModelErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::numbering::Positions;
 
     fn shapes_of(lengths: &[usize]) -> Vec<(usize, usize, usize)> {
         let mut offsets = vec![0];
@@ -311,7 +318,11 @@ mod tests {
             let mut shapes = shapes(packed.offsets());
             shapes[0].filler = filler;
             shapes[0].tokens += filler;
-            let numbers = numbers(&packed, &shapes, packed.host_restore());
+            let numbering = Numbering {
+                padding_id: 1,
+                positions: Positions::AfterPadding,
+            };
+            let numbers = numbers(&packed, numbering, &shapes, packed.host_restore());
             let batch = DeviceBatch::of(&Tensor::from_slice(&numbers), &shapes).unwrap();
             let ids = Vec::<i64>::try_from(&batch.ids).unwrap();
             let mut expected = vec![8, 9, 10, 5, 6, 7];

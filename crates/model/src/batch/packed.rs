@@ -4,7 +4,7 @@ use std::fmt;
 
 use tch::{Device, Tensor};
 
-use crate::{batch::buckets::upload, error::ModelError, mpnet};
+use crate::{batch::buckets::upload, error::ModelError};
 
 /// Sentences of different lengths as one row of tokens, without padding.
 ///
@@ -14,7 +14,6 @@ use crate::{batch::buckets::upload, error::ModelError, mpnet};
 pub struct PackedBatch {
     device: Device,
     host_ids: Vec<u32>,
-    host_positions: Vec<u32>,
     host_restore: Vec<usize>,
     offsets: Vec<usize>,
     lengths: Vec<usize>,
@@ -44,13 +43,11 @@ impl PackedBatch {
         let order = by_length(sentences);
         let n_tokens = sentences.iter().map(|sentence| sentence.len()).sum();
         let mut ids = Vec::with_capacity(n_tokens);
-        let mut positions = Vec::with_capacity(n_tokens);
         let mut offsets = vec![0];
         let mut restore = vec![0; sentences.len()];
         for (row, &i) in order.iter().enumerate() {
             restore[i] = row;
             ids.extend_from_slice(sentences[i]);
-            positions.extend(mpnet::position_ids(sentences[i]));
             offsets.push(ids.len());
         }
         Ok(Self {
@@ -59,14 +56,13 @@ impl PackedBatch {
             lengths: sentences.iter().map(|sentence| sentence.len()).collect(),
             max_id: ids.iter().copied().max().unwrap_or(0),
             host_ids: ids,
-            host_positions: positions,
             offsets,
             prompt_lengths: Vec::new(),
             first_token: 0,
         })
     }
 
-    /// Says how many tokens at the start of every sentence belong to a prompt.
+    /// Sets the number of tokens at the start of every sentence that belong to a prompt.
     ///
     /// A [`crate::Pooling`] whose `include_prompt` is false leaves them out.
     pub fn with_prompt_length(mut self, prompt_length: usize) -> Self {
@@ -77,7 +73,7 @@ impl PackedBatch {
         self
     }
 
-    /// Says for each of the caller's sentences how many tokens at its start belong to a prompt.
+    /// Sets for each of the caller's sentences the number of tokens at its start that belong to a prompt.
     ///
     /// # Errors
     ///
@@ -100,7 +96,7 @@ impl PackedBatch {
         Ok(self)
     }
 
-    /// Where the first token stands in the whole batch that this is a chunk of.
+    /// The place of the first token in the whole batch that this is a chunk of.
     pub(crate) fn first_token(&self) -> usize {
         self.first_token
     }
@@ -110,17 +106,12 @@ impl PackedBatch {
         &self.host_ids
     }
 
-    /// MPNet's position ids in packed order, in the host's memory.
-    pub(crate) fn host_positions(&self) -> &[u32] {
-        &self.host_positions
-    }
-
     /// The packed row of each of the caller's sentences, in the host's memory.
     pub(crate) fn host_restore(&self) -> &[usize] {
         &self.host_restore
     }
 
-    /// Where each sentence begins in packed order, and the number of tokens.
+    /// The first token of each sentence in packed order, and the number of tokens.
     pub(crate) fn offsets(&self) -> &[usize] {
         &self.offsets
     }
@@ -161,7 +152,7 @@ impl PackedBatch {
     }
 }
 
-/// How much of a batch is embedded at a time.
+/// The largest part of a batch that is embedded at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkLimit {
     /// The largest number of tokens; a longer sentence is a chunk of its own.
@@ -181,8 +172,8 @@ impl ChunkLimit {
 /// A batch that is embedded in chunks, so that a chunk and not the batch has to fit in memory.
 ///
 /// The chunks cut the rows of tokens that [`PackedBatch`] makes of the whole batch: each holds sentences of
-/// similar length, whatever column they come from. A token keeps its place in the whole batch, which decides
-/// what dropout drops.
+/// similar length, whatever column they come from. A token keeps its place in the whole batch, on which its dropout
+/// mask depends.
 pub struct ChunkedBatch<'s> {
     chunks: Vec<PackedBatch>,
     /// The places of each chunk's sentences in the caller's order, 64-bit.
@@ -272,7 +263,7 @@ impl<'s> ChunkedBatch<'s> {
         }
     }
 
-    /// Fails where the work is to be stopped.
+    /// Fails where the caller asks to stop.
     pub(crate) fn check_stopped(&self) -> Result<(), ModelError> {
         match self.is_stopped {
             Some(is_stopped) if is_stopped() => Err(ModelError::Stopped),

@@ -1,4 +1,4 @@
-//! Batches whose tensors keep their shapes and places, as a recorded graph needs them.
+//! Batches whose tensors keep their shapes and memory, as a recorded graph needs them.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,24 +7,26 @@ use crate::{
         buckets::{BucketShape, DeviceBatch, numbers, shapes, upload},
         packed::ChunkedBatch,
     },
+    encoder::numbering::Numbering,
     error::ModelError,
 };
 
-/// The number of tokens is filled up to a multiple of it, so that many batches share a shape.
+/// The number of tokens is padded to a multiple of it, so that many batches share a shape.
 const TOKEN_STEP: usize = 128;
 
-/// What the shapes of a batch's tensors follow from. Batches of one shape can take each other's place.
+/// The sizes that decide on the shapes of a batch's tensors. Batches of one shape can take each other's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StaticShape {
     sentences: usize,
     length: usize,
     tokens: usize,
+    numbering: Numbering,
 }
 
 impl StaticShape {
-    /// The shape that a batch is filled up to; `None` for one that is embedded in chunks or large enough to be in
+    /// The shape that a batch is padded to; `None` for one that is embedded in chunks or large enough to be in
     /// several buckets, whose kernels take longer than to launch them.
-    pub fn of(batch: &ChunkedBatch) -> Option<Self> {
+    pub fn of(batch: &ChunkedBatch, numbering: Numbering) -> Option<Self> {
         let [whole] = batch.chunks() else {
             return None;
         };
@@ -36,6 +38,7 @@ impl StaticShape {
             sentences: bucket.sentences,
             length: bucket.length,
             tokens: bucket.tokens.next_multiple_of(TOKEN_STEP),
+            numbering,
         })
     }
 
@@ -49,7 +52,7 @@ impl StaticShape {
     }
 }
 
-/// A batch whose content changes and whose tensors do not.
+/// A batch whose content changes and whose tensors stay.
 #[derive(Debug)]
 pub struct StaticBatch {
     shape: StaticShape,
@@ -82,7 +85,7 @@ impl StaticBatch {
     ///
     /// When the batch has another shape.
     pub fn load(&mut self, batch: &ChunkedBatch) -> Result<(), ModelError> {
-        let found = StaticShape::of(batch);
+        let found = StaticShape::of(batch, self.shape.numbering);
         let [whole] = batch.chunks() else {
             return Err(self.other_shape(found));
         };
@@ -95,7 +98,8 @@ impl StaticBatch {
             restore[row] = packed;
         }
         let shape = self.shape.bucket(whole.tokens());
-        let numbers = upload(&numbers(whole, &[shape], &restore), self.numbers.device())?;
+        let numbers = numbers(whole, self.shape.numbering, &[shape], &restore);
+        let numbers = upload(&numbers, self.numbers.device())?;
         let _guard = tch::no_grad_guard();
         self.numbers.f_copy_(&numbers)?;
         Ok(())

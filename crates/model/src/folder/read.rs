@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
+    encoder::Recipe,
     error::ModelError,
     folder::{
         json::read_object,
@@ -11,15 +12,14 @@ use crate::{
         weights,
     },
     modules::{Pooling, PoolingMode},
-    mpnet,
 };
 
 /// Everything in a folder but the weights.
 #[derive(Debug)]
 pub(crate) struct Description {
-    /// Where the encoder's own files lie.
+    /// The folder of the encoder's own files.
     pub(crate) transformer: PathBuf,
-    pub(crate) config: mpnet::Config,
+    pub(crate) recipe: Recipe,
     pub(crate) modules: Vec<ModuleDescription>,
     pub(crate) settings: Settings,
 }
@@ -58,15 +58,15 @@ impl Description {
             });
         }
         let config_json = read_object(&config_path)?;
-        let config = mpnet::Config::from_json(&config_path, &config_json)?;
-        check_widths(&modules_path, &modules, config.hidden_size)?;
+        let recipe = Recipe::read(&config_path, &config_json)?;
+        check_widths(&modules_path, &modules, recipe.spec.hidden_size)?;
 
-        let mut settings = Settings::new(config_json, &config, &transformer)?;
-        settings.read_transformer_settings(&transformer, &config)?;
+        let mut settings = Settings::new(config_json, &recipe.spec, &transformer)?;
+        settings.read_transformer_settings(&transformer, &recipe.spec)?;
         settings.read_sentence_transformers_config(folder)?;
         Ok(Self {
             transformer,
-            config,
+            recipe,
             modules,
             settings,
         })

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use search::Similarity;
 use serde_json::{Map, Value};
 
 use crate::{
+    encoder::{Recipe, spec::Spec},
     error::ModelError,
     folder::json::{self, parse_object, read_object, value_error},
-    mpnet,
     tokenizer::Tokenizer,
 };
 
@@ -31,12 +32,10 @@ const TRANSFORMER_SETTINGS: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-const SIMILARITIES: [&str; 4] = ["cosine", "dot", "euclidean", "manhattan"];
-
 /// The shortest `max_seq_length`: two special tokens and one of the text.
 pub(crate) const MIN_SEQ_LENGTH: usize = 3;
 
-/// What is kept from the folder, and saved again.
+/// Settings that are kept from the folder, and saved again.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// config.json, unknown keys included.
@@ -45,7 +44,7 @@ pub(crate) struct Settings {
     pub(crate) do_lower_case: bool,
     pub(crate) prompts: BTreeMap<String, String>,
     pub(crate) default_prompt_name: Option<String>,
-    pub(crate) similarity_fn_name: String,
+    pub(crate) similarity_fn_name: Similarity,
     pub(crate) truncate_dim: Option<usize>,
     pub(crate) tokenizer_files: BTreeMap<&'static str, Vec<u8>>,
 }
@@ -54,7 +53,7 @@ impl Settings {
     /// Settings of a folder that has only a config.json and a tokenizer.
     pub(crate) fn new(
         config_json: Map<String, Value>,
-        config: &mpnet::Config,
+        spec: &Spec,
         tokenizer: &Path,
     ) -> Result<Self, ModelError> {
         let mut tokenizer_files = BTreeMap::new();
@@ -66,11 +65,11 @@ impl Settings {
         }
         let mut settings = Self {
             config: config_json,
-            max_seq_length: config.max_sentence_length(),
+            max_seq_length: spec.max_length,
             do_lower_case: false,
             prompts: BTreeMap::new(),
             default_prompt_name: None,
-            similarity_fn_name: SIMILARITIES[0].to_owned(),
+            similarity_fn_name: Similarity::default(),
             truncate_dim: None,
             tokenizer_files,
         };
@@ -94,7 +93,7 @@ impl Settings {
     pub(crate) fn tokenizer(
         &self,
         folder: &Path,
-        vocab_size: i64,
+        recipe: &Recipe,
     ) -> Result<Tokenizer, ModelError> {
         let mut tokenizer = if let Some(bytes) = self.tokenizer_files.get("tokenizer.json") {
             Tokenizer::from_tokenizer_json(&folder.join("tokenizer.json"), bytes)?
@@ -104,6 +103,7 @@ impl Settings {
                 &path,
                 bytes,
                 &self.tokenizer_config(&folder.join("tokenizer_config.json"))?,
+                &recipe.family.word_pieces,
             )?
         } else {
             return Err(ModelError::MissingFile {
@@ -112,7 +112,7 @@ impl Settings {
                 hint: "fetch the model again, with its tokenizer".to_owned(),
             });
         };
-        tokenizer.check_vocabulary(vocab_size)?;
+        tokenizer.check_vocabulary(recipe.spec.vocab_size)?;
         if self.do_lower_case {
             tokenizer.lower_case()?;
         }
@@ -130,7 +130,7 @@ impl Settings {
     pub(super) fn read_transformer_settings(
         &mut self,
         folder: &Path,
-        config: &mpnet::Config,
+        spec: &Spec,
     ) -> Result<(), ModelError> {
         let candidates = TRANSFORMER_SETTINGS.map(|name| folder.join(name));
         let Some(path) = candidates.into_iter().find(|path| path.is_file()) else {
@@ -149,7 +149,7 @@ impl Settings {
                         "an integer, 3 or more, or null",
                     )
                 })?;
-            let limit = config.max_sentence_length();
+            let limit = spec.max_length;
             self.max_seq_length = usize::try_from(length).unwrap_or(usize::MAX).min(limit);
             if length > limit as u64 {
                 tracing::warn!(
@@ -212,13 +212,11 @@ impl Settings {
             self.default_prompt_name = Some(name.to_owned());
         }
         if let Some(value) = given("similarity_fn_name") {
-            let name = value
-                .as_str()
-                .filter(|name| SIMILARITIES.contains(name))
-                .ok_or_else(|| {
-                    value_error(&path, "similarity_fn_name", value, &SIMILARITIES.join(", "))
-                })?;
-            self.similarity_fn_name = name.to_owned();
+            let name = value.as_str().and_then(|name| name.parse().ok());
+            self.similarity_fn_name = name.ok_or_else(|| {
+                let known = Similarity::ALL.map(Similarity::name).join(", ");
+                value_error(&path, "similarity_fn_name", value, &known)
+            })?;
         }
         if let Some(value) = given("truncate_dim") {
             let dim = value.as_u64().filter(|dim| *dim > 0).ok_or_else(|| {

@@ -13,15 +13,16 @@ use serde_json::Value;
 use tch::Tensor;
 
 use crate::{
+    encoder::family::KeyRules,
     error::ModelError,
     folder::json::{inner_path, read_object},
     parameters::{Parameters, Span},
 };
 
-/// Where the weights of a module lie.
+/// The files of a module's weights.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    /// What messages about the whole name: the file or the index.
+    /// The file or the index, for messages about the whole.
     path: PathBuf,
     files: Vec<PathBuf>,
     /// For shards: the file that the index promises each tensor in.
@@ -115,15 +116,14 @@ impl Checkpoint {
         lengths.sum()
     }
 
-    /// Fills the spans whose name begins with `scope` from the checkpoint's tensors, which are
-    /// named without it.
-    pub(crate) fn load(&self, parameters: &Parameters, scope: &str) -> Result<(), ModelError> {
-        let spans: HashMap<&str, &Span> = parameters
-            .spans()
-            .iter()
-            .filter_map(|span| Some((span.name.strip_prefix(scope)?, span)))
-            .filter(|(name, _)| !scope.is_empty() || !is_of_a_module(name))
-            .collect();
+    /// Fills the parameters under `root` from the checkpoint's tensors, which are named without it.
+    pub(crate) fn load(
+        &self,
+        parameters: &Parameters,
+        root: &str,
+        keys: &KeyRules,
+    ) -> Result<(), ModelError> {
+        let spans: HashMap<&str, &Span> = parameters.spans_of(root).collect();
         let mut seen: HashMap<String, &Path> = HashMap::new();
         let mut ignored = Vec::new();
         let mut unexpected = Vec::new();
@@ -150,15 +150,15 @@ impl Checkpoint {
             }
             self.check_promises(file, &tensors)?;
             for (full_name, tensor) in tensors.iter() {
-                let name = full_name.strip_prefix("mpnet.").unwrap_or(full_name);
+                let name = keys.strip(full_name);
                 if let Some(first) = seen.insert(name.to_owned(), file) {
                     let (path, name, first) = (file.clone(), name.to_owned(), first.to_owned());
                     return Err(ModelError::DuplicateTensor { path, name, first });
                 }
                 match spans.get(name) {
                     Some(span) => fill(parameters, span, name, &tensor, file)?,
-                    None if name == "embeddings.position_ids" => (),
-                    None if name.starts_with("lm_head.") || name.starts_with("pooler.") => {
+                    None if keys.buffers.contains(&name) => (),
+                    None if keys.heads.iter().any(|head| name.starts_with(head)) => {
                         ignored.push(full_name.to_owned());
                     }
                     None => unexpected.push(format!("`{full_name}` {:?}", tensor.shape())),
@@ -213,7 +213,7 @@ impl Checkpoint {
     }
 }
 
-/// What to do about a pickle, after its name.
+/// Advice about a pickle, to follow on its name.
 const PICKLE: &str = "is a pickle, which can run code when read, and is not opened; take model.safetensors, or convert it with \
      Python: from transformers import AutoModel; \
      AutoModel.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)";
@@ -263,7 +263,7 @@ pub(crate) fn refuse_file(path: &Path) -> ModelError {
     }
 }
 
-/// What the first bytes of a file are that is no safetensors file, and what to do about it.
+/// The kind of a file that is no safetensors file, by its first bytes, and advice about it.
 fn foreign(bytes: &[u8]) -> Option<(&'static str, String)> {
     let pickle = || format!("this {PICKLE}");
     let again = |what: &str| format!("{what} and fetch model.safetensors again");
@@ -293,8 +293,8 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, String)> {
     }
 }
 
-/// The spans whose name begins with `scope` as the bytes of a safetensors file, F32, named without it.
-pub(crate) fn to_safetensors(parameters: &Parameters, scope: &str) -> Result<Vec<u8>, ModelError> {
+/// The parameters under `root` as the bytes of a safetensors file, F32, named without it.
+pub(crate) fn to_safetensors(parameters: &Parameters, root: &str) -> Result<Vec<u8>, ModelError> {
     let flat = parameters
         .flat()
         .f_detach()?
@@ -302,16 +302,12 @@ pub(crate) fn to_safetensors(parameters: &Parameters, scope: &str) -> Result<Vec
         .f_contiguous()?;
     // Native order is the format's little endian on every machine that libtorch runs on.
     let bytes: &[u8] = bytemuck::cast_slice(shim::slice(&flat)?);
-    let spans = parameters
-        .spans()
-        .iter()
-        .filter_map(|span| Some((span.name.strip_prefix(scope)?, span)));
     let in_memory = |cause| ModelError::Safetensors {
         path: PathBuf::from("model.safetensors"),
         cause,
     };
-    let views = spans
-        .filter(|(name, _)| !scope.is_empty() || !is_of_a_module(name))
+    let views = parameters
+        .spans_of(root)
         .map(|(name, span)| {
             let start = span.offset as usize * size_of::<f32>();
             let end = start + span.numel() as usize * size_of::<f32>();
@@ -325,11 +321,6 @@ pub(crate) fn to_safetensors(parameters: &Parameters, scope: &str) -> Result<Vec
         .map_err(in_memory)?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(views, Some(metadata)).map_err(in_memory)
-}
-
-/// Parameters of modules after the encoder begin with the module's folder, such as `2_Dense.`.
-fn is_of_a_module(name: &str) -> bool {
-    !name.starts_with("embeddings.") && !name.starts_with("encoder.")
 }
 
 fn fill(

@@ -7,10 +7,12 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{error::ModelError, folder::settings::Settings, tokenizer::Tokenizer};
+use crate::{
+    encoder::family::Family, error::ModelError, folder::settings::Settings, tokenizer::Tokenizer,
+};
 
-/// All files of a model's folder, in memory: what [`SentenceTransformer::save`] would write at this moment,
-/// for those who write it later or elsewhere.
+/// All files of a model's folder, in memory: those of [`SentenceTransformer::save`] at this moment, to be written
+/// later or elsewhere.
 ///
 /// [`SentenceTransformer::save`]: crate::SentenceTransformer::save
 #[derive(Debug, Clone, Default)]
@@ -61,11 +63,12 @@ impl Settings {
         &self,
         files: &mut ModelFiles,
         tokenizer: &Tokenizer,
+        family: &Family,
     ) -> Result<(), ModelError> {
         let mut config = self.config.clone();
         config.insert(
             "architectures".to_owned(),
-            serde_json::json!(["MPNetModel"]),
+            serde_json::json!([family.architecture]),
         );
         config.insert("dtype".to_owned(), serde_json::json!("float32"));
         // The key's name before transformers 4.56.
@@ -80,7 +83,7 @@ impl Settings {
             files.add("tokenizer.json", tokenizer.to_json()?.into_bytes());
         }
         if !self.tokenizer_files.contains_key("tokenizer_config.json") {
-            let json = serde_json::json!({"tokenizer_class": "MPNetTokenizer", "model_max_length": self.max_seq_length});
+            let json = serde_json::json!({"tokenizer_class": family.word_pieces.class, "model_max_length": self.max_seq_length});
             files.add_json("tokenizer_config.json", &json);
         }
         let json = serde_json::json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
@@ -113,7 +116,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     #[cfg(unix)]
     {
         use std::{fs::Permissions, os::unix::fs::PermissionsExt};
-        // What any file gets: the process's umask is taken off.
+        // As for any file: the process's umask is taken off.
         builder.permissions(Permissions::from_mode(0o666));
     }
     let mut file = builder.tempfile_in(folder).map_err(named)?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use half::{bf16, f16};
-use model::{Mode, Pooling, PoolingMode, SentenceTransformer, mpnet};
+use model::{Mode, Pooling, PoolingMode, SentenceTransformer};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
@@ -461,12 +461,12 @@ fn shards_prefixes_and_unused_heads_are_read() {
 
 #[test]
 fn random_weights_follow_the_seed_and_the_rules() {
-    let config: mpnet::Config =
-        serde_json::from_value(read_json(&fixture("tiny-mpnet/config.json"))).unwrap();
+    let config = read_json(&fixture("tiny-mpnet/config.json"));
+    let config = config.as_object().unwrap();
     let random = |seed| {
         let pooling = Pooling::new(PoolingMode::Mean);
         SentenceTransformer::random(
-            &config,
+            config,
             &fixture("tiny-mpnet"),
             pooling,
             true,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Mode, PackedBatch, mpnet};
+use model::{Dropout, Mode, Numbering, PackedBatch, Positions, relative_position_bucket};
 use tch::{Device, Tensor};
 
 use crate::{
@@ -27,18 +27,21 @@ fn relative_position_buckets_are_identical() {
     assert_eq!(buckets.len(), 1201);
     for (i, bucket) in buckets.into_iter().enumerate() {
         let position = first + i as i64;
-        assert_eq!(
-            mpnet::relative_position_bucket(position),
-            bucket,
-            "at {position}"
-        );
+        assert_eq!(relative_position_bucket(position), bucket, "at {position}");
     }
 }
 
 #[test]
 fn position_ids_skip_padding_tokens() {
-    let positions: Vec<u32> = mpnet::position_ids(&[0, 7, 1, 9, 1, 2]).collect();
+    let numbering = tiny().encoder().spec().numbering;
+    let positions: Vec<u32> = numbering.of_sentence(&[0, 7, 1, 9, 1, 2]).collect();
     assert_eq!(positions, [2, 3, 1, 4, 1, 5]);
+    let from_zero = Numbering {
+        positions: Positions::FromZero,
+        ..numbering
+    };
+    let positions: Vec<u32> = from_zero.of_sentence(&[0, 7, 1, 9]).collect();
+    assert_eq!(positions, [0, 1, 2, 3]);
 }
 
 #[test]
@@ -48,7 +51,7 @@ fn token_embeddings_agree() {
     let batch = pack(&ids);
     let tokens = model
         .encoder()
-        .forward(model.parameters(), &batch, mpnet::Dropout::NONE)
+        .forward(model.parameters(), &batch, Dropout::NONE)
         .unwrap()
         .detach();
     assert_eq!(tokens.size(), [batch.tokens() as i64, 32]);
@@ -289,14 +292,23 @@ fn dropout_follows_the_seed_and_is_off_in_evaluation() {
     assert_equal("the same seed", &train(&model, 1), &first);
     assert!(crate::max_difference(&train(&model, 2), &first) > 1e-3);
     assert!(crate::max_difference(&eval, &first) > 1e-3);
+    let some = Some(0.1);
     for dropout in [
-        mpnet::Dropout {
-            hidden: 0.1,
-            attention: 0.0,
+        Dropout {
+            embeddings: some,
+            ..Dropout::NONE
         },
-        mpnet::Dropout {
-            hidden: 0.0,
-            attention: 0.1,
+        Dropout {
+            probabilities: some,
+            ..Dropout::NONE
+        },
+        Dropout {
+            attention: some,
+            ..Dropout::NONE
+        },
+        Dropout {
+            output: some,
+            ..Dropout::NONE
         },
     ] {
         let forward = |dropout| {
@@ -307,7 +319,7 @@ fn dropout_follows_the_seed_and_is_off_in_evaluation() {
                 .detach()
         };
         assert!(
-            crate::max_difference(&forward(dropout), &forward(mpnet::Dropout::NONE)) > 1e-3,
+            crate::max_difference(&forward(dropout), &forward(Dropout::NONE)) > 1e-3,
             "{dropout:?}"
         );
     }

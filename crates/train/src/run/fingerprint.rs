@@ -52,10 +52,7 @@ pub(crate) fn fingerprint(
         insert(GEMM, compute.gemm.resolved().to_string());
     }
     let dropout = model.dropout();
-    insert(
-        "dropout",
-        format!("{} (attention: {})", dropout.hidden, dropout.attention),
-    );
+    insert("dropout", dropout.to_string());
     for (path, bytes) in model.files()?.files() {
         let name = format!("{} of the starting model", path.display());
         insert(&name, sha256(bytes));

@@ -194,7 +194,7 @@ impl Replay for Echo {
 
 #[cfg(test)]
 mod tests {
-    use model::ChunkLimit;
+    use model::{ChunkLimit, Numbering};
 
     use super::*;
 
@@ -202,7 +202,7 @@ mod tests {
         let ids: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![7; length]).collect();
         let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let batch = ChunkedBatch::new(&ids, ChunkLimit::NONE, Device::Cpu).unwrap();
-        let shape = StaticShape::of(&batch).unwrap();
+        let shape = StaticShape::of(&batch, Numbering::default()).unwrap();
         (batch, shape)
     }
 

@@ -6,7 +6,7 @@ use eval::{
     csv::CsvTable,
     entry::{Entry, Side},
 };
-use model::{EncodeOptions, ModelError, SentenceTransformer, Task};
+use model::{EncodeOptions, ModelError, Role, SentenceTransformer};
 use tch::Tensor;
 
 use crate::{flags::eval::EvalFlags, session::Session};
@@ -41,15 +41,15 @@ impl Subject<'_> {
     }
 
     /// The options for one side of a search: the side's own prompt wins over that for all texts, and that over the
-    /// model's for the task.
+    /// model's for the role.
     fn side(&self, side: Side) -> EncodeOptions {
-        let (task, prompt, prompt_name) = match side {
+        let (role, prompt, prompt_name) = match side {
             Side::Text => return self.encoding.clone(),
-            Side::Query => (Task::Query, "query-prompt", "query-prompt-name"),
-            Side::Document => (Task::Document, "corpus-prompt", "corpus-prompt-name"),
+            Side::Query => (Role::Query, "query-prompt", "query-prompt-name"),
+            Side::Document => (Role::Document, "corpus-prompt", "corpus-prompt-name"),
         };
         let mut encoding = EncodeOptions {
-            task: Some(task),
+            role: Some(role),
             ..self.encoding.clone()
         };
         let given = |flag| self.options.text(flag).map(str::to_owned);

@@ -1,7 +1,7 @@
-//! The encoder on the CPU by hand: packed forward and backward on fused kernels.
+//! The transformer on the CPU by hand: packed forward and backward passes on fused kernels.
 //!
-//! The mathematics is that of [`MpNet::forward`], which autograd differentiates and which the tests here
-//! compare with. What differs is the work: matrix products run on [`kernels::gemm`], everything between them
+//! The mathematics is that of [`Transformer::forward`], which autograd differentiates and which the tests
+//! compare with. Here matrix products run on [`kernels::gemm`], everything between them
 //! is one pass over memory each, activations live in buffers that are reused from step to step, and gradients
 //! are added straight into the flat gradient.
 //!
@@ -21,11 +21,10 @@ use kernels::{
 };
 use shim::slice;
 
-use super::{
-    Dropout, LayerNorm, Linear, MpNet, PADDING_ID, RELATIVE_BUCKETS, relative_position_bucket,
-};
+use super::{Layer, LayerNorm, Linear, Transformer};
 use crate::{
     batch::packed::PackedBatch,
+    encoder::{numbering::Numbering, relative, spec::Dropout},
     error::ModelError,
     parameters::{LeafId, Parameters},
 };
@@ -33,7 +32,7 @@ use crate::{
 /// Buffers of a forward and a backward pass, which keep their memory from pass to pass.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
-    /// What the embeddings leave for the backward pass.
+    /// Kept of the embeddings for the backward pass.
     embedded: Normalised,
     layers: Vec<LayerRecord>,
     /// Input of each layer and output of the last, [T, H] each.
@@ -53,14 +52,14 @@ impl Workspace {
     }
 }
 
-/// What a layer norm leaves for its backward pass: rows before scale and shift, and 1 / deviation.
+/// Rows of a layer norm before scale and shift, and 1 / deviation, kept for its backward pass.
 #[derive(Debug, Default)]
 struct Normalised {
     rows: Vec<f32>,
     rstd: Vec<f32>,
 }
 
-/// What a layer leaves for its backward pass.
+/// Activations of a layer, kept for its backward pass.
 #[derive(Debug, Default)]
 struct LayerRecord {
     /// Projections without their bias, [T, 3H].
@@ -88,45 +87,51 @@ pub(crate) enum Keep {
     Nothing,
 }
 
-/// What a pass computes with, whatever the batch.
+/// The settings of a pass that do not depend on the batch.
 #[derive(Clone, Copy)]
 pub(crate) struct PassOptions<'a> {
     pub(crate) parameters: &'a Parameters,
     pub(crate) gemm: &'a dyn Gemm,
+    pub(crate) numbering: Numbering,
     pub(crate) dropout: Dropout,
     /// With the position of an element it decides what is dropped out, whatever the number of threads.
     pub(crate) seed: u64,
 }
 
-/// A pass over one batch: where its sentences begin, the bias, and what is dropped out.
+/// A pass over one batch.
 struct Pass<'a> {
     parameters: &'a Parameters,
     flat: &'a [f32],
     gemm: &'a dyn Gemm,
     batch: &'a PackedBatch,
+    /// The position of each token in packed order.
+    positions: Vec<u32>,
     dropout: Dropout,
     seed: u64,
     /// [h, 2 L - 1] for the longest sentence L.
     relative: Vec<f32>,
 }
 
-impl MpNet {
+impl Transformer {
     /// Token embeddings [T, H] in packed order, left in the workspace and returned.
     ///
     /// # Errors
     ///
-    /// As [`MpNet::forward`], and when the parameters are not on the CPU.
-    pub(crate) fn fused_forward<'w>(
+    /// When the parameters are not on the CPU.
+    ///
+    /// # Panics
+    ///
+    /// If the model has no row for a token or a position.
+    pub(crate) fn forward_by_hand<'w>(
         &self,
         options: &PassOptions<'_>,
         batch: &PackedBatch,
         keep: Keep,
         work: &'w mut Workspace,
     ) -> Result<&'w [f32], ModelError> {
-        self.check_fits(batch)?;
         let pass = self.pass(options, batch)?;
-        let (n_tokens, width) = (batch.tokens(), self.config.hidden_size as usize);
-        let n_layers = self.encoder.layers.len();
+        let (n_tokens, width) = (batch.tokens(), self.embeddings.norm.size as usize);
+        let n_layers = self.layers.len();
         let n_records = if keep == Keep::Everything {
             n_layers
         } else {
@@ -145,24 +150,24 @@ impl MpNet {
         let tables = &self.embeddings;
         embed(
             &embedding::Embeddings {
-                word: pass.values(tables.word_embeddings),
-                position: pass.values(tables.position_embeddings),
-                norm: pass.norm(&tables.layer_norm),
+                word: pass.values(tables.word.rows),
+                position: pass.values(tables.position.rows),
+                norm: pass.norm(&tables.norm),
             },
             batch.host_ids(),
-            batch.host_positions(),
-            &pass.mask(pass.dropout.hidden, 0),
+            &pass.positions,
+            &pass.mask(pass.dropout.embeddings, 0),
             room(&mut work.embedded.rows, n_tokens * width),
             room(&mut work.embedded.rstd, n_tokens),
             room(&mut work.hidden[0], n_tokens * width),
         );
         let mut last = 0;
-        for (i, layer) in self.encoder.layers.iter().enumerate() {
+        for (i, layer) in self.layers.iter().enumerate() {
             let (from, to) = (i % n_hidden, (i + 1) % n_hidden);
             let record = &mut work.layers[i % n_records];
             // Both are needed at once, and lie in one vector of buffers.
             let input = std::mem::take(&mut work.hidden[from]);
-            layer.fused_forward(
+            layer.forward_by_hand(
                 &pass,
                 i,
                 &input[..n_tokens * width],
@@ -177,7 +182,7 @@ impl MpNet {
     }
 
     /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch
-    /// and options that [`MpNet::fused_forward`] had last, with [`Keep::Everything`].
+    /// and options that [`Self::forward_by_hand`] had last, with [`Keep::Everything`].
     ///
     /// `output_gradient` is given a layer's number and the token embeddings that go into it [T, H], and
     /// writes what of their gradient comes from outside of the encoder: for the number of layers, which
@@ -186,7 +191,7 @@ impl MpNet {
     /// # Errors
     ///
     /// When the parameters are not on the CPU.
-    pub(crate) fn fused_backward(
+    pub(crate) fn backward_by_hand(
         &self,
         options: &PassOptions<'_>,
         batch: &PackedBatch,
@@ -196,7 +201,7 @@ impl MpNet {
         work: &mut Workspace,
     ) -> Result<(), ModelError> {
         let pass = self.pass(options, batch)?;
-        let (n_tokens, width) = (batch.tokens(), self.config.hidden_size as usize);
+        let (n_tokens, width) = (batch.tokens(), self.embeddings.norm.size as usize);
         let Workspace {
             embedded,
             layers,
@@ -210,14 +215,13 @@ impl MpNet {
         let d = room(d, n_tokens * width);
         let d_more = room(d_more, n_tokens * width);
         let d_y = room(d_y, n_tokens * width);
-        let wide = self.config.intermediate_size.max(self.config.hidden_size) as usize;
-        let d_wide = room(d_wide, n_tokens * wide);
-        let n_layers = self.encoder.layers.len();
+        let d_wide = room(d_wide, n_tokens * self.intermediate_size.max(width));
+        let n_layers = self.layers.len();
         output_gradient(n_layers, &hidden[n_layers][..n_tokens * width], d);
         let mut from_outside = Vec::new();
         d_more.fill(0.0);
         let mut d_relative = vec![0.0; pass.relative.len()];
-        for (i, layer) in self.encoder.layers.iter().enumerate().rev() {
+        for (i, layer) in self.layers.iter().enumerate().rev() {
             let input = &hidden[i][..n_tokens * width];
             let mut grads = LayerGrads {
                 d,
@@ -227,7 +231,7 @@ impl MpNet {
                 d_relative: &mut d_relative,
                 scratch,
             };
-            layer.fused_backward(&pass, i, input, &mut layers[i], &mut grads, gradient);
+            layer.backward_by_hand(&pass, i, input, &mut layers[i], &mut grads, gradient);
             if prior.contains(&i) {
                 let from_outside = room(&mut from_outside, n_tokens * width);
                 output_gradient(i, input, from_outside);
@@ -240,27 +244,27 @@ impl MpNet {
             *d += more;
         }
         let tables = &self.embeddings;
-        let norm = &tables.layer_norm;
+        let norm = &tables.norm;
         let [gamma, beta] = pass.disjoint(gradient, [norm.weight, norm.bias]);
         embed_backward(
             pass.values(norm.weight),
             &embedded.rows[..n_tokens * width],
             &embedded.rstd[..n_tokens],
-            &pass.mask(pass.dropout.hidden, 0),
+            &pass.mask(pass.dropout.embeddings, 0),
             d,
             LayerNormGrad { gamma, beta },
             scratch,
         );
         for (table, indices) in [
-            (tables.word_embeddings, batch.host_ids()),
-            (tables.position_embeddings, batch.host_positions()),
+            (&tables.word, batch.host_ids()),
+            (&tables.position, pass.positions.as_slice()),
         ] {
             let order = embedding::Order::new(indices);
-            let [table] = pass.disjoint(gradient, [table]);
-            scatter(&order, d, width, Some(PADDING_ID), table);
+            let [rows] = pass.disjoint(gradient, [table.rows]);
+            scatter(&order, d, width, table.padding, rows);
         }
-        let [table] = pass.disjoint(gradient, [self.encoder.relative_attention_bias]);
-        fold_relative(&d_relative, batch.max_length(), table);
+        let [table] = pass.disjoint(gradient, [self.relative.table]);
+        relative::fold(&d_relative, batch.max_length(), table);
         Ok(())
     }
 
@@ -272,6 +276,7 @@ impl MpNet {
         let PassOptions {
             parameters,
             gemm,
+            numbering,
             dropout,
             seed,
         } = *options;
@@ -280,12 +285,13 @@ impl MpNet {
             flat: slice(parameters.flat())?,
             gemm,
             batch,
+            positions: numbering.of_packed(batch.host_ids(), batch.offsets()),
             dropout,
             seed,
             relative: Vec::new(),
         };
-        let table = pass.values(self.encoder.relative_attention_bias);
-        pass.relative = unfold_relative(table, batch.max_length());
+        let table = pass.values(self.relative.table);
+        pass.relative = relative::unfold(table, batch.max_length());
         Ok(pass)
     }
 }
@@ -294,7 +300,7 @@ impl MpNet {
 struct LayerGrads<'a> {
     /// Gradient of a layer's output, then of its input without `d_more`, [T, H].
     d: &'a mut [f32],
-    /// What reaches the same rows on a second path, [T, H].
+    /// Gradient of the same rows on a second path, [T, H].
     d_more: &'a mut [f32],
     /// [T, H]
     d_y: &'a mut [f32],
@@ -304,8 +310,8 @@ struct LayerGrads<'a> {
     scratch: &'a mut Scratch,
 }
 
-impl super::Layer {
-    fn fused_forward(
+impl Layer {
+    fn forward_by_hand(
         &self,
         pass: &Pass<'_>,
         layer: usize,
@@ -314,57 +320,56 @@ impl super::Layer {
         record: &mut LayerRecord,
         output: &mut Vec<f32>,
     ) {
-        let attention = &self.attention;
         let n_tokens = pass.batch.tokens();
         let n = input.len();
         let qkv = room(&mut record.qkv, 3 * n);
-        pass.project(input, attention.qkv.weight, qkv);
+        pass.project(input, self.qkv.weight, qkv);
         let context = room(&mut record.context, n);
-        let lse = room(&mut record.lse, n_tokens * attention.heads as usize);
+        let lse = room(&mut record.lse, n_tokens * self.heads as usize);
         attend(
-            &pass.shape(attention, n / n_tokens),
-            &pass.inputs(attention, layer),
+            &pass.shape(self.heads, n / n_tokens),
+            &pass.inputs(&self.qkv, layer),
             qkv,
             context,
             lse,
         );
         let y = room(&mut record.attention_norm.rows, n);
-        pass.project(context, attention.output.weight, y);
+        pass.project(context, self.attention_output.weight, y);
         let attended = room(&mut record.attended, n);
         add_layer_norm(
-            &pass.norm(&attention.layer_norm),
+            &pass.norm(&self.attention_norm),
             y,
-            Some(pass.values(attention.output.bias)),
-            &pass.mask(pass.dropout.hidden, 3 * layer + 2),
+            Some(pass.values(self.attention_output.bias)),
+            &pass.mask(pass.dropout.attention, 3 * layer + 2),
             input,
             room(&mut record.attention_norm.rstd, n_tokens),
             attended,
         );
 
-        let bias = pass.values(self.intermediate.bias);
+        let bias = pass.values(self.up.bias);
         let activated = room(&mut record.activated, n_tokens * bias.len());
         if keep == Keep::Everything {
             let x = room(&mut record.derivative, n_tokens * bias.len());
-            pass.project(attended, self.intermediate.weight, x);
+            pass.project(attended, self.up.weight, x);
             gelu(x, bias, activated);
         } else {
-            pass.project(attended, self.intermediate.weight, activated);
+            pass.project(attended, self.up.weight, activated);
             gelu_in_place(activated, bias);
         }
         let y = room(&mut record.output_norm.rows, n);
-        pass.project(activated, self.output.weight, y);
+        pass.project(activated, self.down.weight, y);
         add_layer_norm(
-            &pass.norm(&self.layer_norm),
+            &pass.norm(&self.output_norm),
             y,
-            Some(pass.values(self.output.bias)),
-            &pass.mask(pass.dropout.hidden, 3 * layer + 3),
+            Some(pass.values(self.down.bias)),
+            &pass.mask(pass.dropout.output, 3 * layer + 3),
             attended,
             room(&mut record.output_norm.rstd, n_tokens),
             room(output, n),
         );
     }
 
-    fn fused_backward(
+    fn backward_by_hand(
         &self,
         pass: &Pass<'_>,
         layer: usize,
@@ -373,7 +378,6 @@ impl super::Layer {
         grads: &mut LayerGrads<'_>,
         gradient: &mut [f32],
     ) {
-        let attention = &self.attention;
         let LayerGrads {
             d,
             d_more,
@@ -384,51 +388,51 @@ impl super::Layer {
         } = grads;
         let n_tokens = pass.batch.tokens();
         let n = input.len();
-        let n_wide = n_tokens * pass.values(self.intermediate.bias).len();
+        let n_wide = n_tokens * pass.values(self.up.bias).len();
         let attended = &record.attended[..n];
 
         norm_backward(
             pass,
-            &self.layer_norm,
-            &self.output,
+            &self.output_norm,
+            &self.down,
             &record.output_norm,
-            3 * layer + 3,
+            pass.mask(pass.dropout.output, 3 * layer + 3),
+            (d, d_more, d_y),
+            gradient,
+            scratch,
+        );
+        pass.weight_gradient(d_y, &record.activated[..n_wide], self.down.weight, gradient);
+        let d_wide = &mut d_wide[..n_wide];
+        pass.input_gradient(d_y, self.down.weight, d_wide);
+        let [d_bias] = pass.disjoint(gradient, [self.up.bias]);
+        gelu_backward(&record.derivative[..n_wide], d_wide, d_bias, scratch);
+        pass.weight_gradient(d_wide, attended, self.up.weight, gradient);
+        pass.input_gradient(d_wide, self.up.weight, d_more);
+
+        norm_backward(
+            pass,
+            &self.attention_norm,
+            &self.attention_output,
+            &record.attention_norm,
+            pass.mask(pass.dropout.attention, 3 * layer + 2),
             (d, d_more, d_y),
             gradient,
             scratch,
         );
         pass.weight_gradient(
             d_y,
-            &record.activated[..n_wide],
-            self.output.weight,
+            &record.context[..n],
+            self.attention_output.weight,
             gradient,
         );
-        let d_wide = &mut d_wide[..n_wide];
-        pass.input_gradient(d_y, self.output.weight, d_wide);
-        let [d_bias] = pass.disjoint(gradient, [self.intermediate.bias]);
-        gelu_backward(&record.derivative[..n_wide], d_wide, d_bias, scratch);
-        pass.weight_gradient(d_wide, attended, self.intermediate.weight, gradient);
-        pass.input_gradient(d_wide, self.intermediate.weight, d_more);
-
-        norm_backward(
-            pass,
-            &attention.layer_norm,
-            &attention.output,
-            &record.attention_norm,
-            3 * layer + 2,
-            (d, d_more, d_y),
-            gradient,
-            scratch,
-        );
-        pass.weight_gradient(d_y, &record.context[..n], attention.output.weight, gradient);
-        pass.input_gradient(d_y, attention.output.weight, d_more);
+        pass.input_gradient(d_y, self.attention_output.weight, d_more);
         let qkv = &mut record.qkv[..3 * n];
-        let [d_bias] = pass.disjoint(gradient, [attention.qkv.bias]);
+        let [d_bias] = pass.disjoint(gradient, [self.qkv.bias]);
         attend_backward(
-            &pass.shape(attention, n / n_tokens),
-            &pass.inputs(attention, layer),
+            &pass.shape(self.heads, n / n_tokens),
+            &pass.inputs(&self.qkv, layer),
             qkv,
-            &record.lse[..n_tokens * attention.heads as usize],
+            &record.lse[..n_tokens * self.heads as usize],
             d_more,
             attention::Grads {
                 bias: Some(d_bias),
@@ -436,8 +440,8 @@ impl super::Layer {
             },
             scratch,
         );
-        pass.weight_gradient(qkv, input, attention.qkv.weight, gradient);
-        pass.input_gradient(qkv, attention.qkv.weight, d_more);
+        pass.weight_gradient(qkv, input, self.qkv.weight, gradient);
+        pass.input_gradient(qkv, self.qkv.weight, d_more);
     }
 }
 
@@ -449,7 +453,7 @@ fn norm_backward(
     norm: &LayerNorm,
     linear: &Linear,
     normalised: &Normalised,
-    site: usize,
+    mask: Mask,
     (d, d_more, d_y): (&mut [f32], &[f32], &mut [f32]),
     gradient: &mut [f32],
     scratch: &mut Scratch,
@@ -459,7 +463,7 @@ fn norm_backward(
         pass.values(norm.weight),
         &normalised.rows[..d.len()],
         &normalised.rstd[..pass.batch.tokens()],
-        &pass.mask(pass.dropout.hidden, site),
+        &mask,
         d,
         Some(d_more),
         d_y,
@@ -499,16 +503,16 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn mask(&self, probability: f64, site: usize) -> Mask {
-        if probability == 0.0 {
-            Mask::NONE
-        } else {
-            Mask::new(probability, self.seed, 0, site as u32).starting_at(self.batch.first_token())
+    fn mask(&self, probability: Option<f64>, site: usize) -> Mask {
+        match probability {
+            None | Some(0.0) => Mask::NONE,
+            Some(probability) => Mask::new(probability, self.seed, 0, site as u32)
+                .starting_at(self.batch.first_token()),
         }
     }
 
-    fn shape(&self, attention: &super::Attention, width: usize) -> attention::Shape<'_> {
-        let heads = attention.heads as usize;
+    fn shape(&self, heads: i64, width: usize) -> attention::Shape<'_> {
+        let heads = heads as usize;
         attention::Shape {
             heads,
             head_dim: width / heads,
@@ -516,11 +520,11 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn inputs(&self, attention: &super::Attention, layer: usize) -> attention::Inputs<'_> {
+    fn inputs(&self, qkv: &Linear, layer: usize) -> attention::Inputs<'_> {
         attention::Inputs {
-            bias: Some(self.values(attention.qkv.bias)),
+            bias: Some(self.values(qkv.bias)),
             relative: Some(&self.relative),
-            dropout: self.mask(self.dropout.attention, 3 * layer + 1),
+            dropout: self.mask(self.dropout.probabilities, 3 * layer + 1),
         }
     }
 
@@ -563,36 +567,6 @@ impl<'a> Pass<'a> {
         self.gemm
             .product(Kind::TN, shape, 1.0, d_out, x, 1.0, d_weight);
     }
-}
-
-/// The bias table [buckets, h] by distance, [h, 2 L - 1]: column `key - query + L - 1`.
-fn unfold_relative(table: &[f32], longest: usize) -> Vec<f32> {
-    let heads = table.len() / RELATIVE_BUCKETS as usize;
-    let n_distances = 2 * longest - 1;
-    let mut relative = vec![0.0; heads * n_distances];
-    for (column, bucket) in buckets(longest).enumerate() {
-        for head in 0..heads {
-            relative[head * n_distances + column] = table[bucket * heads + head];
-        }
-    }
-    relative
-}
-
-/// The gradient's way back: adds [h, 2 L - 1] to the table's gradient [buckets, h].
-fn fold_relative(d_relative: &[f32], longest: usize, d_table: &mut [f32]) {
-    let heads = d_table.len() / RELATIVE_BUCKETS as usize;
-    let n_distances = 2 * longest - 1;
-    for (column, bucket) in buckets(longest).enumerate() {
-        for head in 0..heads {
-            d_table[bucket * heads + head] += d_relative[head * n_distances + column];
-        }
-    }
-}
-
-/// The bucket of every distance `key - query`, from 1 - L to L - 1.
-fn buckets(longest: usize) -> impl Iterator<Item = usize> {
-    let longest = longest as i64;
-    (1 - longest..longest).map(|distance| relative_position_bucket(distance) as usize)
 }
 
 /// The first `len` values of a buffer that grows where it is too small.
