@@ -6,7 +6,7 @@ use crate::{
     dataset::Labels,
     error::{BadRow, DataError, Defect, shortened},
     expand::ListColumn,
-    formats::Cell,
+    formats::rows::Cell,
 };
 
 /// The text of a cell, unless it is missing, blank or no text.

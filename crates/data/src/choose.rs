@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{
     dataset::{LABEL_COLUMNS, RESERVED_COLUMNS},
     error::{DataError, quoted, shortened},
-    formats::{Holds, Schema},
+    formats::rows::{Holds, Schema},
     options::LoadOptions,
 };
 

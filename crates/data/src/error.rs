@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    formats::{csv::FROM_WINDOWS, splits::Split},
-    options::OnBadRow,
-};
+use crate::{formats::splits::Split, options::OnBadRow};
+
+/// The advice for bytes that are not UTF-8.
+pub(crate) const FROM_WINDOWS: &str =
+    "from Windows, for example with `iconv -f CP1252 -t UTF-8 OLD > NEW`";
 
 /// An error of loading or writing data. Every message names the file and says what to do next.
 #[derive(Debug, thiserror::Error)]

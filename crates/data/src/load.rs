@@ -9,9 +9,10 @@ use crate::{
     error::{BadRow, BadRows, DataError, Defect},
     expand::{ListColumn, expand},
     formats::{
-        self, Consumer, RawTable, Schema,
+        self,
         files::{self, Kind},
         packed::inner_name,
+        rows::{Consumer, RawTable, Schema},
     },
     options::LoadOptions,
     sampler::MAX_ROWS,

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::{
     error::{BadRows, DataError, Defect, shortened},
     formats::{
-        self, Cell, Consumer, RawTable, Schema,
+        self,
         files::{self, Kind},
+        rows::{Cell, Consumer, RawTable, Schema},
     },
     options::{Dialect, OnBadRow},
 };

@@ -22,7 +22,7 @@ use polars_arrow::{
 
 use crate::{
     error::DataError,
-    formats::{Cell, Holds, PASSAGE_TEXT},
+    formats::rows::{Cell, Holds, PASSAGE_TEXT},
 };
 
 /// The kind of a column's values.

@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use crate::{
     error::DataError,
     formats::{
-        ColumnInfo, Consumer, File, ROWS_PER_TABLE, RawTable, Schema,
         arrays::{Arrays, Kind, guarded},
+        rows::{ColumnInfo, Consumer, File, ROWS_PER_TABLE, RawTable, Schema},
     },
     sampler::MAX_ROWS,
 };

@@ -11,8 +11,8 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path};
 use rayon::prelude::*;
 
 use crate::{
-    error::{DataError, Defect},
-    formats::{Cell, ColumnInfo, Consumer, File, Holds, ROWS_PER_TABLE, RawTable, Schema},
+    error::{DataError, Defect, FROM_WINDOWS},
+    formats::rows::{Cell, ColumnInfo, Consumer, File, Holds, ROWS_PER_TABLE, RawTable, Schema},
     options::Dialect,
 };
 
@@ -195,10 +195,6 @@ fn header_names(
         .map(|field| text(field, marks).trim().to_owned())
         .collect())
 }
-
-/// The advice for bytes that are not UTF-8.
-pub(crate) const FROM_WINDOWS: &str =
-    "from Windows, for example with `iconv -f CP1252 -t UTF-8 OLD > NEW`";
 
 /// Makes cells of records.
 struct Decoder<'a> {

@@ -18,8 +18,10 @@ use serde::{
 use crate::{
     error::{BadRow, DataError, Defect, shortened},
     formats::{
-        Cell, ColumnInfo, Consumer, File, Holds, PASSAGE_TEXT, ROWS_PER_TABLE, RawTable, Schema,
         documents::{Line, Rows, rows},
+        rows::{
+            Cell, ColumnInfo, Consumer, File, Holds, PASSAGE_TEXT, ROWS_PER_TABLE, RawTable, Schema,
+        },
     },
 };
 

@@ -19,8 +19,8 @@ use rayon::prelude::*;
 use crate::{
     error::DataError,
     formats::{
-        ColumnInfo, Consumer, File, ROWS_PER_TABLE, RawTable, Schema,
         arrays::{Arrays, Kind, guarded, most_bytes},
+        rows::{ColumnInfo, Consumer, File, ROWS_PER_TABLE, RawTable, Schema},
     },
     sampler::MAX_ROWS,
 };
