@@ -1,4 +1,4 @@
-//! Which rows go into which batch: sentence-transformers' own order, for the same seed.
+//! The rows of each batch: sentence-transformers' own order, for the same seed.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,6 +8,11 @@ use crate::{
     dataset::{Dataset, Labels},
     error::DataError,
 };
+
+/// The version of the order of batches, which a run's checkpoints name: batches of another one would
+/// repeat some rows and leave out others. 1 was the order of sentence-transformers 6.0.1, 2 is that
+/// of 6.2.0. They differ by sampler, see [`order_version`].
+pub const ORDER_VERSION: u32 = 2;
 
 /// How rows are drawn into batches; the names are sentence-transformers' `batch_sampler`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +37,7 @@ pub enum BatchSampler {
 pub enum MultiDatasetBatchSampler {
     /// All batches of all data sets, in random order.
     Proportional,
-    /// A batch of each data set in turn, until one has no more.
+    /// Rounds of a batch from each data set, until one has no more.
     RoundRobin,
 }
 
@@ -45,14 +50,52 @@ pub struct Batch {
     pub rows: Vec<u32>,
 }
 
+/// The seeds of a run that decide the order of batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seeds {
+    /// The run's.
+    pub seed: u64,
+    /// The one for the permutations of [`BatchSampler::BatchSampler`] over a single data set, where
+    /// it is another: as upstream, no other sampler goes by it.
+    pub data_seed: Option<u64>,
+}
+
+impl From<u64> for Seeds {
+    fn from(seed: u64) -> Self {
+        Self {
+            seed,
+            data_seed: None,
+        }
+    }
+}
+
+/// The version of the order of batches that runs of this kind have: 1 where that of
+/// sentence-transformers 6.0.1 is the same as that of 6.2.0. `mix` is that of several data sets.
+pub fn order_version(
+    kind: BatchSampler,
+    mix: Option<MultiDatasetBatchSampler>,
+    seeds: Seeds,
+) -> u32 {
+    let had_other_seed = seeds.data_seed.is_some_and(|seed| seed != seeds.seed);
+    let is_same = match mix {
+        _ if kind != BatchSampler::BatchSampler => false,
+        None => true,
+        Some(MultiDatasetBatchSampler::Proportional) => !had_other_seed,
+        // Rounds that only some of the data sets could take part in are no longer begun.
+        Some(MultiDatasetBatchSampler::RoundRobin) => false,
+    };
+    if is_same { 1 } else { ORDER_VERSION }
+}
+
 /// The batches of epoch `epoch` (from 0): lists of row indices, in the order of training. Every
 /// row comes once, except that with `drop_last` batches of fewer than `batch_size` rows are left
-/// out, and [`BatchSampler::GroupByLabel`] leaves out the rows that have no partner.
+/// out, and [`BatchSampler::GroupByLabel`] leaves out the rows that have no partner. Where
+/// duplicates leave [`BatchSampler::NoDuplicates`] fewer batches than [`n_batches`] promises, it
+/// draws further ones, in which rows come again, from at most two more permutations.
 ///
-/// The permutation is [`permutation`] seeded with `seed + epoch`. **For all but
-/// [`BatchSampler::BatchSampler`] `seed` is ignored and 0 takes its place**, as upstream does:
-/// `get_batch_sampler` has a parameter `seed: int = 0`, and the trainer calls it without one
-/// (sentence-transformers 6.0.1, `base/trainer.py:716-724, 878`).
+/// The permutation is [`permutation`] seeded with the seed plus `epoch`.
+///
+/// Source: `base/sampler.py` of sentence-transformers.
 ///
 /// Memory: 4 bytes a row, and for `NoDuplicates` some 30 a text while the call lasts.
 ///
@@ -63,12 +106,17 @@ pub fn epoch_batches(
     dataset: &Dataset,
     batch_size: usize,
     drop_last: bool,
-    seed: u64,
+    seeds: Seeds,
     epoch: u64,
 ) -> Vec<Vec<u32>> {
-    // accelerate replaces the sampler of a single data set by its own, which is seeded anew each epoch.
-    let mut engine = Mt19937::new(seed.wrapping_add(epoch) as u32);
-    let mut walk = Walk::new(kind, dataset, batch_size, drop_last, epoch);
+    let seed = match kind {
+        // accelerate replaces the sampler of a single data set by its own, which goes by data_seed.
+        BatchSampler::BatchSampler => seeds.data_seed.unwrap_or(seeds.seed),
+        _ => seeds.seed,
+    };
+    let seed = seed.wrapping_add(epoch) as u32;
+    let mut engine = Mt19937::new(seed);
+    let mut walk = Walk::new(kind, dataset, batch_size, drop_last, seed);
     std::iter::from_fn(|| walk.next(&mut engine)).collect()
 }
 
@@ -76,11 +124,10 @@ pub fn epoch_batches(
 ///
 /// As upstream, all samplers draw from one generator, seeded with `seed + epoch`, in the order in
 /// which their turn comes, and those of [`BatchSampler::NoDuplicates`] and
-/// [`BatchSampler::GroupByLabel`] seed it anew with 0 when they begin: not with the epoch, which
-/// upstream tells only the mixing sampler, so that their batches are the same in every epoch.
+/// [`BatchSampler::GroupByLabel`] seed it anew with the same number when they begin.
 ///
-/// Source: `RoundRobinBatchSampler` and `ProportionalBatchSampler` of sentence-transformers 6.0.1,
-/// `base/sampler.py`.
+/// Source: `RoundRobinBatchSampler` and `ProportionalBatchSampler` in `base/sampler.py` of
+/// sentence-transformers.
 ///
 /// # Panics
 /// If `batch_size` is 0.
@@ -90,13 +137,14 @@ pub fn multi_dataset_batches(
     datasets: &[&Dataset],
     batch_size: usize,
     drop_last: bool,
-    seed: u64,
+    seeds: Seeds,
     epoch: u64,
 ) -> Vec<Batch> {
-    let mut engine = Mt19937::new(seed.wrapping_add(epoch) as u32);
+    let seed = seeds.seed.wrapping_add(epoch) as u32;
+    let mut engine = Mt19937::new(seed);
     let mut walks: Vec<Walk<'_>> = datasets
         .iter()
-        .map(|dataset| Walk::new(kind, dataset, batch_size, drop_last, 0))
+        .map(|dataset| Walk::new(kind, dataset, batch_size, drop_last, seed))
         .collect();
     let mut batches = Vec::new();
     match mix {
@@ -115,14 +163,20 @@ pub fn multi_dataset_batches(
                 }
             }
         }
-        MultiDatasetBatchSampler::RoundRobin => {
-            for dataset in (0..walks.len()).cycle() {
-                let Some(rows) = walks[dataset].next(&mut engine) else {
+        MultiDatasetBatchSampler::RoundRobin => loop {
+            let mut round = Vec::with_capacity(walks.len());
+            for (dataset, walk) in walks.iter_mut().enumerate() {
+                let rows = walk.next(&mut engine);
+                round.extend(rows.map(|rows| Batch { dataset, rows }));
+                if round.len() <= dataset {
                     break;
-                };
-                batches.push(Batch { dataset, rows });
+                }
             }
-        }
+            if round.is_empty() || round.len() < walks.len() {
+                break;
+            }
+            batches.extend(round);
+        },
     }
     batches
 }
@@ -130,8 +184,8 @@ pub fn multi_dataset_batches(
 /// The number of batches of an epoch as schedules count it: upstream's `__len__`. Exact for
 /// [`BatchSampler::BatchSampler`] and [`BatchSampler::GroupByLabel`]. With
 /// [`BatchSampler::NoDuplicates`] an epoch may have more batches (rows put off to a partial batch
-/// of their own) or, with `drop_last`, fewer; upstream plans its learning rate by this number all
-/// the same.
+/// of their own), or, with `drop_last` and few distinct texts, fewer; upstream plans its learning
+/// rate by this number all the same.
 ///
 /// # Panics
 /// If `batch_size` is 0.
@@ -173,7 +227,7 @@ pub fn n_multi_dataset_batches(
     }
 }
 
-/// Whether batches can be drawn so from this data set.
+/// Checks that batches can be drawn so from this data set.
 ///
 /// # Errors
 /// [`DataError::Sampler`] where [`BatchSampler::GroupByLabel`] finds no labels, fewer than two
@@ -218,8 +272,7 @@ pub fn check(kind: BatchSampler, dataset: &Dataset, batch_size: usize) -> Result
 /// Two rows each of two labels.
 const SMALLEST_GROUPED_BATCH: usize = 4;
 
-/// The rows of each label that has two or more, an even number of them, labels in the order in
-/// which they first come.
+/// The rows of each label that has two or more, labels in the order in which they first come.
 fn groups_of(dataset: &Dataset) -> Vec<Vec<u32>> {
     let keys: Vec<u64> = match &dataset.labels {
         Some(Labels::Integer(labels)) => labels.iter().map(|&label| label as u64).collect(),
@@ -239,10 +292,7 @@ fn groups_of(dataset: &Dataset) -> Vec<Vec<u32>> {
         }
         groups[place].push(row as u32);
     }
-    for group in &mut groups {
-        group.truncate(group.len() / 2 * 2);
-    }
-    groups.retain(|group| !group.is_empty());
+    groups.retain(|group| group.len() >= 2);
     groups
 }
 
@@ -254,13 +304,18 @@ fn n_rows_in_turns(groups: &[Vec<u32>]) -> usize {
     n_pairs.iter().map(|&n| 2 * n.min(n_rounds)).sum()
 }
 
-/// One sampler's way through an epoch. Batches are drawn when they are asked for, since samplers of
-/// several data sets share a generator.
+/// The most permutations that [`BatchSampler::NoDuplicates`] draws to give as many batches as it
+/// promises.
+const MAX_PASSES: usize = 3;
+
+/// One sampler's progress through an epoch. Batches are drawn when they are asked for, since
+/// samplers of several data sets share a generator.
 struct Walk<'d> {
     dataset: &'d Dataset,
     batch_size: usize,
     drop_last: bool,
-    epoch: u64,
+    /// The seed for the epoch.
+    seed: u32,
     state: State,
 }
 
@@ -269,13 +324,24 @@ enum State {
     New(BatchSampler),
     /// Rows in order, and how many of them are given out.
     Slices(Vec<u32>, usize),
-    /// Batches that are all known.
-    Known(std::vec::IntoIter<Vec<u32>>),
-    /// Rows of each label, the next at the end, and those drawn for a batch.
-    Turns {
-        groups: Vec<Vec<u32>>,
-        drawn: VecDeque<u32>,
+    /// Batches of so many passes over the rows, and how many have been given out.
+    Passes {
+        batches: std::vec::IntoIter<Vec<u32>>,
+        n_passes: usize,
+        n_given: usize,
     },
+    /// Rows of each label, the next at the end, those drawn for a batch, and their last label.
+    Turns {
+        groups: Vec<Group>,
+        drawn: VecDeque<u32>,
+        last_label: Option<usize>,
+    },
+}
+
+/// The rows of a label that are still to come, the next at the end.
+struct Group {
+    label: usize,
+    rows: Vec<u32>,
 }
 
 impl<'d> Walk<'d> {
@@ -284,49 +350,103 @@ impl<'d> Walk<'d> {
         dataset: &'d Dataset,
         batch_size: usize,
         drop_last: bool,
-        epoch: u64,
+        seed: u32,
     ) -> Self {
         assert!(batch_size > 0, "batch_size is at least 1");
         Self {
             dataset,
             batch_size,
             drop_last,
-            epoch,
+            seed,
             state: State::New(kind),
         }
     }
 
-    fn next(&mut self, engine: &mut Mt19937) -> Option<Vec<u32>> {
-        let n_rows = self.dataset.n_rows();
-        if let State::New(kind) = self.state {
-            if kind != BatchSampler::BatchSampler {
-                *engine = Mt19937::new(self.epoch as u32);
-            }
-            self.state = match kind {
-                BatchSampler::BatchSampler => State::Slices(engine.permutation(n_rows), 0),
-                BatchSampler::NoDuplicates => {
-                    let order = engine.permutation(n_rows);
-                    let mut batches = first_fit(&order, &text_ids(self.dataset), self.batch_size);
-                    if self.drop_last {
-                        batches.retain(|batch| batch.len() == self.batch_size);
-                    }
-                    State::Known(batches.into_iter())
-                }
-                BatchSampler::GroupByLabel => {
-                    let shuffled = |group: Vec<u32>| {
-                        let order = engine.permutation(group.len());
-                        order.iter().rev().map(|&i| group[i as usize]).collect()
-                    };
-                    State::Turns {
-                        groups: groups_of(self.dataset).into_iter().map(shuffled).collect(),
-                        drawn: VecDeque::new(),
-                    }
-                }
-            };
+    /// Whether a pass has ended with fewer batches than are promised, and another one may add some.
+    fn is_pass_short(&self) -> bool {
+        let State::Passes {
+            batches,
+            n_passes,
+            n_given,
+        } = &self.state
+        else {
+            return false;
+        };
+        // Without `drop_last` a pass is never short.
+        let n_promised = self.dataset.n_rows() / self.batch_size;
+        let is_short = (1..n_promised).contains(n_given);
+        batches.len() == 0 && is_short && *n_passes < MAX_PASSES && self.drop_last
+    }
+
+    /// The batches of one pass over all rows.
+    fn pass(&self, engine: &mut Mt19937) -> std::vec::IntoIter<Vec<u32>> {
+        let order = engine.permutation(self.dataset.n_rows());
+        let mut batches = first_fit(&order, &text_ids(self.dataset), self.batch_size);
+        if self.drop_last {
+            batches.retain(|batch| batch.len() == self.batch_size);
         }
+        batches.into_iter()
+    }
+
+    fn begin(&mut self, kind: BatchSampler, engine: &mut Mt19937) {
+        if kind != BatchSampler::BatchSampler {
+            *engine = Mt19937::new(self.seed);
+        }
+        self.state = match kind {
+            BatchSampler::BatchSampler => {
+                State::Slices(engine.permutation(self.dataset.n_rows()), 0)
+            }
+            BatchSampler::NoDuplicates => State::Passes {
+                batches: self.pass(engine),
+                n_passes: 1,
+                n_given: 0,
+            },
+            BatchSampler::GroupByLabel => {
+                let groups = groups_of(self.dataset).into_iter().enumerate();
+                let shuffled = groups.map(|(label, group)| {
+                    let mut order = engine.permutation(group.len());
+                    order.truncate(group.len() / 2 * 2);
+                    let rows = order.iter().rev().map(|&i| group[i as usize]).collect();
+                    Group { label, rows }
+                });
+                State::Turns {
+                    groups: shuffled.collect(),
+                    drawn: VecDeque::new(),
+                    last_label: None,
+                }
+            }
+        };
+    }
+
+    fn next(&mut self, engine: &mut Mt19937) -> Option<Vec<u32>> {
+        if let State::New(kind) = self.state {
+            self.begin(kind, engine);
+        }
+        if self.is_pass_short() {
+            let next = self.pass(engine);
+            if let State::Passes {
+                batches, n_passes, ..
+            } = &mut self.state
+            {
+                *batches = next;
+                *n_passes += 1;
+            }
+            return self.next(engine);
+        }
+        let n_rows = self.dataset.n_rows();
         match &mut self.state {
             State::New(_) => None,
-            State::Known(batches) => batches.next(),
+            State::Passes {
+                batches,
+                n_passes,
+                n_given,
+            } => {
+                let n_promised = n_rows / self.batch_size;
+                let batch = batches.next();
+                let is_wanted = *n_passes == 1 || *n_given < n_promised;
+                *n_given += usize::from(batch.is_some());
+                batch.filter(|_| is_wanted)
+            }
             State::Slices(order, n_given) => {
                 let rows = &order[*n_given..n_rows.min(*n_given + self.batch_size)];
                 *n_given += rows.len();
@@ -338,21 +458,28 @@ impl<'d> Walk<'d> {
                 let is_left_out = rows.is_empty() || (is_partial && self.drop_last);
                 (!is_left_out).then(|| rows.to_vec())
             }
-            State::Turns { groups, drawn } => {
+            State::Turns {
+                groups,
+                drawn,
+                last_label,
+            } => {
                 // Upstream draws the order of labels anew in every round, and gives a batch out as soon
                 // as it is full, which may be within a round.
                 while drawn.len() < self.batch_size && groups.len() >= 2 {
                     let order = engine.permutation(groups.len());
-                    let mut in_order: Vec<Vec<u32>> = order
-                        .iter()
-                        .map(|&i| std::mem::take(&mut groups[i as usize]))
-                        .collect();
-                    for group in &mut in_order {
-                        drawn.extend(group.pop());
-                        drawn.extend(group.pop());
+                    let mut rest: Vec<Option<Group>> =
+                        std::mem::take(groups).into_iter().map(Some).collect();
+                    groups.extend(order.iter().filter_map(|&i| rest[i as usize].take()));
+                    // Pairs that follow each other in a batch have different labels.
+                    if !drawn.is_empty() && Some(groups[0].label) == *last_label {
+                        groups.swap(0, 1);
                     }
-                    in_order.retain(|group| !group.is_empty());
-                    *groups = in_order;
+                    for group in groups.iter_mut() {
+                        drawn.extend(group.rows.pop());
+                        drawn.extend(group.rows.pop());
+                    }
+                    *last_label = groups.last().map(|group| group.label);
+                    groups.retain(|group| !group.rows.is_empty());
                 }
                 let n = drawn.len().min(self.batch_size);
                 let is_batch =
@@ -406,8 +533,7 @@ fn text_ids(dataset: &Dataset) -> TextIds {
     TextIds { ids, n_columns }
 }
 
-/// Upstream's walk (`NoDuplicatesBatchSampler.__iter__`, sentence-transformers 6.0.1,
-/// `base/sampler.py`) fills one batch at a time: it goes through the rows left over, in the
+/// Upstream's walk (`NoDuplicatesBatchSampler._iter_one_pass`, `base/sampler.py`) fills one batch at a time: it goes through the rows left over, in the
 /// permutation's order, takes each row that shares no text with the batch so far, and leaves the
 /// others, in order, for the next batch. A row thus ends in the earliest batch that, when the row's
 /// turn comes, is neither full nor shares a text with it. Seen that way one pass over the rows is

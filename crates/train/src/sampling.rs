@@ -2,7 +2,7 @@
 
 use data::{
     DataError, Dataset,
-    sampler::{self, Batch, BatchSampler, MultiDatasetBatchSampler},
+    sampler::{self, Batch, BatchSampler, MultiDatasetBatchSampler, Seeds},
 };
 
 use crate::arguments::TrainingArguments;
@@ -16,7 +16,7 @@ pub(crate) struct Sampler {
     mix: MultiDatasetBatchSampler,
     pub(crate) batch_size: usize,
     drop_last: bool,
-    seed: u64,
+    seeds: Seeds,
 }
 
 impl Sampler {
@@ -27,7 +27,10 @@ impl Sampler {
             mix: arguments.multi_dataset_batch_sampler,
             batch_size: arguments.per_device_train_batch_size,
             drop_last: arguments.dataloader_drop_last,
-            seed: arguments.data_seed.unwrap_or(arguments.seed),
+            seeds: Seeds {
+                seed: arguments.seed,
+                data_seed: arguments.data_seed,
+            },
         }
     }
 
@@ -46,6 +49,12 @@ impl Sampler {
     /// [`DataError::Sampler`], with what it needs.
     pub(crate) fn check(&self, dataset: &Dataset) -> Result<(), DataError> {
         sampler::check(self.kind, dataset, self.batch_size)
+    }
+
+    /// The version of the order of batches: [`sampler::order_version`].
+    pub(crate) fn order_version(&self, n_datasets: usize) -> u32 {
+        let mix = (n_datasets > 1).then_some(self.mix);
+        sampler::order_version(self.kind, mix, self.seeds)
     }
 
     /// Batches in an epoch, as upstream counts them: no_duplicates may need fewer or more.
@@ -69,17 +78,17 @@ impl Sampler {
             mix,
             batch_size,
             drop_last,
-            seed,
+            seeds,
         } = *self;
         match datasets {
             [dataset] => {
                 let batches =
-                    sampler::epoch_batches(kind, dataset, batch_size, drop_last, seed, epoch);
+                    sampler::epoch_batches(kind, dataset, batch_size, drop_last, seeds, epoch);
                 let of_first = |rows| Batch { dataset: 0, rows };
                 batches.into_iter().map(of_first).collect()
             }
             _ => sampler::multi_dataset_batches(
-                mix, kind, datasets, batch_size, drop_last, seed, epoch,
+                mix, kind, datasets, batch_size, drop_last, seeds, epoch,
             ),
         }
     }

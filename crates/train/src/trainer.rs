@@ -121,7 +121,7 @@ impl<'a> Trainer<'a> {
         let evaluations = tasks.evaluations(&Sampler::evaluation(&arguments))?;
         let trained = Trained::new(model, &tasks.objectives, arguments.optimizer_options())?;
         let plan = Plan::new(&arguments, &training, &sampler, &trained)?;
-        let parts = fingerprint_of(&trained, &tasks, &arguments)?;
+        let parts = fingerprint_of(&trained, &tasks, &arguments, &sampler)?;
         Ok(Self {
             update: update(trained.model, &arguments)?,
             chunking: Chunking::new(&arguments),
@@ -576,13 +576,20 @@ fn fingerprint_of(
     trained: &Trained<'_>,
     tasks: &Tasks<'_>,
     arguments: &TrainingArguments,
+    sampler: &Sampler,
 ) -> Result<Fingerprint, TrainError> {
     let training: Vec<&TrainingData> = tasks.training.iter().map(|(data, _)| *data).collect();
     let mut evaluations = Vec::new();
     if arguments.evaluation_decides() {
         evaluations.extend(tasks.evaluations.iter().map(|(data, _)| data.data()));
     }
-    fingerprint(trained.model, &tasks.objectives, &training, &evaluations)
+    fingerprint(
+        trained.model,
+        sampler.order_version(training.len()),
+        &tasks.objectives,
+        &training,
+        &evaluations,
+    )
 }
 
 fn made_step(step: SettledStep) -> Step {

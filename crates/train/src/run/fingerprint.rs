@@ -12,9 +12,10 @@ use crate::{error::TrainError, tasks::Objective, tokenizing::TrainingData};
 pub(crate) type Fingerprint = BTreeMap<String, String>;
 
 /// The fingerprint of a run that starts with `model` as it is now. `evaluation` is the data of evaluations, where
-/// they decide anything.
+/// they decide anything, and `order_version` is the sampler's.
 pub(crate) fn fingerprint(
     model: &SentenceTransformer,
+    order_version: u32,
     objectives: &[Objective<'_>],
     training: &[&TrainingData],
     evaluation: &[&TrainingData],
@@ -46,6 +47,9 @@ pub(crate) fn fingerprint(
             insert(&what("guide"), hex(&hash.finalize()));
         }
     }
+    if order_version > 1 {
+        insert(ORDER, order_name(order_version));
+    }
     // A precision of 16 bits has one backend.
     let compute = model.compute();
     if compute.precision == Precision::Fp32 {
@@ -72,6 +76,16 @@ fn numbered(what: &str, i: usize, n: usize) -> String {
 /// The GEMM backend, which checkpoints of earlier versions do not name.
 const GEMM: &str = "gemm";
 
+/// The order of batches, which checkpoints name where it is another than in earlier versions.
+const ORDER: &str = "order of batches";
+
+/// The order of batches of a version of [`data::sampler::ORDER_VERSION`], by the release of sentence-transformers that
+/// has it.
+fn order_name(version: u32) -> String {
+    let release = if version > 1 { "6.2.0" } else { "6.0.1" };
+    format!("that of sentence-transformers {release}")
+}
+
 /// The parts in which two runs differ, each with both values.
 pub(crate) fn differences(saved: &Fingerprint, now: &Fingerprint) -> Vec<String> {
     let is_unknown = |name: &str| name == GEMM && !saved.contains_key(GEMM);
@@ -79,12 +93,18 @@ pub(crate) fn differences(saved: &Fingerprint, now: &Fingerprint) -> Vec<String>
     names.sort_unstable();
     names.dedup();
     let shown = |fingerprint: &Fingerprint, name: &str| {
-        let value = fingerprint.get(name).map_or("none", String::as_str);
+        let Some(value) = fingerprint.get(name) else {
+            return if name == ORDER {
+                order_name(1)
+            } else {
+                "none".to_owned()
+            };
+        };
         let is_hash = value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_hash {
             format!("sha256 {}", &value[..12])
         } else {
-            value.to_owned()
+            value.clone()
         }
     };
     names
@@ -149,7 +169,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use data::{TextColumn, Texts};
+    use data::{TextColumn, Texts, sampler::ORDER_VERSION};
 
     use super::*;
 
@@ -187,6 +207,19 @@ mod tests {
         assert!(differences(&Fingerprint::new(), &with("rust")).is_empty());
         assert_eq!(differences(&with("libtorch"), &with("rust")).len(), 1);
         assert_eq!(differences(&with("rust"), &Fingerprint::new()).len(), 1);
+    }
+
+    #[test]
+    fn an_earlier_order_of_batches_is_named() {
+        let new = Fingerprint::from([(ORDER.to_owned(), order_name(ORDER_VERSION))]);
+        assert!(differences(&new, &new).is_empty());
+        assert_eq!(
+            differences(&Fingerprint::new(), &new),
+            [
+                "order of batches was that of sentence-transformers 6.0.1 and is that of \
+                 sentence-transformers 6.2.0"
+            ]
+        );
     }
 
     #[test]
