@@ -22,8 +22,7 @@ use crate::{
 ///
 /// # Inputs
 ///
-/// One column `[batch, dimension]` and a class per text, each class twice or more in a batch. Memory
-/// grows with the cube of the batch.
+/// One column `[batch, dimension]` and a class per text, each class twice or more in a batch.
 ///
 /// # Defaults
 ///
@@ -36,7 +35,7 @@ use crate::{
 ///
 /// # Relations
 ///
-/// Those of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
+/// The same as of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
 ///
 /// # Paper
 ///
@@ -84,25 +83,33 @@ impl Loss for BatchAllTriplet {
 }
 
 impl BatchAllTriplet {
+    /// For an anchor with its negatives in order, the hinges of a positive are those of the nearest
+    /// negatives up to a place, and their sum a difference of cumulative sums: memory grows with the
+    /// square of the batch.
     fn of_batch(&self, batch: &Batch) -> Result<Tensor, TchError> {
-        // Indexes of `[batch, batch, batch]` are anchor, positive, negative. That a negative is of
-        // another class makes it another text than anchor and positive.
-        let positive = batch.positive()?.f_unsqueeze(2)?;
-        let negative = batch.same.f_logical_not()?.f_unsqueeze(1)?;
-        let triplets = positive
-            .f_logical_and(&negative)?
-            .f_to_kind(batch.distances.kind())?;
-        let gap = batch
-            .distances
-            .f_unsqueeze(2)?
-            .f_sub(&batch.distances.f_unsqueeze(1)?)?;
-        let hinge = gap
-            .f_add_scalar(self.margin)?
-            .f_mul(&triplets)?
-            .f_clamp_min(0)?;
-        let unmet = hinge.f_detach()?.f_gt(1e-16)?.f_sum(hinge.kind())?;
-        hinge
-            .f_sum(None::<Kind>)?
-            .f_div(&unmet.f_add_scalar(1e-16)?)
+        // A negative is of another class, and so another text than anchor and positive.
+        let (sorted, last) = (batch.sorted_negatives()?, batch.distances.size()[1] - 1);
+        let limits = batch.distances.f_add_scalar(self.margin)?;
+        let n_unmet = limits.f_detach()?.f_searchsorted::<Tensor>(
+            &sorted.f_detach()?,
+            false,
+            false,
+            "left",
+            None,
+        )?;
+        // In f64, since the sums are large beside the hinges. What is not a negative is infinite, comes
+        // last, and is never below a limit.
+        let finite = sorted.f_masked_fill(&sorted.f_isinf()?, 0)?;
+        let sums = finite.f_cumsum(1, Kind::Double)?;
+        let nearest = sums
+            .f_gather(1, &n_unmet.f_sub_scalar(1)?.f_clamp(0, last)?, false)?
+            .f_masked_fill(&n_unmet.f_eq(0)?, 0)?;
+        let n_unmet = n_unmet.f_to_kind(Kind::Double)?;
+        let hinges = limits.f_mul(&n_unmet)?.f_sub(&nearest)?;
+        let positive = batch.positive()?.f_to_kind(Kind::Double)?;
+        let total = hinges.f_mul(&positive)?.f_sum(None::<Kind>)?;
+        let n_unmet = n_unmet.f_mul(&positive)?.f_sum(None::<Kind>)?;
+        let mean = total.f_div(&n_unmet.f_add_scalar(1e-16)?)?;
+        mean.f_to_kind(batch.distances.kind())
     }
 }

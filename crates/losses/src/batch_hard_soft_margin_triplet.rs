@@ -34,7 +34,7 @@ use crate::{
 ///
 /// # Relations
 ///
-/// Those of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
+/// The same as of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
 ///
 /// # Paper
 ///

@@ -23,8 +23,7 @@ use crate::{
 ///
 /// # Inputs
 ///
-/// One column `[batch, dimension]` and a class per text, each class twice or more in a batch. Memory
-/// grows with the cube of the batch.
+/// One column `[batch, dimension]` and a class per text, each class twice or more in a batch.
 ///
 /// # Defaults
 ///
@@ -37,7 +36,7 @@ use crate::{
 ///
 /// # Relations
 ///
-/// Those of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
+/// The same as of [`BatchHardTriplet`](crate::batch_hard_triplet::BatchHardTriplet).
 ///
 /// # Paper
 ///
@@ -85,17 +84,21 @@ impl Loss for BatchSemiHardTriplet {
 }
 
 impl BatchSemiHardTriplet {
+    /// The negatives of an anchor are sorted, so that a search finds the nearest one beyond each
+    /// positive: memory grows with the square of the batch.
     fn of_batch(&self, batch: &Batch) -> Result<Tensor, TchError> {
         let distances = &batch.distances;
-        let negative = batch.same.f_logical_not()?;
-        // Indexes of `[batch, batch, batch]` are anchor, positive, negative.
-        let to_negatives = distances.f_unsqueeze(1)?;
-        let farther = to_negatives.f_gt_tensor(&distances.f_unsqueeze(2)?)?;
-        let semi_hard = farther.f_logical_and(&negative.f_unsqueeze(1)?)?;
-        let exists = semi_hard.f_any_dim(2, false)?;
-        let outside = masked_min(&to_negatives, &semi_hard, 2)?;
-        let inside = masked_max(distances, &negative, 1)?.f_unsqueeze(1)?;
-        let chosen = outside.f_where_self(&exists, &inside)?;
+        let (sorted, last) = (batch.sorted_negatives()?, distances.size()[1] - 1);
+        let places = distances.f_detach()?.f_searchsorted::<Tensor>(
+            &sorted.f_detach()?,
+            false,
+            true,
+            "right",
+            None,
+        )?;
+        let outside = sorted.f_gather(1, &places.f_clamp_max(last)?, false)?;
+        let inside = masked_max(distances, &batch.same.f_logical_not()?, 1)?.f_unsqueeze(1)?;
+        let chosen = outside.f_where_self(&outside.f_isfinite()?, &inside)?;
         let positive = batch.positive()?.f_to_kind(distances.kind())?;
         let hinge = distances
             .f_sub(&chosen)?
@@ -105,16 +108,6 @@ impl BatchSemiHardTriplet {
         let pairs = positive.f_sum(None::<Kind>)?.f_clamp_min(1e-16)?;
         hinge.f_sum(None::<Kind>)?.f_div(&pairs)
     }
-}
-
-/// The smallest of `data` where `mask` holds, along `dim`; the greatest of all where it never does.
-fn masked_min(data: &Tensor, mask: &Tensor, dim: i64) -> Result<Tensor, TchError> {
-    let (greatest, _) = data.f_max_dim(dim, true)?;
-    let below = data
-        .f_sub(&greatest)?
-        .f_mul(&mask.f_to_kind(data.kind())?)?;
-    let (smallest, _) = below.f_min_dim(dim, true)?;
-    smallest.f_add(&greatest)?.f_squeeze_dim(dim)
 }
 
 /// The greatest of `data` where `mask` holds, along `dim`; the smallest of all where it never does.

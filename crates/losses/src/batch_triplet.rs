@@ -61,6 +61,12 @@ impl Batch {
         self.same.f_logical_and(&self.own.f_logical_not()?)
     }
 
+    /// The distances of each row to its negatives in rising order, then infinities: `[batch, batch]`.
+    pub(crate) fn sorted_negatives(&self) -> Result<Tensor, TchError> {
+        let negatives = self.distances.f_masked_fill(&self.same, f64::INFINITY)?;
+        Ok(negatives.f_sort_stable(true, 1, false)?.0)
+    }
+
     /// For each row the distance to its farthest positive minus that to its nearest negative:
     /// `[batch, 1]`.
     ///

@@ -56,9 +56,6 @@ pub struct CoSent {
 
 const NAME: &str = "CoSENTLoss";
 
-/// Subtracted from the difference of two pairs in the right order, so that its exponential vanishes.
-const MASK: f64 = 1e12;
-
 impl Default for CoSent {
     fn default() -> Self {
         Self {
@@ -89,12 +86,25 @@ impl Loss for CoSent {
 }
 
 /// The loss of scaled similarities `[n]` with labels `[n]`.
+///
+/// Sorted by label, a pair's wrong order with all that follow it is a cumulative sum, so that time
+/// grows with n log n and memory with n. Pairs of one label end at the same place.
 pub(crate) fn ordered(scaled: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
-    let differences = scaled.f_unsqueeze(1)?.f_sub(&scaled.f_unsqueeze(0)?)?;
-    let right = labels
-        .f_unsqueeze(1)?
-        .f_ge_tensor(&labels.f_unsqueeze(0)?)?;
-    let masked = differences.f_sub(&right.f_to_kind(scaled.kind())?.f_mul_scalar(MASK)?)?;
-    let zero = Tensor::f_zeros([1], (scaled.kind(), scaled.device()))?;
-    Tensor::f_cat(&[zero, masked.f_view([-1])?], 0)?.f_logsumexp([0i64].as_slice(), false)
+    let (labels, order) = labels.f_sort(0, false)?;
+    let scaled = scaled.f_index_select(0, &order)?;
+    let first_higher = labels.f_searchsorted::<Tensor>(&labels, false, true, "right", None)?;
+    // log Σ exp(-s) of each pair and all after it, and of none.
+    let from_here = scaled
+        .f_neg()?
+        .f_flip([0])?
+        .f_logcumsumexp(0)?
+        .f_flip([0])?;
+    let nothing = scaled
+        .f_detach()?
+        .f_narrow(0, 0, 1)?
+        .f_full_like(f64::NEG_INFINITY)?;
+    let of_higher = Tensor::f_cat(&[from_here, nothing], 0)?.f_index_select(0, &first_higher)?;
+    let zero = scaled.f_detach()?.f_narrow(0, 0, 1)?.f_zeros_like()?;
+    let terms = Tensor::f_cat(&[zero, scaled.f_add(&of_higher)?], 0)?;
+    terms.f_logsumexp([0i64].as_slice(), false)
 }

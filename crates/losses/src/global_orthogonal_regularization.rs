@@ -26,7 +26,7 @@ use crate::{
 ///
 /// # Inputs
 ///
-/// One or more columns, each `[batch, dimension]` with two rows or more. No labels.
+/// One or more columns, each `[batch, dimension]`. No labels.
 ///
 /// # Defaults
 ///
@@ -123,7 +123,8 @@ impl GlobalOrthogonalRegularization {
             .similarity_fct
             .matrix(column, column)?
             .f_masked_fill(&own, 0)?;
-        let pairs = batch * (batch - 1.0);
+        // A single row has no pair, and the loss zero.
+        let pairs = (batch * (batch - 1.0)).max(1.0);
         let mean = similarities.f_sum(None::<Kind>)?.f_div_scalar(pairs)?;
         let second_moment = similarities
             .f_square()?

@@ -16,6 +16,9 @@ pub enum LabelKind {
     Float,
     /// Several numbers per row: a teacher's scores or its embedding.
     FloatVector,
+    /// Several numbers per row that are the probabilities of classes. A data set with these is of
+    /// [`Self::FloatVector`].
+    Probabilities,
 }
 
 /// One shape of data set that a loss accepts.
@@ -153,7 +156,7 @@ impl Requirements {
                 false => required(loss, None).map(Some),
             };
         };
-        if is_taken(LabelKind::FloatVector) {
+        if is_taken(LabelKind::FloatVector) || is_taken(LabelKind::Probabilities) {
             return Ok(Some(labels.f_detach()?));
         }
         if !is_taken(LabelKind::Float) && !is_taken(LabelKind::Integer) {
@@ -204,6 +207,7 @@ impl Accepts {
         let not_too_many = self.max_columns.is_none_or(|max| columns <= max);
         let same_labels = match self.labels {
             LabelKind::Float => matches!(labels, LabelKind::Float | LabelKind::Integer),
+            LabelKind::Probabilities => labels == LabelKind::FloatVector,
             kind => kind == labels,
         };
         enough && not_too_many && same_labels
@@ -254,5 +258,6 @@ fn describe_labels(labels: LabelKind) -> &'static str {
         LabelKind::Integer => "and a column of integer labels",
         LabelKind::Float => "and a column of float labels",
         LabelKind::FloatVector => "and a column of lists of floats as labels",
+        LabelKind::Probabilities => "and a column of lists of probabilities as labels",
     }
 }

@@ -25,7 +25,8 @@ use crate::{
 ///
 /// # Inputs
 ///
-/// The inner loss's. Labels that are embeddings of the full dimension are cut as well.
+/// The inner loss's. Labels that are embeddings of the full dimension, `[batch, dimension]` or
+/// `[batch, columns, dimension]`, are cut as well.
 ///
 /// # Defaults
 ///
@@ -214,8 +215,12 @@ impl Matryoshka {
             }
             cut.extend(columns[own..].iter().map(Tensor::shallow_clone));
             let labels = match step.labels {
-                Some(labels) if labels.dim() == 2 && Some(labels.size()[1]) == self.dimension => {
-                    Some(labels.f_narrow(1, 0, *dim)?)
+                // A teacher's embeddings: one for all columns, or one for each.
+                Some(labels)
+                    if matches!(labels.dim(), 2 | 3)
+                        && labels.size().last().copied() == self.dimension =>
+                {
+                    Some(labels.f_narrow(-1, 0, *dim)?)
                 }
                 labels => labels.map(Tensor::shallow_clone),
             };

@@ -21,8 +21,7 @@ use crate::{
 /// loss = Σ d²  over d in P with d > min N  +  Σ max(0, margin - d)²  over d in N with d < max P
 /// ```
 ///
-/// Where N has at most one element, the mean of P takes the place of min N; where P has at most one,
-/// the mean of N that of max P. It is a sum, so that it grows with the batch.
+/// Where N is empty, the mean of P takes the place of min N; where P is, the mean of N that of max P. It is a sum, so that it grows with the batch.
 ///
 /// # Inputs
 ///
@@ -123,8 +122,8 @@ impl OnlineContrastive {
     }
 }
 
-/// `extreme`, that of the distances in `of`; or the mean of those in `else_of` where `of` has at most
-/// one. A mean of nothing is not a number and compares as false, so that nothing is chosen by it.
+/// `extreme`, that of the distances in `of`; or the mean of those in `else_of` where `of` is empty. A
+/// mean of nothing is not a number and compares as false, so that nothing is chosen by it.
 fn bound(
     extreme: &Tensor,
     of: &Tensor,
@@ -134,6 +133,5 @@ fn bound(
     let weights = else_of.f_to_kind(distances.kind())?;
     let sum = distances.f_mul(&weights)?.f_sum(None::<Kind>)?;
     let mean = sum.f_div(&weights.f_sum(None::<Kind>)?)?;
-    let several = of.f_sum(Kind::Int64)?.f_gt(1)?;
-    extreme.f_where_self(&several, &mean)
+    extreme.f_where_self(&of.f_any()?, &mean)
 }

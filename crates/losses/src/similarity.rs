@@ -20,8 +20,7 @@ pub trait TensorSimilarity {
 
     /// Similarity of each row of `a` `[n, d]` with the same row of `b` `[n, d]`: `[n]`.
     ///
-    /// The gradient of the Euclidean distance is not a number where two rows are equal, here as in
-    /// sentence-transformers: the distance has no epsilon under its root.
+    /// The gradient of the Euclidean distance is zero where two rows are equal.
     ///
     /// # Errors
     /// Where libtorch fails, so where the shapes differ.
@@ -42,7 +41,7 @@ impl TensorSimilarity for Similarity {
         match self {
             Self::Cosine => row_sum(&normalize(a)?.f_mul(&normalize(b)?)?),
             Self::Dot => row_sum(&a.f_mul(b)?),
-            Self::Euclidean => row_sum(&a.f_sub(b)?.f_square()?)?.f_sqrt()?.f_neg(),
+            Self::Euclidean => row_norm(&a.f_sub(b)?, false)?.f_neg(),
             Self::Manhattan => row_sum(&a.f_sub(b)?.f_abs()?)?.f_neg(),
         }
     }
@@ -86,24 +85,25 @@ pub fn normalize(x: &Tensor) -> Result<Tensor, TchError> {
 ///
 /// The halves of a row are the real and imaginary parts of a complex vector, with a zero added to
 /// an odd dimension; the result is |Σ (Re + Im)| of the componentwise product a·b̄, divided by both
-/// lengths. Li and Li 2024, equation 6, <https://arxiv.org/abs/2309.12871>, as
-/// `pairwise_angle_sim` has it. It is not a number where a row is zero.
+/// lengths: the absolute sum of the cosine and of the sine between the halves. It is zero where a row
+/// is zero. Li and Li 2024, equation 6, <https://arxiv.org/abs/2309.12871>, as `pairwise_angle_sim`
+/// has it.
 ///
 /// # Errors
 /// Where libtorch fails, so where the shapes differ.
 pub fn pairwise_angle(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
     let odd = a.size().last().copied().unwrap_or(0) % 2;
-    let pad = |x: &Tensor| x.f_constant_pad_nd([0, odd]);
-    let (x, y) = (pad(a)?, pad(b)?);
+    let (x, y) = (
+        normalize(&a.f_constant_pad_nd([0, odd])?)?,
+        normalize(&b.f_constant_pad_nd([0, odd])?)?,
+    );
     let half = x.size().last().copied().unwrap_or(0) / 2;
-    let (a, b) = (x.f_narrow(1, 0, half)?, x.f_narrow(1, half, half)?);
-    let (c, d) = (y.f_narrow(1, 0, half)?, y.f_narrow(1, half, half)?);
-    let real = a.f_mul(&c)?.f_add(&b.f_mul(&d)?)?;
-    let imaginary = b.f_mul(&c)?.f_sub(&a.f_mul(&d)?)?;
-    let lengths = row_sum(&x.f_square()?)?
-        .f_sqrt()?
-        .f_mul(&row_sum(&y.f_square()?)?.f_sqrt()?)?;
-    row_sum(&real.f_add(&imaginary)?)?.f_div(&lengths)?.f_abs()
+    let halves =
+        |x: &Tensor| Ok::<_, TchError>((x.f_narrow(1, 0, half)?, x.f_narrow(1, half, half)?));
+    let ((a, b), (c, d)) = (halves(&x)?, halves(&y)?);
+    let cosines = row_sum(&x.f_mul(&y)?)?;
+    let sines = row_sum(&b.f_mul(&c)?.f_sub(&a.f_mul(&d)?)?)?;
+    cosines.f_add(&sines)?.f_abs()
 }
 
 /// Length of each row.

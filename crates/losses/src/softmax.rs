@@ -23,7 +23,8 @@ use crate::{
 ///
 /// # Inputs
 ///
-/// Two columns, each `[batch, dimension]`, and a class from 0 to `num_labels` - 1 per pair.
+/// Two columns, each `[batch, dimension]`, and per pair a class from 0 to `num_labels` - 1, or the
+/// probabilities of all classes.
 ///
 /// # Defaults
 ///
@@ -39,8 +40,8 @@ use crate::{
 /// # Relations
 ///
 /// Unlike all others it has weights of its own, `classifier.weight` and `classifier.bias`, that
-/// [`Loss::parameters`] hands out to be stepped, clipped and saved. In sentence-transformers 6.0.1
-/// their gradients are neither cleared nor clipped, which is not copied here.
+/// [`Loss::parameters`] hands out to be stepped, clipped and saved. sentence-transformers neither
+/// clips nor saves them.
 ///
 /// # Paper
 ///
@@ -119,6 +120,23 @@ impl Softmax {
         Ok(self.logits_of(&columns[0], &columns[1])?)
     }
 
+    /// Classes `[batch]`, or their probabilities `[batch, num_labels]`.
+    fn targets(&self, labels: &Tensor, batch: i64) -> Result<Tensor, LossError> {
+        let (shape, n_labels) = (labels.size(), self.options.num_labels);
+        if shape == [batch, n_labels] {
+            return Ok(labels.f_to_kind(Kind::Float)?);
+        }
+        if labels.numel() != batch as usize || labels.is_floating_point() {
+            return Err(LossError::Shape {
+                loss: NAME,
+                what: "labels".to_owned(),
+                shape,
+                expected: format!("[{batch}] classes or [{batch}, {n_labels}] probabilities"),
+            });
+        }
+        Ok(labels.f_view([batch])?.f_to_kind(Kind::Int64)?)
+    }
+
     fn logits_of(&self, u: &Tensor, v: &Tensor) -> Result<Tensor, TchError> {
         let mut features = Vec::new();
         if self.options.concatenation_sent_rep {
@@ -140,12 +158,19 @@ impl Loss for Softmax {
     }
 
     fn requirements(&self) -> Requirements {
-        Requirements::new(const { &[Accepts::exactly(2, LabelKind::Integer)] })
+        Requirements::new(
+            const {
+                &[
+                    Accepts::exactly(2, LabelKind::Integer),
+                    Accepts::exactly(2, LabelKind::Probabilities),
+                ]
+            },
+        )
     }
 
     fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
         let logits = self.logits_of(&columns[0], &columns[1])?;
-        let labels = inputs::required(NAME, labels)?.f_to_kind(Kind::Int64)?;
+        let labels = self.targets(&inputs::required(NAME, labels)?, logits.size()[0])?;
         let mean = Reduction::Mean;
         Ok(logits.f_cross_entropy_loss::<Tensor>(&labels, None, mean, -100, 0.0)?)
     }

@@ -1,4 +1,4 @@
-//! Values and gradients against sentence-transformers 6.0.1; `fixtures/make_fixtures.py` made the
+//! Values and gradients against sentence-transformers 6.2.0; `fixtures/make_fixtures.py` made the
 //! figures.
 
 use losses::{BuildContext, LossConfig, StepInputs, gradients::gradients};
