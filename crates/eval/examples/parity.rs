@@ -128,8 +128,11 @@ fn evaluate(
         (Value::Null, scores) => Some(Labels::Scores(get(scores)?)),
         (classes, _) => Some(Labels::Classes(get(classes)?)),
     };
+    // A text's row among the embeddings is its number.
+    let text_ids: Option<Vec<Vec<u32>>> = get(&inputs["columns"])?;
     Ok(made.evaluate(&Inputs {
         labels: labels.as_ref(),
+        text_ids: &text_ids.unwrap_or_default(),
         ..Inputs::new(&embeddings)
     })?)
 }

@@ -22,9 +22,8 @@ use crate::{
 /// correlation are those at the threshold of the best F1. The primary one is `ap`, of the maximum or
 /// of the only similarity. CSV: `binary_classification_evaluation_{name}_results.csv`.
 ///
-/// A threshold is half way between two scores that follow each other, so that as many rows lie
-/// above it as were counted, unless scores are equal. As in sentence-transformers, the threshold
-/// below all rows is not tried. For Euclidean and Manhattan the scores are distances, so that less
+/// Rows of equal score are on one side of a threshold, which is half way between two scores that
+/// follow each other, the last score, or, for the accuracy, the number above the first. For Euclidean and Manhattan the scores are distances, so that less
 /// is more alike; `max_` is the greatest figure all the same, for thresholds too.
 ///
 /// Upstream file: `sentence_transformer/evaluation/binary_classification.py`.
@@ -48,6 +47,7 @@ pub(crate) static ENTRY: Entry = Entry {
         n_columns: &[2],
         labels: &[LabelKind::Binary],
         is_default: false,
+        compares_texts: false,
         source: Source::Model,
         build: |name, options| {
             let similarities = options.similarities_or(&Similarity::ALL);
@@ -195,24 +195,37 @@ fn figures(scores: &[f32], labels: &[bool], sign: f32) -> [f64; 8] {
     let positives = labels.iter().filter(|label| **label).count();
     let negatives = labels.len() - positives;
 
-    let (mut accuracy, mut accuracy_threshold) = (0.0, -1.0);
+    // All pairs dissimilar: a threshold above the first score.
+    let (mut accuracy, mut accuracy_threshold) = match rows.first() {
+        Some((first, _)) => (negatives as f64 / rows.len() as f64, sign * first.next_up()),
+        None => (0.0, -1.0),
+    };
     let (mut f1, mut f1_threshold, mut precision, mut recall) = (0.0, 0.0f32, 0.0, 0.0);
-    let mut correct = 0;
-    for (index, pair) in rows.windows(2).enumerate() {
-        let extracted = index + 1;
-        correct += usize::from(pair[0].1);
-        let threshold = sign * (pair[0].0 + pair[1].0) / 2.0;
+    let (mut extracted, mut correct) = (0, 0);
+    let mut groups = rows.chunk_by(|a, b| a.0 == b.0).peekable();
+    while let Some(group) = groups.next() {
+        extracted += group.len();
+        correct += group.iter().filter(|(_, label)| *label).count();
+        let score = group[0].0;
+        let threshold = match groups.peek() {
+            None => score,
+            Some(next) => match (score + next[0].0) / 2.0 {
+                // A rounded midpoint may not be the next group's score.
+                middle if middle == next[0].0 => score,
+                middle => middle,
+            },
+        };
         let rejected = negatives - (extracted - correct);
         let accuracy_here = (correct + rejected) as f64 / rows.len() as f64;
         if accuracy_here > accuracy {
-            (accuracy, accuracy_threshold) = (accuracy_here, threshold);
+            (accuracy, accuracy_threshold) = (accuracy_here, sign * threshold);
         }
         if correct > 0 {
             let precision_here = correct as f64 / extracted as f64;
             let recall_here = correct as f64 / positives as f64;
             let f1_here = 2.0 * precision_here * recall_here / (precision_here + recall_here);
             if f1_here > f1 {
-                (f1, f1_threshold) = (f1_here, threshold);
+                (f1, f1_threshold) = (f1_here, sign * threshold);
                 (precision, recall) = (precision_here, recall_here);
             }
         }

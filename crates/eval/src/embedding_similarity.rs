@@ -33,9 +33,8 @@ pub struct EmbeddingSimilarityEvaluator {
     pub similarity_fn_names: Vec<Similarity>,
     /// The similarity whose Spearman correlation is the primary metric.
     pub main_similarity: Option<Similarity>,
-    /// Compare the embeddings in this precision: each column is scaled to length one and
-    /// quantised by its own ranges, as upstream's evaluator has it, and integers and bits are compared as
-    /// numbers (upstream 6.0.1 hands them to torch as they are, which refuses or overflows).
+    /// The precision to compare embeddings in: they are scaled to length one and quantised, both
+    /// columns by the ranges that they have together, and integers and bits are compared as numbers.
     pub precision: Option<Precision>,
 }
 
@@ -60,6 +59,7 @@ pub(crate) static ENTRY: Entry = Entry {
         n_columns: &[2],
         labels: &[LabelKind::Binary, LabelKind::Classes, LabelKind::Scores],
         is_default: true,
+        compares_texts: false,
         source: Source::Model,
         build: |name, options| {
             let (main_similarity, similarities) = options.main_among(&Similarity::ALL)?;
@@ -96,8 +96,10 @@ impl EmbeddingSimilarityEvaluator {
         ];
         let mut columns = same_shape(NAME, &named)?;
         if let Some(precision) = self.precision {
-            for column in &mut columns {
-                *column = quantized(column, precision)?;
+            let (both, n_rows) = (Tensor::f_cat(&columns, 0)?, columns[0].size()[0]);
+            let both = quantized(&both, precision)?;
+            for (first, column) in (0..).step_by(n_rows as usize).zip(&mut columns) {
+                *column = both.f_narrow(0, first, n_rows)?;
             }
         }
         Ok(to_vec(&function.pairwise(&columns[0], &columns[1])?)?)

@@ -52,6 +52,8 @@ pub struct ColumnNeeds {
     pub labels: &'static [LabelKind],
     /// Whether data sets that fit are put to it where no evaluator is named.
     pub is_default: bool,
+    /// Whether it takes the numbers of the texts.
+    pub compares_texts: bool,
     /// The source of the tensors.
     pub source: Source,
     /// Makes the evaluator, for metrics that begin with a name.

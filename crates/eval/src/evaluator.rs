@@ -1,6 +1,6 @@
 //! The trait of all evaluators, and their inputs.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use tch::Tensor;
 
@@ -32,6 +32,19 @@ pub struct Inputs<'a> {
     pub embeddings: &'a [Tensor],
     /// One entry per row, for the evaluators that take labels.
     pub labels: Option<&'a Labels>,
+    /// For each column the numbers of its texts, see [`text_ids`], for the evaluators that compare
+    /// texts.
+    pub text_ids: &'a [Vec<u32>],
+}
+
+/// A number for each text of a column: equal numbers for equal texts.
+pub fn text_ids<'t>(texts: impl IntoIterator<Item = &'t str>) -> Vec<u32> {
+    let mut known: HashMap<&str, u32> = HashMap::new();
+    let number = |text| {
+        let next = known.len() as u32;
+        *known.entry(text).or_insert(next)
+    };
+    texts.into_iter().map(number).collect()
 }
 
 /// The labels of a data set.
@@ -66,6 +79,7 @@ impl<'a> Inputs<'a> {
         Self {
             embeddings,
             labels: None,
+            text_ids: &[],
         }
     }
 
@@ -82,6 +96,26 @@ impl<'a> Inputs<'a> {
             );
             EvalError::inputs(evaluator, problem)
         })
+    }
+
+    /// The numbers of the texts of `N` columns, one a row.
+    pub(crate) fn text_ids<const N: usize>(
+        &self,
+        evaluator: &'static str,
+    ) -> Result<[&'a [u32]; N], EvalError> {
+        let columns: Vec<&[u32]> = self.text_ids.iter().map(Vec::as_slice).collect();
+        let lengths = self
+            .embeddings
+            .iter()
+            .map(|column| column.size()[0] as usize);
+        let fits = columns.iter().map(|ids| ids.len()).eq(lengths);
+        match columns.try_into() {
+            Ok(columns) if fits => Ok(columns),
+            _ => Err(EvalError::inputs(
+                evaluator,
+                "a number for each text is needed",
+            )),
+        }
     }
 
     /// The labels as scores.

@@ -51,6 +51,7 @@ pub(crate) static ENTRY: Entry = Entry {
         n_columns: &[2],
         labels: &[LabelKind::Binary, LabelKind::Classes],
         is_default: false,
+        compares_texts: false,
         source: Source::Classifier,
         build: |name, _| Ok(Box::new(LabelAccuracyEvaluator::new(name))),
     }),

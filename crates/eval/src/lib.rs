@@ -44,7 +44,7 @@ mod triplet;
 pub use binary_classification::BinaryClassificationEvaluator;
 pub use embedding_similarity::EmbeddingSimilarityEvaluator;
 pub use error::EvalError;
-pub use evaluator::{Evaluator, Inputs, LabelKind, Labels};
+pub use evaluator::{Evaluator, Inputs, LabelKind, Labels, text_ids};
 pub use information_retrieval::{InformationRetrievalEvaluator, RetrievalTask};
 pub use label_accuracy::LabelAccuracyEvaluator;
 pub use metrics::Metrics;

@@ -44,6 +44,7 @@ pub(crate) static ENTRY: Entry = Entry {
         n_columns: &[1, 2],
         labels: &LabelKind::ALL,
         is_default: false,
+        compares_texts: false,
         source: Source::Teacher,
         build: |name, _| Ok(Box::new(MseEvaluator::new(name))),
     }),

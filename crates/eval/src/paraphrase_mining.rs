@@ -19,7 +19,8 @@ use crate::{
     similarity::{TensorSimilarity, to_vec},
 };
 
-/// Average precision and best F1 of the mined pairs, by falling cosine.
+/// Average precision and best F1 of the mined pairs, by falling cosine; pairs of equal cosine count as
+/// one step.
 ///
 /// # Keys
 ///
@@ -43,7 +44,7 @@ pub struct ParaphraseMiningEvaluator {
 pub struct Mining {
     /// For each text, the most similar others that are taken.
     pub top_k: usize,
-    /// The most pairs in all, each counted from both sides.
+    /// The most pairs in all.
     pub max_pairs: usize,
     /// Texts whose neighbours are sought at once.
     pub query_chunk_size: usize,
@@ -227,21 +228,25 @@ impl Evaluator for ParaphraseMiningEvaluator {
         }
         let pairs = mine(embeddings, &self.mining)?;
         let total = self.duplicates.len() as f64;
-        let (mut correct, mut precisions) = (0.0, 0.0);
+        let (mut extracted, mut correct, mut precisions) = (0, 0.0, 0.0);
         let [mut f1, mut precision, mut recall, mut threshold] = [0.0; 4];
-        for (index, pair) in pairs.iter().enumerate() {
-            if !self.duplicates.contains(&(pair.first, pair.second)) {
+        for group in pairs.chunk_by(|a, b| a.score == b.score) {
+            let is_known = |pair: &&Pair| self.duplicates.contains(&(pair.first, pair.second));
+            let gained = group.iter().filter(is_known).count() as f64;
+            extracted += group.len();
+            if gained == 0.0 {
                 continue;
             }
-            correct += 1.0;
-            let precision_here = correct / (index + 1) as f64;
+            correct += gained;
+            let precision_here = correct / extracted as f64;
             let recall_here = correct / total;
             let f1_here = 2.0 * precision_here * recall_here / (precision_here + recall_here);
-            precisions += precision_here;
+            precisions += precision_here * gained;
             if f1_here > f1 {
-                let next = pairs.get(index + 1).unwrap_or(pair);
+                let last = &pairs[extracted - 1];
+                let next = pairs.get(extracted).unwrap_or(last);
                 (f1, precision, recall) = (f1_here, precision_here, recall_here);
-                threshold = (pair.score + next.score) / 2.0;
+                threshold = (last.score + next.score) / 2.0;
             }
         }
         let average = if total > 0.0 { precisions / total } else { 0.0 };
@@ -275,56 +280,79 @@ impl Evaluator for ParaphraseMiningEvaluator {
 pub fn mine(embeddings: &Tensor, how: &Mining) -> Result<Vec<Pair>, EvalError> {
     let embeddings = embeddings.f_detach()?;
     let rows = embeddings.size().first().copied().unwrap_or(0);
-    let (queries, corpus) = (
-        how.query_chunk_size.max(1) as i64,
-        how.corpus_chunk_size.max(1) as i64,
-    );
+    let queries = how.query_chunk_size.max(1) as i64;
     let mut heap: BinaryHeap<Reverse<Candidate>> = BinaryHeap::new();
-    let (mut lowest, mut added) = (-1.0, 0);
-    for first_other in (0..rows).step_by(corpus as usize) {
-        let others = embeddings.f_narrow(0, first_other, corpus.min(rows - first_other))?;
-        for first_row in (0..rows).step_by(queries as usize) {
-            let part = embeddings.f_narrow(0, first_row, queries.min(rows - first_row))?;
-            let scores = Similarity::Cosine.matrix(&part, &others)?;
-            // A text is nearest to itself, so one more than asked for.
-            let k = (how.top_k as i64 + 1).min(others.size()[0]);
-            let (values, places) = scores.f_topk(k, 1, true, false)?;
-            let (values, places) = (to_vec(&values)?, to_vec(&places)?);
-            for (cell, (score, place)) in values.into_iter().zip(places).enumerate() {
-                let i = first_row as usize + cell / k as usize;
-                let j = first_other as usize + place as usize;
-                if i != j && score > lowest {
-                    heap.push(Reverse(Candidate { score, i, j }));
-                    added += 1;
-                    if added >= how.max_pairs {
-                        lowest = heap.pop().map_or(lowest, |Reverse(worst)| worst.score);
-                    }
+    let mut queued: HashSet<(usize, usize)> = HashSet::new();
+    let mut lowest = f64::NEG_INFINITY;
+    for first_row in (0..rows).step_by(queries as usize) {
+        let part = embeddings.f_narrow(0, first_row, queries.min(rows - first_row))?;
+        let (values, places) = nearest(&part, &embeddings, how)?;
+        let k = values.size()[1] as usize;
+        let (values, places) = (to_vec(&values)?, to_vec(&places)?);
+        let cells = values.chunks(k).zip(places.chunks(k));
+        for (i, (scores, places)) in (first_row as usize..).zip(cells) {
+            let others = scores
+                .iter()
+                .zip(places)
+                .map(|(score, j)| (*score, *j as usize));
+            for (score, j) in others.filter(|(_, j)| *j != i).take(how.top_k) {
+                let (first, second) = (i.min(j), i.max(j));
+                if score <= lowest || !queued.insert((first, second)) {
+                    continue;
+                }
+                heap.push(Reverse(Candidate {
+                    score,
+                    first,
+                    second,
+                }));
+                if heap.len() > how.max_pairs
+                    && let Some(Reverse(worst)) = heap.pop()
+                {
+                    queued.remove(&(worst.first, worst.second));
+                    lowest = worst.score;
                 }
             }
         }
     }
-    let mut seen = HashSet::new();
-    let mut pairs = Vec::new();
-    while let Some(Reverse(Candidate { score, i, j })) = heap.pop() {
-        let (first, second) = (i.min(j), i.max(j));
-        if seen.insert((first, second)) {
-            pairs.push(Pair {
-                score,
-                first,
-                second,
-            });
-        }
+    let pair = |Reverse(candidate): Reverse<Candidate>| Pair {
+        score: candidate.score,
+        first: candidate.first,
+        second: candidate.second,
+    };
+    // Ascending by `Reverse`, so the best first.
+    Ok(heap.into_sorted_vec().into_iter().map(pair).collect())
+}
+
+/// The cosines and the places of the rows of `all` that are nearest to each row of `part`, best first:
+/// one more than asked for, since a text is nearest to itself.
+fn nearest(part: &Tensor, all: &Tensor, how: &Mining) -> Result<(Tensor, Tensor), EvalError> {
+    let (rows, chunk) = (all.size()[0], how.corpus_chunk_size.max(1) as i64);
+    let k = how.top_k as i64 + 1;
+    let mut best: Option<(Tensor, Tensor)> = None;
+    for first in (0..rows).step_by(chunk as usize) {
+        let others = all.f_narrow(0, first, chunk.min(rows - first))?;
+        let scores = Similarity::Cosine.matrix(part, &others)?;
+        let (values, places) = scores.f_topk(k.min(scores.size()[1]), 1, true, true)?;
+        let places = places.f_add_scalar(first)?;
+        best = Some(match best {
+            None => (values, places),
+            Some((best_values, best_places)) => {
+                let values = Tensor::f_cat(&[best_values, values], 1)?;
+                let places = Tensor::f_cat(&[best_places, places], 1)?;
+                let (values, chosen) = values.f_topk(k.min(values.size()[1]), 1, true, true)?;
+                (values, places.f_gather(1, &chosen, false)?)
+            }
+        });
     }
-    pairs.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Ok(pairs)
+    best.ok_or_else(|| EvalError::inputs(NAME, "there are no texts"))
 }
 
 /// A pair in the queue of candidates, worst first; equal scores go by row.
 #[derive(PartialEq)]
 struct Candidate {
     score: f64,
-    i: usize,
-    j: usize,
+    first: usize,
+    second: usize,
 }
 
 impl Eq for Candidate {}
@@ -333,7 +361,7 @@ impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.score
             .total_cmp(&other.score)
-            .then((self.i, self.j).cmp(&(other.i, other.j)))
+            .then((self.first, self.second).cmp(&(other.first, other.second)))
     }
 }
 

@@ -41,7 +41,7 @@ impl TensorSimilarity for Similarity {
         match self {
             Self::Cosine => row_sum(&normalize(&a)?.f_mul(&normalize(&b)?)?),
             Self::Dot => row_sum(&a.f_mul(&b)?),
-            Self::Euclidean => row_sum(&a.f_sub(&b)?.f_square()?)?.f_sqrt()?.f_neg(),
+            Self::Euclidean => row_norm(&a.f_sub(&b)?, false)?.f_neg(),
             Self::Manhattan => row_sum(&a.f_sub(&b)?.f_abs()?)?.f_neg(),
         }
     }
@@ -95,10 +95,7 @@ pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
 
 /// Rows scaled to length one; a zero row stays zero.
 pub(crate) fn normalize(x: &Tensor) -> Result<Tensor, TchError> {
-    let norm = x
-        .f_norm_scalaropt_dim(2, [-1i64].as_slice(), true)?
-        .f_clamp_min(1e-12)?;
-    x.f_div(&norm)
+    x.f_div(&row_norm(x, true)?.f_clamp_min(1e-12)?)
 }
 
 /// Half precision to f32: in 16 bits, near scores would become ties.
@@ -107,6 +104,11 @@ pub(crate) fn raise(x: &Tensor) -> Result<Tensor, TchError> {
         Kind::Float | Kind::Double => Ok(x.shallow_clone()),
         _ => x.f_to_kind(Kind::Float),
     }
+}
+
+/// The length of each row.
+fn row_norm(x: &Tensor, keep_dimension: bool) -> Result<Tensor, TchError> {
+    x.f_norm_scalaropt_dim(2, [-1i64].as_slice(), keep_dimension)
 }
 
 fn row_sum(x: &Tensor) -> Result<Tensor, TchError> {

@@ -13,7 +13,7 @@ use crate::{
     similarity::{TensorSimilarity, same_shape, to_vec},
 };
 
-/// Share of sentences whose translation is nearest by cosine, in both directions.
+/// Share of sentences whose translation, or an equal text, is nearest by cosine, in both directions.
 ///
 /// # Keys
 ///
@@ -39,6 +39,7 @@ pub(crate) static ENTRY: Entry = Entry {
         n_columns: &[2],
         labels: &LabelKind::ALL,
         is_default: false,
+        compares_texts: true,
         source: Source::Model,
         build: |name, _| Ok(Box::new(TranslationEvaluator::new(name))),
     }),
@@ -100,9 +101,10 @@ fn hits(inputs: &Inputs<'_>) -> Result<[Vec<bool>; 2], EvalError> {
         NAME,
         &[("source embeddings", source), ("target embeddings", target)],
     )?;
+    let [sources, targets] = inputs.text_ids::<2>(NAME)?;
     Ok([
-        nearest_is_own(&columns[0], &columns[1])?,
-        nearest_is_own(&columns[1], &columns[0])?,
+        nearest_is_right(&columns[0], &columns[1], targets)?,
+        nearest_is_right(&columns[1], &columns[0], sources)?,
     ])
 }
 
@@ -110,15 +112,15 @@ fn share(hits: &[bool]) -> f64 {
     hits.iter().filter(|hit| **hit).count() as f64 / hits.len() as f64
 }
 
-/// Whether the nearest row of `b` to each row of `a` has the same index.
-fn nearest_is_own(a: &Tensor, b: &Tensor) -> Result<Vec<bool>, EvalError> {
+/// Whether the nearest row of `b` to each row of `a` has the text of the row with the same index.
+fn nearest_is_right(a: &Tensor, b: &Tensor, texts: &[u32]) -> Result<Vec<bool>, EvalError> {
     let rows = a.size()[0];
     let mut hits = Vec::with_capacity(rows as usize);
     for first in (0..rows).step_by(CHUNK as usize) {
         let part = a.f_narrow(0, first, CHUNK.min(rows - first))?;
         let nearest = Similarity::Cosine.matrix(&part, b)?.f_argmax(1, false)?;
-        let nearest = to_vec(&nearest)?.into_iter().zip(first..);
-        hits.extend(nearest.map(|(nearest, own)| nearest as i64 == own));
+        let nearest = to_vec(&nearest)?.into_iter().zip(first as usize..);
+        hits.extend(nearest.map(|(nearest, own)| texts[nearest as usize] == texts[own]));
     }
     Ok(hits)
 }

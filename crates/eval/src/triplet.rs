@@ -70,6 +70,7 @@ pub(crate) static ENTRY: Entry = Entry {
         n_columns: &[3],
         labels: &[LabelKind::None],
         is_default: true,
+        compares_texts: false,
         source: Source::Model,
         build: |name, options| {
             let (main_similarity, similarities) = options.main_among(&Similarity::ALL)?;

@@ -21,6 +21,7 @@ fn evaluate<const N: usize>(
     evaluator.evaluate(&Inputs {
         embeddings: &columns.map(Tensor::shallow_clone),
         labels: labels.as_ref(),
+        text_ids: &[],
     })
 }
 

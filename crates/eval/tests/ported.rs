@@ -1,11 +1,12 @@
 //! The facts of sentence-transformers' own tests that need no model: `tests/sentence_transformer/evaluation` and
-//! `tests/util/test_similarity.py`, as of 6.0.1. What an evaluator gives for given figures is in `upstream.rs`.
+//! `tests/util/test_similarity.py`, as of 6.2.0. What an evaluator gives for given figures is in `upstream.rs`.
 
 use std::collections::{HashMap, HashSet};
 
 use eval::{
     BinaryClassificationEvaluator, Evaluator, InformationRetrievalEvaluator, Inputs, Labels,
     Margin, Metrics, ParaphraseMiningEvaluator, Similarity, TripletEvaluator, csv,
+    paraphrase_mining::{Mining, Pair, mine},
     similarity::TensorSimilarity,
 };
 use tch::{Device, Kind, Tensor};
@@ -45,6 +46,7 @@ fn evaluate<const N: usize>(
     let inputs = Inputs {
         embeddings: &columns.map(Tensor::shallow_clone),
         labels: labels.as_ref(),
+        text_ids: &[],
     };
     evaluator.evaluate(&inputs).unwrap()
 }
@@ -244,6 +246,44 @@ fn the_closure_makes_duplicates_of_duplicates() {
     };
     close(&[precision(false)], &[(1.0 / 2.0 + 2.0 / 3.0) / 2.0]);
     close(&[precision(true)], &[1.0]);
+}
+
+/// Neither pairs nor neighbours depend on the chunks, each pair counts once, and repeated texts don't push each other
+/// out of their neighbours.
+#[test]
+fn mining_does_not_depend_on_chunks() {
+    tch::manual_seed(11);
+    let embeddings = Tensor::randn([40, 8], (Kind::Float, Device::Cpu));
+    let of = |mining: Mining| mine(&embeddings, &mining).unwrap();
+    let of_chunks = |chunk: usize| {
+        of(Mining {
+            top_k: 3,
+            query_chunk_size: chunk,
+            corpus_chunk_size: chunk,
+            ..Mining::default()
+        })
+    };
+    let whole = of_chunks(1000);
+    // Each of the 40 rows has three neighbours, and a pair may be of both.
+    assert!((60..=120).contains(&whole.len()), "{}", whole.len());
+    for chunk in [7, 11] {
+        let found = of_chunks(chunk);
+        let rows = |pairs: &[Pair]| {
+            let mut rows: Vec<_> = pairs.iter().map(|pair| (pair.first, pair.second)).collect();
+            rows.sort_unstable();
+            rows
+        };
+        assert_eq!(rows(&found), rows(&whole), "chunks of {chunk}");
+    }
+    let few = of(Mining {
+        max_pairs: 20,
+        ..Mining::default()
+    });
+    assert_eq!(few.len(), 20);
+    assert!(few.windows(2).all(|two| two[0].score >= two[1].score));
+    let all = of(Mining::default());
+    assert_eq!(all.len(), 40 * 39 / 2);
+    assert_eq!(few, all[..20]);
 }
 
 #[test]

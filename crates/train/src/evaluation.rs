@@ -7,6 +7,7 @@ use eval::{
     Evaluator, EvaluatorKind, Inputs, LabelKind, Labels, Metrics, Options, RowFigures, Similarity,
     csv::{At, CsvTable},
     entry::{ColumnNeeds, Entry, Side},
+    text_ids,
 };
 use model::{EncodeOptions, SentenceTransformer};
 use tch::Tensor;
@@ -18,6 +19,7 @@ use crate::{error::TrainError, tokenizing::TrainingData};
 pub struct Evaluation {
     data: TrainingData,
     labels: Option<Labels>,
+    text_ids: Vec<Vec<u32>>,
     /// Without one, the data is for the loss alone.
     evaluator: Option<(&'static Entry, Box<dyn Evaluator>)>,
     encoding: EncodeOptions,
@@ -65,7 +67,8 @@ impl Evaluation {
         match choose(&data.dataset, None) {
             Ok(_) => Self::new(data, similarities, encoding),
             Err(_) => Ok(Self {
-                labels: evaluator_labels(&data.dataset),
+                labels: None,
+                text_ids: Vec::new(),
                 data,
                 evaluator: None,
                 encoding,
@@ -81,8 +84,13 @@ impl Evaluation {
         encoding: EncodeOptions,
     ) -> Result<Self, TrainError> {
         let evaluator = (needs.build)(&data.dataset.name, options)?;
+        let columns = data.dataset.columns.iter();
+        let columns = columns.filter(|_| needs.compares_texts);
         Ok(Self {
             labels: evaluator_labels(&data.dataset),
+            text_ids: columns
+                .map(|column| text_ids(column.texts.iter()))
+                .collect(),
             data,
             evaluator: Some((entry, evaluator)),
             encoding,
@@ -228,6 +236,7 @@ impl Evaluation {
         Inputs {
             embeddings,
             labels: self.labels.as_ref(),
+            text_ids: &self.text_ids,
         }
     }
 

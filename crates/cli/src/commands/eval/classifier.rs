@@ -84,6 +84,7 @@ impl Classified {
         let inputs = Inputs {
             embeddings: &[logits],
             labels: Some(&self.labels),
+            text_ids: &[],
         };
         let what = counted(dataset.n_rows(), self.entry.unit);
         subject.evaluate(evaluator.as_ref(), &inputs, what)
