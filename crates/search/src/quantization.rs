@@ -1,6 +1,6 @@
 //! Embeddings in fewer bits.
 //!
-//! Upstream: `quantize_embeddings` of sentence-transformers 6.0.1, `util/quantization.py`.
+//! Upstream: `quantize_embeddings` in `util/quantization.py` of sentence-transformers.
 
 use std::{fmt, str::FromStr};
 
@@ -50,7 +50,7 @@ impl Precision {
         }
     }
 
-    /// Whether it goes by the ranges of dimensions.
+    /// Whether it depends on the ranges of dimensions.
     pub fn needs_ranges(self) -> bool {
         matches!(self, Self::Int8 | Self::Uint8)
     }
@@ -150,7 +150,7 @@ pub enum Quantized {
 /// get its end. A dimension whose range is a single value has steps of 1.
 ///
 /// # Errors
-/// Where the ranges have another dimension.
+/// Where the ranges have another dimension, or would have to be taken from a single embedding.
 pub fn quantize_embeddings(
     embeddings: Embeddings<'_>,
     precision: Precision,
@@ -201,6 +201,13 @@ fn steps(embeddings: Embeddings<'_>, ranges: Option<&Ranges>) -> Result<Vec<u8>,
     let own;
     let Ranges { starts, ends } = match ranges {
         Some(ranges) => ranges,
+        None if embeddings.len() == 1 => {
+            return Err(SearchError::Shape(
+                "ranges of a single embedding are points, which leaves nothing of it: give ranges, \
+                 or embeddings to take them from"
+                    .to_owned(),
+            ));
+        }
         None => {
             own = Ranges::of(embeddings)?;
             &own
@@ -271,6 +278,17 @@ mod tests {
         );
         assert!(Ranges::new(embeddings).is_err());
         assert!(Ranges::of(Embeddings::new(&[], 2).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_single_embedding_needs_ranges() {
+        let one = Embeddings::new(&[1.0, 2.0], 2).unwrap();
+        for precision in [Precision::Int8, Precision::Uint8] {
+            let error = quantize_embeddings(one, precision, None).unwrap_err();
+            assert!(error.to_string().contains("a single embedding"), "{error}");
+            assert!(quantize_embeddings(one, precision, Some(&Ranges::of(one).unwrap())).is_ok());
+        }
+        assert!(quantize_embeddings(one, Precision::Binary, None).is_ok());
     }
 
     #[test]

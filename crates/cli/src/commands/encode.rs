@@ -167,6 +167,12 @@ fn ranges(
             .with_context(|| format!("--ranges {}", path.display()));
     }
     let Some(calibration) = &flags.calibration else {
+        if embeddings.len() == 1 {
+            return Err(UsageError(format!(
+                "--quantize {precision} of one text: its own ranges are points, which leaves nothing of it: give others to take them from with --calibration, or --ranges"
+            ))
+            .into());
+        }
         if embeddings.len() < FEW_EMBEDDINGS {
             tracing::warn!(
                 "the ranges of {precision} are those of {} embeddings alone; give more with --calibration, or --ranges",

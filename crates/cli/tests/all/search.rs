@@ -428,6 +428,10 @@ fn encode_quantises_with_ranges_from_where_it_is_told() {
         &["a.npy", "--quantize", "int8", "--ranges", "plain.npy"],
     )
     .failed(1, &["--ranges plain.npy", "two rows"]);
+    sandbox.write("one.txt", "The dog runs.\n");
+    let one = ["a.npy", "--input", "one.txt", "--quantize", "int8"];
+    encode(&sandbox, &one).failed(2, &["int8 of one text", "--calibration"]);
+    encode(&sandbox, &[&one[..], &["--ranges", "ranges.npy"]].concat()).ok();
 }
 
 #[test]
