@@ -12,8 +12,11 @@ use xshell::cmd;
 
 use crate::{checkout::Checkout, setup};
 
-/// The torch that both sides compute with, so that figures compare our code with theirs.
-const TORCH: &str = "2.11.0";
+/// The torch that `pip install sentence-transformers` gives.
+const TORCH: &str = "2.15.0";
+
+/// The torch of packages that are given: on a GPU sentune takes its libtorch from there.
+const SHARED_TORCH: &str = "2.11.0";
 
 /// The programs that run the peer, kept inside this one: it may be carried to a machine without a checkout.
 const SCRIPTS: [(&str, &str); 7] = [
@@ -74,9 +77,13 @@ impl Peer {
                 .with_context(|| format!("{} can't import {package}", peer.python.display()))
         };
         let torch = version("torch")?;
+        let wanted = match &peer.packages {
+            Some(_) => SHARED_TORCH,
+            None => TORCH,
+        };
         ensure!(
-            torch.split('+').next() == Some(TORCH),
-            "{} has torch {torch}, and the comparison is with {TORCH}",
+            torch.split('+').next() == Some(wanted),
+            "{} has torch {torch}, and the comparison is with {wanted}",
             peer.python.display()
         );
         peer.version = version("sentence_transformers")?;
@@ -135,7 +142,7 @@ impl Peer {
 
 /// The environment in the user's cache folder; it takes its name when pip is done.
 fn environment(checkout: &Checkout) -> Result<PathBuf> {
-    let folder = setup::cache_folder(&checkout.root)?.join("peer-6.0.1");
+    let folder = setup::cache_folder(&checkout.root)?.join("peer-6.2.0");
     let python = folder.join("bin/python");
     let complete = folder.join("complete");
     if complete.exists() {

@@ -165,7 +165,7 @@ fn a_gpu_without_a_libtorch_for_it_is_said_before_the_build() -> Result {
 const PYTHON: &str = r#"#!/bin/sh
 case "$*" in
   *find_spec*) echo "$PYTHONPATH/torch" ;;
-  *"import sentence_transformers"*) echo 6.0.1 ;;
+  *"import sentence_transformers"*) echo 6.2.0 ;;
   *"import torch"*) echo 2.11.0+cu130 ;;
   *inputs.py*)
     while [ $# -gt 0 ]; do
@@ -245,7 +245,7 @@ fn a_carried_benchmark_builds_nothing_and_ends_with_its_table() -> Result {
     assert!(machine.calls("cargo").is_empty(), "{words}");
     for line in [
         " with GPU X (80 GB, compute capability 9.0;",
-        ", beside sentence-transformers 6.0.1: mpnet-base-random on ",
+        ", beside sentence-transformers 6.2.0: mpnet-base-random on ",
         "sentune ran with `--cuda-graphs`.",
         // sentune's own clock is real, so its figure is not known to the last digit.
         "| train-base-1024, bf16 | out of memory | out of memory |",
