@@ -52,6 +52,7 @@ mod error;
 mod inputs;
 mod linear;
 mod loss;
+mod one_or_many;
 mod registry;
 
 pub use context::BuildContext;

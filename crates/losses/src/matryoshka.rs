@@ -64,13 +64,13 @@ pub struct MatryoshkaOptions {
     /// The loss that is wrapped.
     pub loss: LossConfig,
     /// To which dimensions embeddings are cut.
-    #[serde(alias = "dims", deserialize_with = "crate::registry::one_or_many")]
+    #[serde(alias = "dims", deserialize_with = "crate::one_or_many::one_or_many")]
     pub matryoshka_dims: Vec<i64>,
     /// The weight of each, in the same order.
     #[serde(
         default,
         alias = "weights",
-        deserialize_with = "crate::registry::one_or_many",
+        deserialize_with = "crate::one_or_many::one_or_many",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub matryoshka_weights: Vec<f64>,

@@ -63,7 +63,7 @@ pub struct MultipleNegativesRanking {
     #[serde(alias = "similarity")]
     pub similarity_fct: Similarity,
     /// Which similarities compete with the positive's; has to contain query_to_doc.
-    #[serde(deserialize_with = "crate::registry::one_or_many")]
+    #[serde(deserialize_with = "crate::one_or_many::one_or_many")]
     pub directions: Vec<Direction>,
     /// One softmax over all directions, or one for each.
     #[serde(alias = "partition")]

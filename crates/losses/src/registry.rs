@@ -382,24 +382,6 @@ fn cached(
     Ok(Box::new(Cached::new(name, inner, mini_batch_size)?))
 }
 
-/// A list, or one element alone, which a text without `+` gives.
-pub(crate) fn one_or_many<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form<T> {
-        One(T),
-        Many(Vec<T>),
-    }
-    Ok(match Form::deserialize(deserializer)? {
-        Form::One(one) => vec![one],
-        Form::Many(many) => many,
-    })
-}
-
 /// The parameters as their type, with defaults for those not given.
 fn parameters<P: DeserializeOwned>(config: &LossConfig) -> Result<P, LossError> {
     serde_json::from_value(Value::Object(config.parameters.clone()))
