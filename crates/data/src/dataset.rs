@@ -198,12 +198,12 @@ pub struct Dataset {
 
 /// The names that make a column the label.
 ///
-/// Source: `valid_label_columns` of sentence-transformers 6.0.1, `base/data_collator.py`.
+/// Source: `valid_label_columns` of sentence-transformers 6.2.0, `base/data_collator.py`.
 pub const LABEL_COLUMNS: [&str; 4] = ["label", "labels", "score", "scores"];
 
 /// Column names that upstream's collator and trainer use themselves.
 ///
-/// Source: sentence-transformers 6.0.1, `base/data_collator.py` and `base/trainer.py`.
+/// Source: sentence-transformers 6.2.0, `base/data_collator.py` and `base/trainer.py`.
 pub const RESERVED_COLUMNS: [&str; 2] = ["dataset_name", "return_loss"];
 
 impl Dataset {

@@ -381,7 +381,7 @@ fn name_of(source: &str) -> String {
 /// Warns of the commonest mistakes that are no errors: an id column taken for text, and familiar names in an
 /// unfamiliar order. Upstream warns of both.
 ///
-/// Source: `maybe_warn_about_column_order` in sentence-transformers 6.0.1, `base/data_collator.py`.
+/// Source: `maybe_warn_about_column_order` in sentence-transformers 6.2.0, `base/data_collator.py`.
 fn warn_of_odd_columns(dataset: &Dataset) {
     let names = dataset.column_names();
     for name in &names {

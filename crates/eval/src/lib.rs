@@ -1,7 +1,7 @@
 //! Evaluators for sentence embeddings: pure functions from embeddings and labels to metrics.
 //!
 //! Keys, primary metric and CSV files are those of the class of the same name in
-//! sentence-transformers 6.0.1; `tests/fixtures/make_fixtures.py` makes the figures that the tests
+//! sentence-transformers 6.2.0; `tests/fixtures/make_fixtures.py` makes the figures that the tests
 //! compare with. Nothing here encodes a text: a caller with a model hands in tensors
 //! `[n, dimension]`, on any device and without gradients.
 //!

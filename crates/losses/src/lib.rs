@@ -3,7 +3,7 @@
 //! A loss takes one tensor `[batch, dimension]` per text column and, where it needs them, labels,
 //! and gives a scalar that `backward` can be called on. It knows nothing of models, data or
 //! optimizers. Values and gradients agree with the class of the same name in sentence-transformers
-//! 6.0.1; `tests/fixtures/make_fixtures.py` makes the figures that the tests compare with.
+//! 6.2.0; `tests/fixtures/make_fixtures.py` makes the figures that the tests compare with.
 //!
 //! A loss is made from its name and parameters:
 //!

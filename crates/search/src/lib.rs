@@ -2,7 +2,7 @@
 //! quantisation. Pure functions over `f32` slices; no tensors, models or files.
 //!
 //! Results are those of `util.semantic_search`, `util.mine_hard_negatives` and
-//! `util.quantize_embeddings` of sentence-transformers 6.0.1 on the same embeddings;
+//! `util.quantize_embeddings` of sentence-transformers 6.2.0 on the same embeddings;
 //! `tests/fixtures/make_fixtures.py` makes the rows and numbers that the tests compare with.
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! Hits, mined rows and quantised values against sentence-transformers 6.0.1;
+//! Hits, mined rows and quantised values against sentence-transformers 6.2.0;
 //! `fixtures/make_fixtures.py` made the expected ones.
 
 use std::{collections::HashMap, ops::ControlFlow};

@@ -123,7 +123,7 @@ pub struct TrainingArguments {
     /// Seed of data order and dropout.
     #[arg(long, value_name = "N", default_value = "42")]
     pub seed: u64,
-    /// Seed of the data order alone [default: that of --seed].
+    /// Seed of the order of rows alone, with one data set and the batch_sampler sampler [default: that of --seed].
     #[arg(long, value_name = "N")]
     pub data_seed: Option<u64>,
     /// Order of the rows in batches: batch_sampler (any), no_duplicates (no text twice in a batch), group_by_label
@@ -194,7 +194,7 @@ fn proportional() -> MultiDatasetBatchSampler {
 }
 
 impl Default for TrainingArguments {
-    /// The defaults of transformers 5.23 (and so of sentence-transformers 6.0.1), as the fields' attributes say them.
+    /// The defaults of transformers 5.24.0 (and so of sentence-transformers 6.2.0), as the fields' attributes say them.
     fn default() -> Self {
         flag_defaults()
     }

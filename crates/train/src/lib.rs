@@ -1,7 +1,7 @@
 //! Training: the loop, optimizers, schedules, evaluation during a run, and the folder of a run.
 //!
 //! [`Trainer`] takes a model, a loss, tokenised data and [`TrainingArguments`], and trains as
-//! transformers' `Trainer` does under sentence-transformers 6.0.1: the same batch order, the same order of
+//! transformers' `Trainer` does under sentence-transformers 6.2.0: the same batch order, the same order of
 //! operations within a step, the same log entries. Observers
 //! ([`events::Observer`]) are told what happens.
 //!

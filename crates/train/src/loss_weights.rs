@@ -1,7 +1,7 @@
 //! Weights that losses own: trained, clipped and saved with the model's.
 //!
-//! In sentence-transformers 6.0.1 they are stepped, but their gradients are neither cleared nor clipped nor is
-//! anything of them saved (issues 2872 and 2881). Here they count into the gradient's norm and are clipped by it,
+//! In sentence-transformers 6.2.0 they are stepped, but their gradients are not clipped, nor is anything of them
+//! saved (issues 2872 and 2881). Here they count into the gradient's norm and are clipped by it,
 //! their biases are not decayed, and a checkpoint and the trained model's folder hold them.
 
 use std::{io, path::Path};

@@ -9,7 +9,7 @@ use crate::error::TrainError;
 /// Texts that are put before the texts of columns, in training and in the evaluation loss. Evaluators use the
 /// model's own prompts instead, and the saved model keeps those.
 ///
-/// `prompts` of `base/training_args.py` and its reading in `base/data_collator.py` of sentence-transformers 6.0.1:
+/// `prompts` of `base/training_args.py` and its reading in `base/data_collator.py` of sentence-transformers 6.2.0:
 /// a text, or texts by column, by data set, or by data set and column. A name that is a data set's is not looked for
 /// among the columns. One deliberate difference: a name that is neither is refused, where upstream passes over it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

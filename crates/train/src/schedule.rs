@@ -71,7 +71,7 @@ pub fn warmup_steps(warmup: f64, n_steps: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// Compares with transformers 5.23.0:
+    /// Compares with transformers 5.24.0:
     ///
     /// ```python
     /// import torch, transformers

@@ -1,6 +1,6 @@
 //! The training loop.
 //!
-//! The order of things within a step is that of transformers' `Trainer` (5.23, `_run_epoch`): forward and
+//! The order of things within a step is that of transformers' `Trainer` (5.24, `_run_epoch`): forward and
 //! backward of each micro-batch, clip, update, schedule, then log, evaluate and save where due.
 
 mod evaluating;

@@ -1,4 +1,4 @@
-//! Runs against those of sentence-transformers 6.0.1: `fixtures/make_fixtures.py` says how they were made.
+//! Runs against those of sentence-transformers 6.2.0: `fixtures/make_fixtures.py` says how they were made.
 //!
 //! The promise is 1e-4 relative for each of the first 100 losses. What is reached stands beside each constant: the
 //! rounding of single operations, grown over the run by a learning rate twenty times the default.

@@ -1,4 +1,4 @@
-//! Training with prompts against sentence-transformers 6.0.1 (`fixtures/make_prompt_fixtures.py`), and what prompts
+//! Training with prompts against sentence-transformers 6.2.0 (`fixtures/make_prompt_fixtures.py`), and what prompts
 //! mean to a resume.
 
 #[expect(dead_code, reason = "evaluations here have prompts")]
