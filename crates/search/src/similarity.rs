@@ -45,6 +45,25 @@ impl Similarity {
         }
     }
 
+    /// The similarity of row `i` of `a` and row `i` of `b`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn of_rows(self, a: Embeddings<'_>, b: Embeddings<'_>) -> Result<Vec<f32>, SearchError> {
+        if (a.len(), a.dimension()) != (b.len(), b.dimension()) {
+            return Err(SearchError::Shape(format!(
+                "{} embeddings of {} dimensions and {} of {} are no pairs",
+                a.len(),
+                a.dimension(),
+                b.len(),
+                b.dimension()
+            )));
+        }
+        let (a, b) = (self.prepared(a), self.prepared(b));
+        let rows = a.view().rows().zip(b.view().rows());
+        Ok(rows.map(|(a, b)| self.of_prepared(a, b)).collect())
+    }
+
     /// The rows that [`Self::of_prepared`] takes.
     pub(crate) fn prepared(self, embeddings: Embeddings<'_>) -> Matrix<'_> {
         match self {
