@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("libtorch", &[]),
     ("grammar", &[]),
     ("mutate", &[]),
@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("kernels", &[]),
     ("launcher", &[]),
     ("search", &["kernels"]),
+    ("report", &["search"]),
     ("shim", &["libtorch", "kernels"]),
     ("data", &["mutate"]),
     (
@@ -34,8 +35,8 @@ const LAYERS: [(&str, &[&str]); 17] = [
     (
         "cli",
         &[
-            "libtorch", "kernels", "search", "shim", "launcher", "model", "data", "losses", "eval",
-            "train", "hub", "grammar",
+            "libtorch", "kernels", "search", "report", "shim", "launcher", "model", "data",
+            "losses", "eval", "train", "hub", "grammar",
         ],
     ),
     ("fetch-data", &["hub"]),
