@@ -43,7 +43,7 @@ pub(crate) fn model(model: &str, session: &Session) -> anyhow::Result<PathBuf> {
     let config = HubConfig::from_env()?;
     fetched(fetch_model(&config, &id, &mut Download::new(session)), session).with_context(|| {
         format!(
-            "model `{model}` is neither a folder here nor could it be had from the hub: give --model a folder with config.json, tokenizer.json and model.safetensors, or run `cargo xtask fetch-data --model {model}` where the hub can be reached"
+            "model `{model}` is neither a folder here nor could it be had from the hub: give a folder with config.json, tokenizer.json and model.safetensors, or run `cargo xtask fetch-data --model {model}` where the hub can be reached"
         )
     })
 }

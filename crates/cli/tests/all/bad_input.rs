@@ -247,7 +247,7 @@ fn models_and_data_that_are_nowhere_name_both_ways_to_get_them() {
         1,
         &[
             "model `org/nosuch`",
-            "give --model a folder",
+            "give a folder with config.json",
             "cargo xtask fetch-data --model org/nosuch",
         ],
     );

@@ -7,6 +7,7 @@ mod evaluators;
 mod formats;
 mod libtorch_engine;
 mod losses;
+mod messages;
 mod prompts;
 #[cfg(unix)]
 mod reliability;
