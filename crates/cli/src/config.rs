@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn bf16_is_a_precision() {
-        let flags = of_file("precision = \"fp16\"\n", &["--bf16", "--fp16=false"]).unwrap();
+        let flags = of_file("precision = \"fp16\"\n", &["--bf16"]).unwrap();
         assert_eq!(flags.arguments.precision, Precision::Bf16);
         let text = to_toml(&flags).unwrap();
         assert!(text.contains("precision = \"bf16\"\n"), "{text}");

@@ -46,12 +46,15 @@ fn row(arg: &clap::Arg) -> String {
     let (help, said) = without_default(&help);
     let default = match arg.get_default_values() {
         [value] if !arg.is_hide_default_value_set() => format!("`{}`", value.display()),
-        _ => said,
+        _ => escaped(&said),
     };
-    format!(
-        "| `--{name}{value}`{aliases} | {default} | {} |",
-        help.replace('|', "\\|")
-    )
+    let help = escaped(&help);
+    format!("| `--{name}{value}`{aliases} | {default} | {help} |")
+}
+
+/// A text in which nothing is a cell's end or a tag.
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "\\<")
 }
 
 /// A help text without its `[default: ...]`, and that.
