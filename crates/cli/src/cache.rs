@@ -9,13 +9,17 @@ const MAX_TOKEN_BYTES: u64 = 2_000_000_000;
 
 /// The cache of tokenised data, if there is a place for it.
 pub(crate) fn token_cache() -> Option<TokenCache> {
-    let folder = folder(|name| std::env::var_os(name))?;
-    Some(TokenCache::new(folder.join("tokens"), MAX_TOKEN_BYTES))
+    Some(TokenCache::new(folder()?.join("tokens"), MAX_TOKEN_BYTES))
+}
+
+/// The user's cache folder.
+pub(crate) fn folder() -> Option<PathBuf> {
+    folder_by(|name| std::env::var_os(name))
 }
 
 /// `SENTUNE_CACHE`, or `sentune` in the user's cache folder by the XDG base directory specification: relative
 /// paths are to be ignored, and ~/.cache is the default.
-fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+fn folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name| {
         let path = variable(name).map(PathBuf::from);
         path.filter(|path| path.is_absolute())
@@ -33,7 +37,7 @@ mod tests {
     fn the_nearest_absolute_path_is_the_cache() {
         let found = |variables: &[(&str, &str)]| {
             let find = |name: &str| variables.iter().find(|(n, _)| *n == name);
-            let folder = folder(|name| find(name).map(|(_, value)| value.into()));
+            let folder = folder_by(|name| find(name).map(|(_, value)| value.into()));
             folder.map(|path| path.to_string_lossy().into_owned())
         };
         let home = ("HOME", "/h");

@@ -1,10 +1,13 @@
 //! The subcommands, each in a file of its name.
 
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod data;
+pub(crate) mod doctor;
 pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod init;
+pub(crate) mod man;
 pub(crate) mod mine;
 pub(crate) mod search;
 pub(crate) mod sweep;

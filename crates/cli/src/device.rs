@@ -103,6 +103,14 @@ fn pick(
     Ok(Device::Cuda(number))
 }
 
+/// CUDA can't be used although a device of it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}: {what_to_do}")]
+pub(crate) struct Unusable {
+    error: CudaError,
+    what_to_do: String,
+}
+
 /// The error with what to do about it.
 fn explained(error: CudaError) -> anyhow::Error {
     let what_to_do = match &error {
@@ -122,7 +130,7 @@ fn explained(error: CudaError) -> anyhow::Error {
         }
         _ => return error.into(),
     };
-    anyhow::anyhow!("{error}: {what_to_do}")
+    Unusable { error, what_to_do }.into()
 }
 
 #[cfg(test)]

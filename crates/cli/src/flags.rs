@@ -7,19 +7,22 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSour
 use crate::{
     device::DeviceName,
     flags::{
-        compare::CompareFlags, data::DataCommand, encode::EncodeFlags, eval::EvalFlags,
-        init::InitFlags, mine::MineFlags, search::SearchFlags, sweep::SweepFlags,
-        train::TrainFlags,
+        compare::CompareFlags, completions::CompletionsFlags, data::DataCommand,
+        doctor::DoctorFlags, encode::EncodeFlags, eval::EvalFlags, init::InitFlags, man::ManFlags,
+        mine::MineFlags, search::SearchFlags, sweep::SweepFlags, train::TrainFlags,
     },
 };
 
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod data;
+pub(crate) mod doctor;
 pub(crate) mod encode;
 pub(crate) mod eval;
 #[cfg(test)]
 mod guide;
 pub(crate) mod init;
+pub(crate) mod man;
 pub(crate) mod mine;
 pub(crate) mod prompts;
 pub(crate) mod reading;
@@ -99,6 +102,38 @@ pub(crate) enum Command {
     #[command(before_help = "Example:
   sentune init --vocab-file vocab.txt --output small --hidden-size 64 --num-attention-heads 4")]
     Init(InitFlags),
+    /// Show the installation, as a bug report needs it, and what is wrong with it.
+    #[command(before_help = "Example:
+  sentune doctor")]
+    Doctor(DoctorFlags),
+    /// Print the script by which a shell completes command lines.
+    #[command(before_help = "Example:
+  sentune completions bash")]
+    Completions(CompletionsFlags),
+    /// Print the manual page, or write those of all commands.
+    #[command(before_help = "Example:
+  sentune man --output-dir man1")]
+    Man(ManFlags),
+}
+
+impl Command {
+    /// Whether the command computes on a device.
+    pub(crate) fn computes(&self) -> bool {
+        match self {
+            Self::Train(_)
+            | Self::Sweep(_)
+            | Self::Eval(_)
+            | Self::Encode(_)
+            | Self::Mine(_)
+            | Self::Search(_)
+            | Self::Compare(_) => true,
+            Self::Data(_)
+            | Self::Init(_)
+            | Self::Doctor(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
+        }
+    }
 }
 
 /// Reads a command line. Beside the flags come the names of the command's flags that it gives.
@@ -167,7 +202,7 @@ mod tests {
         for (name, text) in leaves(&command, "sentune") {
             let example = text.strip_prefix("Example:\n  ").expect(&name);
             assert!(
-                example.starts_with(&format!("{name} ")),
+                format!("{example} ").starts_with(&format!("{name} ")),
                 "{name}: {example}"
             );
             let words = example.split_whitespace().map(OsString::from);

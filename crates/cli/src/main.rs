@@ -25,11 +25,13 @@ mod usage;
 use std::{collections::BTreeSet, io, process::ExitCode};
 
 use eval::EvalError;
+use hub::error::HubError;
+use launcher::LaunchError;
 use losses::LossError;
 use train::{TrainError, failpoint};
 
 use crate::{
-    device::DeviceName,
+    device::{DeviceName, Unusable},
     flags::{Command, Flags, parse_from},
     interrupt::{Interrupt, Interrupted},
     session::Session,
@@ -45,6 +47,9 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             talk.error(&error);
+            if is_about_the_installation(&error) {
+                talk.hint("`sentune doctor` shows libtorch, devices, the hub's settings and the caches, and what is wrong with them");
+            }
             ExitCode::from(exit_code(&error))
         }
     }
@@ -53,7 +58,12 @@ fn main() -> ExitCode {
 fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()> {
     // May start this program anew, with the libtorch that SENTUNE_LIBTORCH names.
     let libtorch = shim::cuda::libtorch_folder();
-    launcher::enter(libtorch.as_deref())?;
+    if let Err(error) = launcher::enter(libtorch.as_deref()) {
+        return match &flags.command {
+            Command::Doctor(flags) => commands::doctor::run(flags, Some(&error)),
+            _ => Err(error.into()),
+        };
+    }
     if let Some(folder) = &libtorch {
         tracing::debug!("libtorch is in {}", folder.display());
     }
@@ -74,18 +84,21 @@ fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()
         Command::Data(command) => commands::data::run(&command, &session),
         Command::Compare(flags) => commands::compare::run(&flags, &session),
         Command::Init(flags) => commands::init::run(&flags),
+        Command::Doctor(flags) => commands::doctor::run(&flags, None),
+        Command::Completions(flags) => commands::completions::run(&flags),
+        Command::Man(flags) => commands::man::run(&flags),
     }
 }
 
-/// The device of a command that computes; the others have no use for one.
+/// Chooses the device of a command that computes; the others have no use for one.
 fn choose_device(flags: &Flags) -> anyhow::Result<()> {
-    match (&flags.command, flags.device) {
-        (Command::Data(_) | Command::Init(_), Some(name)) => Err(UsageError(format!(
-            "--device {name}: data and init compute nothing on a device: leave the flag out"
+    match (flags.command.computes(), flags.device) {
+        (true, name) => device::choose(name.unwrap_or(DeviceName::Auto)),
+        (false, Some(name)) => Err(UsageError(format!(
+            "--device {name}: this command computes nothing on a device: leave the flag out"
         ))
         .into()),
-        (Command::Data(_) | Command::Init(_), None) => Ok(()),
-        (_, name) => device::choose(name.unwrap_or(DeviceName::Auto)),
+        (false, None) => Ok(()),
     }
 }
 
@@ -136,6 +149,13 @@ fn is_wrong_use(error: &LossError) -> bool {
         error,
         LossError::Unknown { .. } | LossError::Parameter { .. } | LossError::Inputs { .. }
     )
+}
+
+/// Whether something could not be found: a libtorch, a device, a model or data set on the hub.
+fn is_about_the_installation(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.is::<LaunchError>() || cause.is::<Unusable>() || cause.is::<HubError>())
 }
 
 /// The reader of our output has seen enough, as in `sentune eval ... | head`.

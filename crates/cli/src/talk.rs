@@ -55,7 +55,15 @@ impl Talk {
 
     /// Prints the error of a run that failed: the whole chain on one line.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        let text = format!("error: {error:#}\n");
+        self.print(&format!("error: {error:#}\n"));
+    }
+
+    /// Prints a line below the error.
+    pub(crate) fn hint(&self, text: &str) {
+        self.print(&format!("hint: {text}\n"));
+    }
+
+    fn print(&self, text: &str) {
         // Nobody is left to tell when stderr itself can't be written.
         let _ = self.clone().write_all(text.as_bytes());
     }

@@ -27,3 +27,14 @@ mod rows;
 mod simd;
 
 pub use rows::Scratch;
+
+/// The instructions that the kernels use on this processor: `avx512`, `avx2` or `portable`.
+pub fn instructions() -> &'static str {
+    match simd::level() {
+        #[cfg(target_arch = "x86_64")]
+        simd::Level::Avx512 => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        simd::Level::Avx2 => "avx2",
+        simd::Level::Portable => "portable",
+    }
+}

@@ -305,7 +305,7 @@ fn cache_key(
         add(text.as_bytes());
     }
     let digest = hash.finalize();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(digest))
 }
 
 /// The table to write, by columns.

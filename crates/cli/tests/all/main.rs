@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod evaluators;
 mod formats;
+mod installation;
 mod libtorch_engine;
 mod losses;
 mod messages;

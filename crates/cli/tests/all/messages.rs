@@ -11,7 +11,7 @@ use crate::sandbox::Sandbox;
 type Flags = BTreeMap<String, BTreeSet<String>>;
 
 /// Sources whose messages reach the user of one of these commands alone.
-const OF_COMMANDS: [(&str, &[&str]); 14] = [
+const OF_COMMANDS: [(&str, &[&str]); 15] = [
     ("crates/cli/src/commands/compare", &["compare"]),
     (
         "crates/cli/src/commands/data",
@@ -26,6 +26,7 @@ const OF_COMMANDS: [(&str, &[&str]); 14] = [
     ("crates/cli/src/commands/train", &["train"]),
     ("crates/cli/src/config.rs", &["train"]),
     ("crates/cli/src/flags/eval", &["eval"]),
+    ("crates/cli/src/flags/ignored.rs", &["train"]),
     ("crates/cli/src/flags/prompts.rs", &["train"]),
     ("crates/eval/src", &["eval"]),
     ("crates/train/src", &["train"]),

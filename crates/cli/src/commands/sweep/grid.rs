@@ -290,10 +290,7 @@ fn folder_name(text: &str) -> String {
 /// A name, shortened where need be, that ends in a digest of `text`.
 fn digested(name: &str, text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
-    let digits: String = digest[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digits = hex::encode(&digest[..4]);
     format!(
         "{}-{digits}",
         &name[..name.len().min(MAX_NAME - digits.len() - 1)]

@@ -1,0 +1,113 @@
+//! `sentune doctor`, `completions` and `man`.
+
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn doctor_shows_what_a_bug_report_needs() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.run(&[&"doctor"]).ok();
+    let names: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split("  ").next().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "sentune",
+            "features",
+            "system",
+            "program",
+            "processor",
+            "libtorch",
+            "devices",
+            "hub",
+            "hub cache",
+            "own cache",
+            "variables"
+        ]
+    );
+    assert!(text.ends_with("\nnothing is wrong\n"), "{text}");
+    let version = format!("sentune    {}\n", env!("CARGO_PKG_VERSION"));
+    assert!(text.starts_with(&version), "{text}");
+    for part in [
+        "version 2.11",
+        "(not there yet)",
+        "HF_HUB_OFFLINE=1",
+        "offline",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in {text}");
+    }
+    let object: Value = serde_json::from_str(&sandbox.run(&[&"doctor", &"--json"]).ok()).unwrap();
+    assert_eq!(object["sentune"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(object["problems"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn doctor_says_what_is_wrong_and_shows_no_secret() {
+    let sandbox = Sandbox::new();
+    let nowhere = sandbox.path("nowhere");
+    let ended = sandbox
+        .command(&[&"doctor"])
+        .env("SENTUNE_LIBTORCH", &nowhere)
+        .env("HF_ENDPOINT", "ftp://x")
+        .env("HF_TOKEN", "hf_secret")
+        .env("HTTPS_PROXY", "http://me:secret@proxy")
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let text = String::from_utf8(ended.stdout).unwrap();
+    let (_, problems) = text.split_once("\nwrong:\n").expect(&text);
+    assert_eq!(problems.lines().count(), 2, "{text}");
+    assert!(problems.contains("SENTUNE_LIBTORCH leads to"), "{text}");
+    assert!(problems.contains("HF_ENDPOINT"), "{text}");
+    assert!(text.contains("HF_TOKEN is set"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn errors_of_things_that_are_not_there_lead_to_doctor() {
+    let sandbox = Sandbox::new();
+    let encode = |model: &str| {
+        sandbox.run(&[
+            &"encode",
+            &"--model",
+            &model,
+            &"--input",
+            &"x.txt",
+            &"--output",
+            &"x.npy",
+        ])
+    };
+    sandbox.write("x.txt", "a text\n");
+    let ended = encode("org/nosuch");
+    ended.failed(1, &["org/nosuch"]);
+    let hint = ended.stderr.lines().last().unwrap();
+    assert!(hint.starts_with("hint: `sentune doctor`"), "{ended:?}");
+    sandbox.write("empty.csv", "");
+    let ended = sandbox.run(&[&"data", &"stat", &"--data", &"empty.csv"]);
+    assert!(!ended.stderr.contains("hint:"), "{ended:?}");
+}
+
+#[test]
+fn completions_and_pages_know_every_command() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = sandbox.run(&[&"completions", &shell]).ok();
+        for part in ["sentune", "num-train-epochs", "doctor", "triplets"] {
+            assert!(script.contains(part), "{shell} lacks {part}");
+        }
+    }
+    sandbox.run(&[&"completions", &"tcsh"]).failed(2, &["tcsh"]);
+    let page = sandbox.run(&[&"man"]).ok();
+    assert!(page.contains(".TH sentune 1"), "{page}");
+    sandbox.run(&[&"man", &"--output-dir", &"man1"]).ok();
+    let pages = sandbox.files("man1");
+    for page in ["sentune.1", "sentune-train.1", "sentune-data-stat.1"] {
+        assert!(pages.contains(&page.to_owned()), "{pages:?}");
+    }
+    let train = fs_err::read_to_string(sandbox.path("man1/sentune-train.1")).unwrap();
+    assert!(train.contains("num\\-train\\-epochs"), "{train}");
+}
