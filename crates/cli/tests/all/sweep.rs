@@ -289,7 +289,7 @@ fn files_that_are_no_sweep_are_refused() {
     sweep(&sandbox, &file("", ""), &[]).failed(2, &["sweep.toml", "[grid] is empty"]);
     sweep(&sandbox, &file("", "sead = [1]"), &[]).failed(
         2,
-        &["sweep.toml", "sead = 1", "unknown field `sead`", "`seed`"],
+        &["sweep.toml", "sead = 1", "there is no key `sead`", "`seed`"],
     );
     sweep(&sandbox, &file("", "seed = ['x']"), &[]).failed(2, &["seed = \"x\"", "invalid type"]);
     let missing = ["sweep", "--config", "none.toml"];
