@@ -17,6 +17,7 @@ use train::TrainingArguments;
 use crate::{
     flags::{
         prompts,
+        tables::TableFlags,
         train::{ARTICLE_DATA, TrainCall, TrainFlags},
     },
     named::{self, Named},
@@ -69,8 +70,7 @@ pub(crate) fn resolve_table(mut table: Table) -> anyhow::Result<TrainFlags> {
     }
     let mut all = Table::try_from(TrainFlags::default())?;
     all.extend(table);
-    let mut flags = deserialize(all)
-        .map_err(|error| UsageError(error.to_string().trim_end().replace('\n', " ")))?;
+    let mut flags = deserialize(all)?;
     named::check("--loss", &flags.loss)?;
     for (flag, sets) in [
         ("--train-data", &flags.train_data),
@@ -112,7 +112,7 @@ fn read(path: &Path) -> Result<Table, UsageError> {
             one.insert(key.clone(), value.clone());
             match deserialize(one) {
                 Ok(_) => continue,
-                Err(error) => error.to_string().trim_end().replace('\n', " "),
+                Err(error) => error.to_string(),
             }
         } else {
             unknown_key(key, &keys)
@@ -122,11 +122,13 @@ fn read(path: &Path) -> Result<Table, UsageError> {
     Ok(table)
 }
 
-fn deserialize(table: Table) -> Result<TrainFlags, toml::de::Error> {
-    let arguments = TrainingArguments::deserialize(table.clone())?;
+fn deserialize(table: Table) -> Result<TrainFlags, UsageError> {
+    let refused =
+        |error: toml::de::Error| UsageError(error.to_string().trim_end().replace('\n', " "));
     Ok(TrainFlags {
-        arguments,
-        ..TrainFlags::deserialize(table)?
+        tables: TableFlags::from_table(&table)?,
+        arguments: TrainingArguments::deserialize(table.clone()).map_err(refused)?,
+        ..TrainFlags::deserialize(table).map_err(refused)?
     })
 }
 
@@ -312,6 +314,11 @@ mod tests {
             "--on-bad-row=skip",
             "--tf32",
             "--learning-rate=3e-5",
+            "--queries=q.jsonl",
+            "--corpus=c.jsonl",
+            "--qrels=r.tsv",
+            "--qrels-columns=q,d",
+            "--ndcg-at-k=5,10",
         ];
         for more in [&[][..], &all] {
             let flags = resolved(more).unwrap();
@@ -340,11 +347,14 @@ mod tests {
             ("teacher", "x"),
             ("metric-for-best-model", "x"),
             ("prompts", "x"),
+            ("main-similarity", "cosine"),
         ] {
             table.insert(key.to_owned(), Value::from(value));
         }
         table.insert("columns".to_owned(), Value::from(vec!["a"]));
-        table.insert("greater-is-better".to_owned(), Value::from(true));
+        for switch in ["greater-is-better", "add-transitive-closure"] {
+            table.insert(switch.to_owned(), Value::from(true));
+        }
         for key in keys() {
             table.entry(key).or_insert(Value::from(1));
         }

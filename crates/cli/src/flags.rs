@@ -28,6 +28,7 @@ pub(crate) mod prompts;
 pub(crate) mod reading;
 pub(crate) mod search;
 pub(crate) mod sweep;
+pub(crate) mod tables;
 pub(crate) mod train;
 
 /// Fine-tune sentence transformers.

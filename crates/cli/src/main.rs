@@ -17,6 +17,7 @@ mod progress;
 mod session;
 mod source;
 mod table;
+mod tables;
 mod talk;
 mod texts;
 mod tokenizing;

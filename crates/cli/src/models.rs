@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use eval::{Options, entry::Side};
 use model::{Compute, EncodeOptions, ModelError, Role, SentenceTransformer};
 use train::{ColumnEmbeddings, Evaluation};
 
@@ -86,6 +87,30 @@ pub(crate) fn two_sided_options(flags: &TwoSidedEncodingFlags, role: Role) -> En
         truncate_dim: flags.truncate_dim,
         ..EncodeOptions::default()
     }
+}
+
+/// The options for one side of a search by an evaluator: the side's own prompt wins over that for all texts, and that
+/// over the model's for the role.
+pub(crate) fn side_encoding(
+    options: &Options,
+    encoding: &EncodeOptions,
+    side: Side,
+) -> EncodeOptions {
+    let (role, prompt, prompt_name) = match side {
+        Side::Text => return encoding.clone(),
+        Side::Query => (Role::Query, "query-prompt", "query-prompt-name"),
+        Side::Document => (Role::Document, "corpus-prompt", "corpus-prompt-name"),
+    };
+    let mut encoding = EncodeOptions {
+        role: Some(role),
+        ..encoding.clone()
+    };
+    let given = |flag| options.text(flag).map(str::to_owned);
+    if options.has(prompt) || options.has(prompt_name) {
+        encoding.prompt = given(prompt);
+        encoding.prompt_name = given(prompt_name);
+    }
+    encoding
 }
 
 /// Encodes texts under a bar: [texts, dimension], row after row.

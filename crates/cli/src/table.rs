@@ -56,6 +56,12 @@ pub(crate) fn counted(n: usize, plural: &str) -> String {
     format!("{} {what}", thousands(n))
 }
 
+/// Counts with their nouns, such as `10 queries in 200 documents`.
+pub(crate) fn counted_all(counts: &[(usize, &str)]) -> String {
+    let counts = counts.iter().map(|(n, plural)| counted(*n, plural));
+    counts.collect::<Vec<_>>().join(" in ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

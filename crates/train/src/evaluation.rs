@@ -1,4 +1,4 @@
-//! A data set put through a model and the evaluator that fits its columns.
+//! A data set or tables put through a model and an evaluator.
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -6,22 +6,43 @@ use data::Dataset;
 use eval::{
     Evaluator, EvaluatorKind, Inputs, LabelKind, Labels, Metrics, Options, RowFigures, Similarity,
     csv::{At, CsvTable},
-    entry::{ColumnNeeds, Entry, Side},
+    entry::{ColumnNeeds, Entry, Prepared, Side},
     text_ids,
 };
-use model::{EncodeOptions, SentenceTransformer};
+use model::{EncodeOptions, ModelError, SentenceTransformer};
 use tch::Tensor;
 
 use crate::{error::TrainError, tokenizing::TrainingData};
 
-/// A data set with its evaluator: the one that is asked for, or the one that its columns ask for.
+/// A data set with its evaluator, the one that is asked for or the one that its columns ask for; or tables with ids and
+/// theirs.
 #[derive(Debug)]
 pub struct Evaluation {
-    data: TrainingData,
+    material: Material,
     labels: Option<Labels>,
     text_ids: Vec<Vec<u32>>,
     /// Without one, the data is for the loss alone.
     evaluator: Option<(&'static Entry, Box<dyn Evaluator>)>,
+    encoding: EncodeOptions,
+}
+
+/// The texts of an evaluation.
+#[derive(Debug)]
+pub(crate) enum Material {
+    Data(TrainingData),
+    Tables {
+        name: String,
+        columns: Vec<TextsOfTables>,
+        counts: Vec<(usize, &'static str)>,
+        /// Of all cells.
+        sha256: String,
+    },
+}
+
+/// A column of texts from tables, such as the queries of a retrieval task.
+#[derive(Debug)]
+pub(crate) struct TextsOfTables {
+    texts: Vec<String>,
     encoding: EncodeOptions,
 }
 
@@ -69,10 +90,38 @@ impl Evaluation {
             Err(_) => Ok(Self {
                 labels: None,
                 text_ids: Vec::new(),
-                data,
+                material: Material::Data(data),
                 evaluator: None,
                 encoding,
             }),
+        }
+    }
+
+    /// Of tables with ids, as an evaluator was made from them. `encoding` is for each column of texts, `sha256` of all
+    /// that the tables hold.
+    pub fn of_tables(
+        name: String,
+        entry: &'static Entry,
+        prepared: Prepared,
+        encoding: impl Fn(usize) -> EncodeOptions,
+        sha256: String,
+    ) -> Self {
+        let columns = prepared.texts.into_iter().enumerate();
+        let columns = columns.map(|(i, texts)| TextsOfTables {
+            texts,
+            encoding: encoding(i),
+        });
+        Self {
+            material: Material::Tables {
+                name,
+                columns: columns.collect(),
+                counts: prepared.counts,
+                sha256,
+            },
+            labels: None,
+            text_ids: Vec::new(),
+            evaluator: Some((entry, prepared.evaluator)),
+            encoding: EncodeOptions::default(),
         }
     }
 
@@ -91,7 +140,7 @@ impl Evaluation {
             text_ids: columns
                 .map(|column| text_ids(column.texts.iter()))
                 .collect(),
-            data,
+            material: Material::Data(data),
             evaluator: Some((entry, evaluator)),
             encoding,
         })
@@ -117,19 +166,41 @@ impl Evaluation {
             .map_or("rows", |(entry, _)| entry.unit)
     }
 
-    /// Name of the data set, which the metrics' keys begin with.
+    /// Name of the data set or tables, which the metrics' keys begin with.
     pub fn name(&self) -> &str {
-        &self.data.dataset.name
+        match &self.material {
+            Material::Data(data) => &data.dataset.name,
+            Material::Tables { name, .. } => name,
+        }
     }
 
-    /// The data set.
-    pub fn data(&self) -> &TrainingData {
-        &self.data
+    /// The data set; `None` for tables.
+    pub fn data(&self) -> Option<&TrainingData> {
+        match &self.material {
+            Material::Data(data) => Some(data),
+            Material::Tables { .. } => None,
+        }
+    }
+
+    pub(crate) fn material(&self) -> &Material {
+        &self.material
+    }
+
+    /// The number of rows with their unit in the plural, such as 60 `triplets`; for tables also that of the texts which
+    /// they are looked for in.
+    pub fn counts(&self) -> Vec<(usize, &'static str)> {
+        match &self.material {
+            Material::Data(data) => vec![(data.dataset.n_rows(), self.unit())],
+            Material::Tables { counts, .. } => counts.clone(),
+        }
     }
 
     /// Sentences that an evaluation encodes.
     pub fn n_sentences(&self) -> usize {
-        self.data.dataset.n_rows() * self.data.dataset.columns.len()
+        match &self.material {
+            Material::Data(data) => data.dataset.n_rows() * data.dataset.columns.len(),
+            Material::Tables { columns, .. } => columns.iter().map(|one| one.texts.len()).sum(),
+        }
     }
 
     /// Encodes all columns; `None` when `progress`, told the number of sentences done, breaks off.
@@ -141,31 +212,57 @@ impl Evaluation {
         model: &SentenceTransformer,
         progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<ColumnEmbeddings>, TrainError> {
-        let mut is_broken_off = false;
+        let (mut is_broken_off, mut n_before) = (false, 0);
         let mut embeddings = Vec::new();
-        let n_rows = self.data.dataset.n_rows();
-        for (i, tokens) in self.data.tokens.columns.iter().enumerate() {
-            let mut on_progress = |n_encoded| {
-                let flow = progress(i * n_rows + n_encoded);
+        for i in 0..self.n_columns() {
+            let column = self.encode_column(i, model, &mut |n_encoded| {
+                let flow = progress(n_before + n_encoded);
                 is_broken_off = flow.is_break();
                 flow
-            };
-            let options = self.options_of_column(i, model);
-            // Prompts of training are not the evaluator's.
-            let is_prompted = !tokens.prompt.text.is_empty();
-            let column = if is_prompted || needs_prompt(&options, model) {
-                let texts: Vec<&str> = self.data.dataset.columns[i].texts.iter().collect();
-                model.encode(&texts, &options, &mut on_progress)
-            } else {
-                let sentences: Vec<&[u32]> = (0..n_rows).map(|row| tokens.get(row)).collect();
-                model.encode_ids(&sentences, &options, &mut on_progress)
-            };
+            });
             if is_broken_off {
                 return Ok(None);
             }
-            embeddings.push(column?);
+            let column = column?;
+            n_before += column.size()[0] as usize;
+            embeddings.push(column);
         }
         Ok(Some(embeddings))
+    }
+
+    fn n_columns(&self) -> usize {
+        match &self.material {
+            Material::Data(data) => data.tokens.columns.len(),
+            Material::Tables { columns, .. } => columns.len(),
+        }
+    }
+
+    fn encode_column(
+        &self,
+        i: usize,
+        model: &SentenceTransformer,
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Tensor, ModelError> {
+        let data = match &self.material {
+            Material::Data(data) => data,
+            Material::Tables { columns, .. } => {
+                let TextsOfTables { texts, encoding } = &columns[i];
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                return model.encode(&texts, encoding, on_progress);
+            }
+        };
+        let tokens = &data.tokens.columns[i];
+        let options = self.options_of_column(i, model);
+        // Prompts of training are not the evaluator's.
+        let is_prompted = !tokens.prompt.text.is_empty();
+        if is_prompted || needs_prompt(&options, model) {
+            let texts: Vec<&str> = data.dataset.columns[i].texts.iter().collect();
+            model.encode(&texts, &options, on_progress)
+        } else {
+            let n_rows = data.dataset.n_rows();
+            let sentences: Vec<&[u32]> = (0..n_rows).map(|row| tokens.get(row)).collect();
+            model.encode_ids(&sentences, &options, on_progress)
+        }
     }
 
     /// The options with the model's own prompt for the column's side: upstream's evaluator encodes the anchors of
@@ -225,10 +322,10 @@ impl Evaluation {
     fn evaluator(&self) -> Result<&dyn Evaluator, TrainError> {
         match &self.evaluator {
             Some((_, evaluator)) => Ok(evaluator.as_ref()),
-            None => Err(refused(
-                &self.data.dataset,
-                "it has no evaluator".to_owned(),
-            )),
+            None => Err(TrainError::Dataset {
+                dataset: self.name().to_owned(),
+                problem: "it has no evaluator".to_owned(),
+            }),
         }
     }
 

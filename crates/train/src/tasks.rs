@@ -57,27 +57,32 @@ impl<'a> Tasks<'a> {
         sampler: &Sampler,
     ) -> Result<Vec<EvaluationTask<'a>>, TrainError> {
         let tasks = self.evaluations.iter().map(|&(evaluation, place)| {
-            let task = Task::new(evaluation.data(), place, &self.objectives)?;
+            let Some(data) = evaluation.data() else {
+                return Ok(EvaluationTask {
+                    evaluation,
+                    of_loss: None,
+                });
+            };
+            let task = Task::new(data, place, &self.objectives)?;
             let has_loss = task.fits() && sampler.check(&task.data.dataset).is_ok();
             if !has_loss && !evaluation.has_evaluator() {
                 task.check()?;
             }
             Ok(EvaluationTask {
                 evaluation,
-                task,
-                has_loss,
+                of_loss: has_loss.then_some(task),
             })
         });
         tasks.collect()
     }
 }
 
-/// Evaluation data, with whether the loss can be computed on it.
+/// Evaluation data.
 #[derive(Debug)]
 pub(crate) struct EvaluationTask<'a> {
     pub(crate) evaluation: &'a Evaluation,
-    pub(crate) task: Task<'a>,
-    pub(crate) has_loss: bool,
+    /// Its data with the loss, where the loss can be computed on it.
+    pub(crate) of_loss: Option<Task<'a>>,
 }
 
 /// A data set with its loss and everything that the loss takes beside the model's embeddings.

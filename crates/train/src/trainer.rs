@@ -581,7 +581,7 @@ fn fingerprint_of(
     let training: Vec<&TrainingData> = tasks.training.iter().map(|(data, _)| *data).collect();
     let mut evaluations = Vec::new();
     if arguments.evaluation_decides() {
-        evaluations.extend(tasks.evaluations.iter().map(|(data, _)| data.data()));
+        evaluations.extend(tasks.evaluations.iter().map(|(evaluation, _)| *evaluation));
     }
     fingerprint(
         trained.model,

@@ -6,7 +6,6 @@ mod input;
 mod nano_beir;
 mod part;
 mod subject;
-mod tables;
 
 use eval::{
     Metrics,

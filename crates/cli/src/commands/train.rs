@@ -208,19 +208,25 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The test data's metrics with the weights as they are now; also appended to the run's CSV file.
+    /// The metrics of test data and tables with the weights as they are now; also appended to the run's CSV files.
     fn measure(
         &self,
         prepared: &Prepared,
         model: &SentenceTransformer,
     ) -> anyhow::Result<Option<Metrics>> {
-        let Some(test) = &prepared.test else {
-            return Ok(None);
-        };
-        let embeddings = encode_evaluation(test, model, self.session)?;
-        let metrics = test.metrics(&embeddings)?;
-        test.append_csv(&self.folder.test(), &metrics, At::Outside)?;
-        Ok(Some(metrics))
+        let mut all = Vec::with_capacity(prepared.tests.len());
+        for test in &prepared.tests {
+            let embeddings = encode_evaluation(test, model, self.session)?;
+            let metrics = test.metrics(&embeddings)?;
+            test.append_csv(&self.folder.test(), &metrics, At::Outside)?;
+            all.push(metrics);
+        }
+        Ok(match all.len() {
+            0 | 1 => all.pop(),
+            _ => Some(Metrics::sequential(&all, |scores| {
+                scores.last().copied().unwrap_or(f64::NAN)
+            })),
+        })
     }
 
     /// Writes the model card and the results.
@@ -237,7 +243,7 @@ impl Run<'_> {
         write_file(&self.folder.root().join(RESULTS), json.as_bytes())?;
         tracing::info!("the trained model is {}", final_model.display());
         Ok(Done {
-            table: results.table(prepared.test.as_ref()),
+            table: results.table(&prepared.tests),
             results,
         })
     }

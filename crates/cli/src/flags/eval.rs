@@ -97,7 +97,7 @@ impl EvalDataOptions {
 }
 
 /// The flags that evaluators declare in the registry, as far as they are given.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct EvaluatorFlags {
     given: Vec<(&'static str, Vec<String>)>,
 }
@@ -119,14 +119,47 @@ impl EvaluatorFlags {
         self.texts(flag)?.first().map(String::as_str)
     }
 
+    /// The flags of these that a command line gives.
+    pub(crate) fn given(matches: &ArgMatches, flags: &[&'static Flag]) -> Self {
+        let values = |flag: &&'static Flag| match flag.value {
+            None => matches.get_flag(flag.name).then(Vec::new),
+            Some(_) => {
+                let values = matches.get_many::<String>(flag.name)?;
+                Some(values.cloned().collect())
+            }
+        };
+        let given = flags.iter().map(|flag| (flag.name, values(flag)));
+        Self {
+            given: given
+                .filter_map(|(name, values)| Some((name, values?)))
+                .collect(),
+        }
+    }
+
+    /// Sets the flags among an evaluator's options.
+    pub(crate) fn set_options(&self, options: &mut Options) {
+        for (flag, values) in &self.given {
+            options.set(flag, values.clone());
+        }
+    }
+
+    /// Names of flags with their values, of which a switch has none.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        let given = self.given.iter();
+        given.map(|(name, values)| (*name, values.as_slice()))
+    }
+
+    /// Adds a flag.
+    pub(crate) fn set(&mut self, name: &'static str, values: Vec<String>) {
+        self.given.push((name, values));
+    }
+
     /// The options of evaluators of a model that is meant for `own_similarity`.
     pub(crate) fn options(&self, data: &EvalDataOptions, own_similarity: Similarity) -> Options {
         let mut options = Options::of(&data.similarity);
         options.own_similarity = own_similarity;
         options.truncate_dim = data.encoding.truncate_dim;
-        for (flag, values) in &self.given {
-            options.set(flag, values.clone());
-        }
+        self.set_options(&mut options);
         options
     }
 }
@@ -149,23 +182,13 @@ impl FromArgMatches for EvaluatorFlags {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        for flag in registry::flags() {
-            let values = match flag.value {
-                None if matches.get_flag(flag.name) => Vec::new(),
-                None => continue,
-                Some(_) => match matches.get_many::<String>(flag.name) {
-                    Some(values) => values.cloned().collect(),
-                    None => continue,
-                },
-            };
-            self.given.push((flag.name, values));
-        }
+        *self = Self::given(matches, &registry::flags());
         Ok(())
     }
 }
 
 /// A flag of the registry as the command line has it.
-fn argument(flag: &'static Flag) -> Arg {
+pub(crate) fn argument(flag: &'static Flag) -> Arg {
     let mut argument = Arg::new(flag.name)
         .long(flag.name)
         .help(flag.help)

@@ -3,16 +3,21 @@
 // The doc comments of flags are also their help texts, where `<s>` is a token and not a tag.
 #![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::{Arg, ArgAction, Args};
 use data::OnBadRow;
+use eval::{
+    EvaluatorKind,
+    entry::{Entry, Needs, TableNeeds},
+    registry::{self, EVALUATORS},
+};
 use model::{Engine, GemmName};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use train::{TrainingArguments, by_name, flag_defaults};
 
 use crate::{
-    flags::{prompts, reading::ReadingFlags},
+    flags::{prompts, reading::ReadingFlags, tables::TableFlags},
     named::Named,
 };
 
@@ -37,9 +42,10 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "DATA", help_heading = DATA)]
     pub(crate) test_data: Option<String>,
     /// Evaluator for the evaluation and test data: triplet, embedding-similarity, binary-classification,
-    /// translation [default: triplet or embedding-similarity, by the columns].
+    /// translation, reranking, paraphrase-mining; or information-retrieval, of --queries, --corpus and --qrels
+    /// [default: triplet or embedding-similarity, by the columns].
     #[arg(long, value_name = "EVALUATOR", help_heading = DATA)]
-    pub(crate) evaluator: Option<eval::EvaluatorKind>,
+    pub(crate) evaluator: Option<RunEvaluator>,
     /// Columns to use, in order, separated by commas; labels by their name [default: all].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = DATA)]
     pub(crate) columns: Option<Vec<String>>,
@@ -91,6 +97,10 @@ pub(crate) struct TrainFlags {
     pub(crate) arguments: TrainingArguments,
 
     #[command(flatten)]
+    #[serde(flatten, skip_deserializing)]
+    pub(crate) tables: TableFlags,
+
+    #[command(flatten)]
     #[serde(skip)]
     pub(crate) call: TrainCall,
 }
@@ -98,6 +108,64 @@ pub(crate) struct TrainFlags {
 impl Default for TrainFlags {
     fn default() -> Self {
         flag_defaults()
+    }
+}
+
+/// An evaluator that a run may have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RunEvaluator {
+    /// Of a data set.
+    Columns(EvaluatorKind),
+    /// Of tables with ids.
+    Tables(&'static Entry, &'static TableNeeds),
+}
+
+impl RunEvaluator {
+    fn of(entry: &'static Entry) -> Option<Self> {
+        match &entry.needs {
+            Needs::Tables(needs) => Some(Self::Tables(entry, needs)),
+            _ => EvaluatorKind::new(entry).map(Self::Columns),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Columns(kind) => kind.entry().name,
+            Self::Tables(entry, _) => entry.name,
+        }
+    }
+}
+
+impl FromStr for RunEvaluator {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        registry::find(text).and_then(Self::of).ok_or_else(|| {
+            let known = EVALUATORS.into_iter().filter_map(Self::of).map(Self::name);
+            format!(
+                "a run has no evaluator `{text}`: there are {}",
+                known.collect::<Vec<_>>().join(", ")
+            )
+        })
+    }
+}
+
+impl PartialEq for RunEvaluator {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Serialize for RunEvaluator {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for RunEvaluator {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(D::Error::custom)
     }
 }
 

@@ -6,7 +6,7 @@ use data::{Cells, OutputColumn, TableFormat, write_table};
 use hub::standin::StandIn;
 use serde_json::Value;
 
-use crate::sandbox::{Ended, Sandbox, data, model};
+use crate::sandbox::{Ended, Sandbox, data, json_lines, model};
 
 const PAIRS: &str = "a,b,label\nThe dog runs.,A dog is running.,1\nThe dog runs.,Nobody sleeps!,0\n\
     a young woman,a woman,1\na young woman,The horse sleeps.,0\nThe cat eats.,The cat eats an apple.,1\n";
@@ -784,4 +784,130 @@ fn training_is_evaluated_as_asked() {
                 "2 text columns (a, b)",
             ],
         );
+}
+
+/// Retrieval is evaluated before, during and after a run, and may decide which of its models is the best.
+#[test]
+fn retrieval_decides_which_model_is_best() {
+    let sandbox = Sandbox::new();
+    let topics = [
+        "ferry",
+        "ladder",
+        "swimming hall",
+        "goat",
+        "old paint",
+        "lighthouse",
+    ];
+    let (mut queries, mut corpus, mut train) = (String::new(), String::new(), String::new());
+    let mut qrels = "query-id\tcorpus-id\tscore\n".to_owned();
+    for (i, topic) in topics.iter().enumerate() {
+        let (query, document) = (
+            format!("where is the {topic}"),
+            format!("the {topic} is here"),
+        );
+        queries += &format!("{{\"_id\": \"q{i}\", \"text\": \"{query}\"}}\n");
+        corpus += &format!("{{\"_id\": \"d{i}\", \"text\": \"{document}\"}}\n");
+        qrels += &format!("q{i}\td{i}\t1\n");
+        train += &format!("{query},{document}\n");
+    }
+    sandbox.write("queries.jsonl", queries);
+    sandbox.write("corpus.jsonl", corpus);
+    sandbox.write("qrels.tsv", qrels);
+    let train = sandbox.write("train.csv", format!("anchor,positive\n{train}"));
+    let tables = [
+        "--queries",
+        "queries.jsonl",
+        "--corpus",
+        "corpus.jsonl",
+        "--qrels",
+        "qrels.tsv",
+        "--ndcg-at-k",
+        "3",
+        "--num-train-epochs",
+        "3",
+        "--learning-rate",
+        "1e-3",
+        "--eval-strategy",
+        "epoch",
+        "--save-strategy",
+        "epoch",
+        "--load-best-model-at-end",
+        "--metric-for-best-model",
+        "corpus_cosine_ndcg@3",
+    ];
+    let asked = ["--evaluator", "information-retrieval"];
+    let table = sandbox.train(&train, &[&asked[..], &tables].concat()).ok();
+    assert!(table.starts_with("6 queries in 6 documents "), "{table}");
+    assert!(table.contains("\ncorpus_cosine_ndcg@3 "), "{table}");
+    let log = fs_err::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap();
+    let key = "eval_corpus_cosine_ndcg@3";
+    let measured: Vec<f64> = json_lines(&log)
+        .iter()
+        .filter_map(|entry| entry.get(key)?.as_f64())
+        .collect();
+    assert_eq!(measured.len(), 3, "{log}");
+    let state = fs_err::read_to_string(sandbox.path("run/checkpoint-3/trainer_state.json"));
+    let state: Value = serde_json::from_str(&state.unwrap()).unwrap();
+    let best = measured.iter().copied().fold(f64::MIN, f64::max);
+    assert_eq!(state["best_metric"].as_f64(), Some(best), "{measured:?}");
+    let results = fs_err::read_to_string(sandbox.path("run/results.json")).unwrap();
+    let results: Value = serde_json::from_str(&results).unwrap();
+    assert_eq!(
+        results["after"]["corpus_cosine_ndcg@3"].as_f64(),
+        Some(best)
+    );
+    let csv = "Information-Retrieval_evaluation_corpus_results.csv";
+    for (folder, n_rows) in [("eval", 3), ("test", 2)] {
+        let rows = fs_err::read_to_string(sandbox.path(&format!("run/{folder}/{csv}"))).unwrap();
+        assert_eq!(rows.lines().count(), n_rows + 1, "{rows}");
+    }
+
+    // The configuration repeats it; without --evaluator the tables ask for theirs, beside that of the data sets.
+    let config = fs_err::read_to_string(sandbox.path("run/config.toml")).unwrap();
+    assert!(config.contains("qrels = \"qrels.tsv\"\n"), "{config}");
+    let again = [
+        "train",
+        "--config",
+        "run/config.toml",
+        "--output-dir",
+        "again",
+    ];
+    let again = again
+        .each_ref()
+        .map(|word| word as &dyn AsRef<std::ffi::OsStr>);
+    assert_eq!(sandbox.run(&again).ok(), table);
+    let dev = data("triplets-dev.jsonl").display().to_string();
+    let more = ["--test-data", &dev, "--output-dir", "both"];
+    let both = sandbox.train(&train, &[&tables[..], &more].concat()).ok();
+    assert!(
+        both.starts_with("60 rows + 6 queries in 6 documents "),
+        "{both}"
+    );
+    for key in [
+        "triplets-dev_cosine_accuracy",
+        "corpus_cosine_ndcg@3",
+        "sequential_score",
+    ] {
+        assert!(both.contains(&format!("\n{key} ")), "{both}");
+    }
+
+    // Other judgements are another run, where they decide.
+    sandbox.write("qrels.tsv", "query-id\tcorpus-id\tscore\nq0\td1\t1\n");
+    sandbox
+        .train(&train, &[&asked[..], &tables, &["--resume"]].concat())
+        .failed(2, &["is of another run: evaluation data was"]);
+    let missing = [
+        "--evaluator",
+        "information-retrieval",
+        "--queries",
+        "queries.jsonl",
+    ];
+    let missing = [&missing[..], &["--output-dir", "none"]].concat();
+    sandbox.train(&train, &missing).failed(
+        2,
+        &[
+            "--evaluator information-retrieval needs --queries",
+            "--qrels",
+        ],
+    );
 }

@@ -6,33 +6,40 @@ use data::{Dataset, Labels};
 use model::{Precision, SentenceTransformer};
 use sha2::{Digest, Sha256};
 
-use crate::{error::TrainError, tasks::Objective, tokenizing::TrainingData};
+use crate::{
+    error::TrainError,
+    evaluation::{Evaluation, Material},
+    tasks::Objective,
+    tokenizing::TrainingData,
+};
 
 /// Parts of a run by name: the value itself where it is short, else the sha256 of its content.
 pub(crate) type Fingerprint = BTreeMap<String, String>;
 
-/// The fingerprint of a run that starts with `model` as it is now. `evaluation` is the data of evaluations, where
-/// they decide anything, and `order_version` is the sampler's.
+/// The fingerprint of a run that starts with `model` as it is now. `evaluations` are those that decide anything, and
+/// `order_version` is the sampler's.
 pub(crate) fn fingerprint(
     model: &SentenceTransformer,
     order_version: u32,
     objectives: &[Objective<'_>],
     training: &[&TrainingData],
-    evaluation: &[&TrainingData],
+    evaluations: &[&Evaluation],
 ) -> Result<Fingerprint, TrainError> {
     let mut fingerprint = Fingerprint::new();
-    let mut insert = |name: &str, value: String| fingerprint.insert(name.to_owned(), value);
-    for (what, datasets) in [("training data", training), ("evaluation data", evaluation)] {
-        for (i, data) in datasets.iter().enumerate() {
-            let what = numbered(what, i, datasets.len());
-            let columns = data.tokens.columns.iter();
-            let prompts: Vec<&str> = columns.map(|column| column.prompt.text.as_str()).collect();
-            if prompts.iter().any(|prompt| !prompt.is_empty()) {
-                insert(&format!("prompts of {what}"), format!("{prompts:?}"));
+    for (i, data) in training.iter().enumerate() {
+        let what = numbered("training data", i, training.len());
+        insert_data(&mut fingerprint, what, data);
+    }
+    for (i, evaluation) in evaluations.iter().enumerate() {
+        let what = numbered("evaluation data", i, evaluations.len());
+        match evaluation.material() {
+            Material::Data(data) => insert_data(&mut fingerprint, what, data),
+            Material::Tables { sha256, .. } => {
+                fingerprint.insert(what, sha256.clone());
             }
-            insert(&what, sha256_of_data(&data.dataset));
         }
     }
+    let mut insert = |name: &str, value: String| fingerprint.insert(name.to_owned(), value);
     for (i, Objective { name, loss, guide }) in objectives.iter().enumerate() {
         let what = |what| match name {
             Some(name) => format!("{what} of {name}"),
@@ -62,6 +69,16 @@ pub(crate) fn fingerprint(
         insert(&name, sha256(bytes));
     }
     Ok(fingerprint)
+}
+
+/// Adds a data set, and its prompts where it has some.
+fn insert_data(fingerprint: &mut Fingerprint, what: String, data: &TrainingData) {
+    let columns = data.tokens.columns.iter();
+    let prompts: Vec<&str> = columns.map(|column| column.prompt.text.as_str()).collect();
+    if prompts.iter().any(|prompt| !prompt.is_empty()) {
+        fingerprint.insert(format!("prompts of {what}"), format!("{prompts:?}"));
+    }
+    fingerprint.insert(what, sha256_of_data(&data.dataset));
 }
 
 /// Several of one kind are told apart by their place, counted from one.

@@ -30,13 +30,12 @@ impl Trainer<'_> {
             };
             let started = Instant::now();
             let mut entry = LogEntry::new();
-            if self.evaluations[i].has_loss {
-                let Some((loss, n_batches)) = self.evaluation_loss(&self.evaluations[i].task)?
-                else {
+            if let Some(task) = &self.evaluations[i].of_loss {
+                let Some((loss, n_batches)) = self.evaluation_loss(task)? else {
                     return Ok(ControlFlow::Break(()));
                 };
                 let seconds = started.elapsed().as_secs_f64();
-                let n_rows = evaluation.data().dataset.n_rows() as f64;
+                let n_rows = task.data.dataset.n_rows() as f64;
                 let samples_per_second = round(n_rows / seconds, 3);
                 let steps_per_second = round(n_batches as f64 / seconds, 3);
                 for (key, value) in [

@@ -14,7 +14,7 @@ use super::subject::{Evaluated, Subject};
 use crate::{
     flags::eval::EvalFlags,
     models::{encode_evaluation, load_model, set_compute},
-    table::counted,
+    table::{counted, counted_all},
     tokenizing::tokenize,
     usage::UsageError,
 };
@@ -46,7 +46,7 @@ impl Columns {
             None => None,
         };
         Ok(Evaluated {
-            what: counted(evaluation.data().dataset.n_rows(), evaluation.unit()),
+            what: counted_all(&evaluation.counts()),
             intervals: rows.unwrap_or_default(),
             csv: evaluation
                 .csv()

@@ -1,7 +1,10 @@
 //! The data of an evaluation, by the kind that its evaluator needs.
 
 use data::Dataset;
-use eval::entry::{Needs, Source};
+use eval::{
+    Inputs,
+    entry::{Needs, Source},
+};
 
 use super::{
     classifier::Classified,
@@ -9,12 +12,13 @@ use super::{
     nano_beir::NanoBeir,
     part::Part,
     subject::{Evaluated, Subject},
-    tables::Tables,
 };
 use crate::{
     flags::eval::EvalFlags,
     session::Session,
     source::{self, DataOptions},
+    table::counted_all,
+    tables::{Sources, Tables},
 };
 
 /// The data of an evaluation, read and checked.
@@ -39,7 +43,17 @@ impl Input {
                 Source::Teacher => Self::Taught(Taught::new(dataset()?, entry, needs, flags)?),
                 Source::Classifier => Self::Classified(Classified::new(dataset()?, entry, needs)?),
             },
-            Needs::Tables(needs) => Self::Tables(Tables::load(part, entry, needs, flags)?),
+            Needs::Tables(needs) => {
+                let sources = Sources {
+                    flags: &flags.of_evaluators,
+                    data: part.data.as_ref().map(|data| data.value.as_str()),
+                    data_flag: "data",
+                    columns: flags.options.columns.as_deref(),
+                    max_rows: flags.options.max_samples,
+                    on_bad_row: flags.options.on_bad_row,
+                };
+                Self::Tables(Tables::load(entry, needs, part.name.clone(), &sources)?)
+            }
             Needs::Tasks { .. } => Self::NanoBeir(NanoBeir::load(
                 entry,
                 part.tasks.as_deref(),
@@ -55,10 +69,18 @@ impl Input {
             Self::Columns(input) => input.evaluate(subject),
             Self::Taught(input) => input.evaluate(subject),
             Self::Classified(input) => input.evaluate(subject),
-            Self::Tables(input) => input.evaluate(subject),
+            Self::Tables(input) => evaluate_tables(input, subject),
             Self::NanoBeir(input) => input.evaluate(subject),
         }
     }
+}
+
+fn evaluate_tables(tables: Tables, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
+    let (entry, name) = (tables.entry, tables.name.clone());
+    let prepared = tables.prepare(&subject.options)?;
+    let embeddings = subject.embed_sides(entry, &prepared.texts, &name)?;
+    let what = counted_all(&prepared.counts);
+    subject.evaluate(prepared.evaluator.as_ref(), &Inputs::new(&embeddings), what)
 }
 
 /// Reads the data set of a part.

@@ -9,11 +9,8 @@ use eval::{
     nano_beir::{DATASET_ID, NanoDataset, SUBSETS},
 };
 
-use super::{
-    subject::{Evaluated, Subject},
-    tables,
-};
-use crate::{flags::eval::EvalFlags, session::Session, source, table::counted};
+use super::subject::{Evaluated, Subject};
+use crate::{flags::eval::EvalFlags, session::Session, source, table::counted, tables};
 
 /// Some of its tasks, each with its tables.
 pub(super) struct NanoBeir {

@@ -6,10 +6,10 @@ use eval::{
     csv::CsvTable,
     entry::{Entry, Side},
 };
-use model::{EncodeOptions, ModelError, Role, SentenceTransformer};
+use model::{EncodeOptions, ModelError, SentenceTransformer};
 use tch::Tensor;
 
-use crate::{flags::eval::EvalFlags, session::Session};
+use crate::{flags::eval::EvalFlags, models::side_encoding, session::Session};
 
 /// The model under evaluation and the settings of all evaluators.
 pub(super) struct Subject<'a> {
@@ -40,26 +40,6 @@ impl Subject<'_> {
         }
     }
 
-    /// The options for one side of a search: the side's own prompt wins over that for all texts, and that over the
-    /// model's for the role.
-    fn side(&self, side: Side) -> EncodeOptions {
-        let (role, prompt, prompt_name) = match side {
-            Side::Text => return self.encoding.clone(),
-            Side::Query => (Role::Query, "query-prompt", "query-prompt-name"),
-            Side::Document => (Role::Document, "corpus-prompt", "corpus-prompt-name"),
-        };
-        let mut encoding = EncodeOptions {
-            role: Some(role),
-            ..self.encoding.clone()
-        };
-        let given = |flag| self.options.text(flag).map(str::to_owned);
-        if self.options.has(prompt) || self.options.has(prompt_name) {
-            encoding.prompt = given(prompt);
-            encoding.prompt_name = given(prompt_name);
-        }
-        encoding
-    }
-
     /// The embeddings of each column of texts, by its side.
     pub(super) fn embed_sides(
         &self,
@@ -75,7 +55,12 @@ impl Subject<'_> {
                 Side::Document => format!("{name}: documents"),
             };
             let texts: Vec<&str> = texts.collect();
-            self.embed(self.model, &texts, &self.side(side), &what)
+            self.embed(
+                self.model,
+                &texts,
+                &side_encoding(&self.options, &self.encoding, side),
+                &what,
+            )
         };
         columns.iter().enumerate().map(one).collect()
     }

@@ -139,7 +139,7 @@ impl SweepFile {
                 .check()
                 .with_context(|| format!("--loss {loss}"))?;
         }
-        if flags.test_data.is_none() {
+        if flags.test_data.is_none() && flags.tables.entry().is_none() {
             return Err(UsageError(
                 "there is no test-data: a sweep compares its runs by it, before and after"
                     .to_owned(),

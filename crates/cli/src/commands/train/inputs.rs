@@ -2,19 +2,26 @@
 
 use anyhow::Context;
 use data::{Dataset, Split, overlap};
+use eval::entry::Needs;
 use serde_json::{Map, Value, json};
+use train::IntervalStrategy;
 
 use crate::{
-    flags::train::TrainFlags,
+    flags::train::{RunEvaluator, TrainFlags},
     session::Session,
     source::{self, DataOptions},
+    tables::{Sources, Tables},
 };
 
-/// The data sets of a run.
+/// The data sets and tables of a run.
 pub(super) struct Inputs {
     pub(super) train: Vec<NamedDataset>,
     pub(super) eval: Vec<NamedDataset>,
     pub(super) test: Option<Dataset>,
+    /// Tables with ids to evaluate on during training.
+    pub(super) eval_tables: Vec<Tables>,
+    /// Tables with ids to evaluate on before and after.
+    pub(super) test_tables: Vec<Tables>,
 }
 
 /// A data set, with the name that a flag gave it.
@@ -42,21 +49,32 @@ impl Inputs {
             let dataset = load(&set.value, set.name.as_ref(), Split::Train, &[]);
             train.push((set.name.clone(), dataset.context("--train-data")?));
         }
+        let (mut eval_data, mut test_data) = (flags.eval_data.as_slice(), &flags.test_data);
+        if takes_data(flags) {
+            (eval_data, test_data) = (&[], &None);
+        }
         let mut eval = Vec::new();
-        for set in &flags.eval_data {
+        for set in eval_data {
             let name = set.name.as_ref();
             let classes = classes_of(&train, name);
             let dataset = load(&set.value, name, Split::Dev, classes);
             eval.push((set.name.clone(), dataset.context("--eval-data")?));
         }
-        let test = match &flags.test_data {
+        let test = match test_data {
             None => None,
             Some(source) => {
                 let dataset = load(source, None, Split::Test, classes_of(&train, None));
                 Some(dataset.context("--test-data")?)
             }
         };
-        let inputs = Self { train, eval, test };
+        let (eval_tables, test_tables) = tables(flags)?;
+        let inputs = Self {
+            train,
+            eval,
+            test,
+            eval_tables,
+            test_tables,
+        };
         inputs.check_prompts(flags)?;
         inputs.warn_of_overlap();
         Ok(inputs)
@@ -124,6 +142,62 @@ fn classes_of<'t>(train: &'t [NamedDataset], name: Option<&String>) -> &'t [Stri
         sets => sets.iter().find(|(other, _)| other.as_ref() == name),
     };
     set.map_or(&[], |(_, dataset)| &dataset.classes)
+}
+
+/// Whether --eval-data and --test-data are files of an evaluator of tables, and no data sets.
+fn takes_data(flags: &TrainFlags) -> bool {
+    match flags.evaluator {
+        Some(RunEvaluator::Tables(entry, _)) => entry.takes_data(),
+        _ => false,
+    }
+}
+
+/// The tables of the evaluator that the flags name, during training and before and after. Tables that have flags of
+/// their own are both.
+fn tables(flags: &TrainFlags) -> anyhow::Result<(Vec<Tables>, Vec<Tables>)> {
+    let named = match flags.evaluator {
+        Some(RunEvaluator::Tables(entry, needs)) => Some((entry, needs)),
+        _ => None,
+    };
+    let by_flags = || {
+        let entry = flags.tables.entry()?;
+        match &entry.needs {
+            Needs::Tables(needs) => Some((entry, needs)),
+            _ => None,
+        }
+    };
+    let Some((entry, needs)) = named.or_else(by_flags) else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let load = |data: Option<&str>, name: Option<&String>, data_flag| {
+        let sources = Sources {
+            flags: &flags.tables.0,
+            data,
+            data_flag,
+            columns: flags.columns.as_deref(),
+            max_rows: flags.max_eval_samples,
+            on_bad_row: flags.on_bad_row,
+        };
+        Tables::load(entry, needs, name.cloned(), &sources)
+    };
+    if !entry.takes_data() {
+        let tables = vec![load(None, None, "data")?];
+        let is_evaluated = flags.arguments.eval_strategy != IntervalStrategy::No;
+        let during = if is_evaluated {
+            tables.clone()
+        } else {
+            Vec::new()
+        };
+        return Ok((during, tables));
+    }
+    let during = flags.eval_data.iter();
+    let during = during.map(|set| load(Some(&set.value), set.name.as_ref(), "eval-data"));
+    let after = flags.test_data.iter();
+    let after = after.map(|source| load(Some(source), None, "test-data"));
+    Ok((
+        during.collect::<anyhow::Result<_>>()?,
+        after.collect::<anyhow::Result<_>>()?,
+    ))
 }
 
 /// The prompts of a data set's columns; empty where there are none.

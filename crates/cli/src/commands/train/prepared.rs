@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use data::Dataset;
-use eval::{Options, Similarity};
+use eval::{EvaluatorKind, Options, Similarity};
 use losses::{Accepts, BuildContext, LabelKind, Loss, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
 use train::{Evaluation, Objective, Tasks, TrainingData};
@@ -16,10 +16,11 @@ use crate::{
         teacher,
     },
     device,
-    flags::train::TrainFlags,
-    models::load_model,
+    flags::train::{RunEvaluator, TrainFlags},
+    models::{load_model, side_encoding},
     named::Named,
     session::Session,
+    tables::Tables,
     tokenizing::tokenize_prompted,
     usage::UsageError,
 };
@@ -29,7 +30,7 @@ pub(super) struct Prepared {
     losses: Vec<BuiltLoss>,
     training: Vec<(TrainingData, usize)>,
     evaluations: Vec<(Evaluation, usize)>,
-    pub(super) test: Option<Evaluation>,
+    pub(super) tests: Vec<Evaluation>,
 }
 
 impl Prepared {
@@ -69,15 +70,22 @@ impl Prepared {
             let place = place_of(&losses, name.as_deref());
             evaluations.push((during_training(&tokens, dataset, prompts)?, place));
         }
-        let test = inputs
+        for tables in inputs.eval_tables {
+            let own = [model.similarity_fn_name()];
+            evaluations.push((of_tables(tables, flags, model, &own)?, 0));
+        }
+        let tests = inputs
             .test
-            .map(|dataset| before_and_after(&tokens, dataset))
-            .transpose()?;
+            .map(|dataset| before_and_after(&tokens, dataset));
+        let mut tests = tests.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        for tables in inputs.test_tables {
+            tests.push(of_tables(tables, flags, model, &[])?);
+        }
         Ok(Self {
             losses,
             training,
             evaluations,
-            test,
+            tests,
         })
     }
 
@@ -148,6 +156,33 @@ impl Tokens<'_> {
     }
 }
 
+/// The evaluator of data sets that the flags name.
+fn kind_of(flags: &TrainFlags) -> Option<EvaluatorKind> {
+    match flags.evaluator {
+        Some(RunEvaluator::Columns(kind)) => Some(kind),
+        _ => None,
+    }
+}
+
+/// Tables with their evaluator; without similarities, it takes those of its choice.
+fn of_tables(
+    tables: Tables,
+    flags: &TrainFlags,
+    model: &SentenceTransformer,
+    similarities: &[Similarity],
+) -> anyhow::Result<Evaluation> {
+    let mut options = Options::of(similarities);
+    options.own_similarity = model.similarity_fn_name();
+    flags.tables.0.set_options(&mut options);
+    let (entry, name, sha256) = (tables.entry, tables.name.clone(), tables.sha256());
+    let prepared = tables.prepare(&options)?;
+    let encoding = EncodeOptions::default();
+    let of_column = |i| side_encoding(&options, &encoding, entry.side(i));
+    Ok(Evaluation::of_tables(
+        name, entry, prepared, of_column, sha256,
+    ))
+}
+
 /// Evaluation data with its evaluator, which goes by the model's own similarity.
 fn during_training(
     tokens: &Tokens<'_>,
@@ -157,7 +192,7 @@ fn during_training(
     let similarity = [tokens.model.similarity_fn_name()];
     let data = tokens.of(dataset, prompts)?;
     let options = EncodeOptions::default();
-    match tokens.flags.evaluator {
+    match kind_of(tokens.flags) {
         None => Ok(Evaluation::during_training(data, &similarity, options)?),
         asked => Evaluation::with_kind(data, asked, &Options::of(&similarity), options)
             .context("--eval-data"),
@@ -168,7 +203,7 @@ fn during_training(
 fn before_and_after(tokens: &Tokens<'_>, dataset: Dataset) -> anyhow::Result<Evaluation> {
     let data = tokens.of(dataset, Vec::new())?;
     let all = Options::of(&Similarity::ALL);
-    Evaluation::with_kind(data, tokens.flags.evaluator, &all, EncodeOptions::default())
+    Evaluation::with_kind(data, kind_of(tokens.flags), &all, EncodeOptions::default())
         .context("--test-data")
 }
 

@@ -4,7 +4,7 @@ use eval::Metrics;
 use serde_json::{Map, Value, json};
 use train::Evaluation;
 
-use crate::table::{counted, table};
+use crate::table::{counted, counted_all, table};
 
 /// Name of the file with the figures before and after. A run that has it is done.
 pub(crate) const RESULTS: &str = "results.json";
@@ -33,8 +33,8 @@ impl Results {
     }
 
     /// Metric, before, after and change, or nothing where nothing was measured.
-    pub(super) fn table(&self, test: Option<&Evaluation>) -> Option<String> {
-        let (Some(before), Some(after), Some(test)) = (&self.before, &self.after, test) else {
+    pub(super) fn table(&self, tests: &[Evaluation]) -> Option<String> {
+        let (Some(before), Some(after)) = (&self.before, &self.after) else {
             return None;
         };
         let rows: Vec<Vec<String>> = before
@@ -50,7 +50,11 @@ impl Results {
                 ])
             })
             .collect();
-        let what = counted(test.data().dataset.n_rows(), "rows");
+        let what = tests.iter().map(|test| match test.data() {
+            Some(data) => counted(data.dataset.n_rows(), "rows"),
+            None => counted_all(&test.counts()),
+        });
+        let what = what.collect::<Vec<_>>().join(" + ");
         Some(table(&[&what, "before", "after", "change"], &rows))
     }
 }

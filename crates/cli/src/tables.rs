@@ -7,72 +7,98 @@ use std::{
 
 use data::{Field, FieldKind, OnBadRow, Wanted, load_fields, load_fields_of};
 use eval::{
-    Inputs,
-    entry::{self, Cells, Entry, Holds, Table, TableNeeds},
+    EvalError, Options,
+    entry::{self, Cells, Entry, Holds, Prepared, Table, TableNeeds},
 };
+use sha2::{Digest, Sha256};
 
-use super::{
-    part::Part,
-    subject::{Evaluated, Subject},
-};
-use crate::{flags::eval::EvalFlags, source::local_name, table::counted, usage::UsageError};
+use crate::{flags::eval::EvaluatorFlags, source::local_name, usage::UsageError};
 
 /// The tables of an evaluator, read.
-pub(super) struct Tables {
-    entry: &'static Entry,
+#[derive(Debug, Clone)]
+pub(crate) struct Tables {
+    pub(crate) entry: &'static Entry,
+    pub(crate) name: String,
     needs: &'static TableNeeds,
-    name: String,
     tables: Vec<entry::Columns>,
 }
 
+/// The files of tables, and how they are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    /// The flags of evaluators, which name files and columns.
+    pub(crate) flags: &'a EvaluatorFlags,
+    /// The file of a table that no flag of its own names, and the flag that does.
+    pub(crate) data: Option<&'a str>,
+    pub(crate) data_flag: &'static str,
+    /// The columns of that table.
+    pub(crate) columns: Option<&'a [String]>,
+    pub(crate) max_rows: Option<usize>,
+    pub(crate) on_bad_row: OnBadRow,
+}
+
 impl Tables {
-    pub(super) fn load(
-        part: &Part,
+    /// Reads the tables. `name` is what the metrics begin with, by default the name of a file.
+    pub(crate) fn load(
         entry: &'static Entry,
         needs: &'static TableNeeds,
-        flags: &EvalFlags,
+        name: Option<String>,
+        sources: &Sources<'_>,
     ) -> anyhow::Result<Self> {
-        let mut sources = Vec::with_capacity(needs.tables.len());
+        let mut files = Vec::with_capacity(needs.tables.len());
         for table in needs.tables {
-            sources.push(match table.flag {
-                None => local_file(part, entry)?,
-                Some(flag) => flags
-                    .of_evaluators
+            files.push(match table.flag {
+                None => local_file(sources, entry)?,
+                Some(flag) => sources
+                    .flags
                     .text(flag.name)
                     .ok_or_else(|| missing(entry, needs))?,
             });
         }
         let mut tables = Vec::with_capacity(needs.tables.len());
-        for (i, (table, source)) in needs.tables.iter().zip(&sources).enumerate() {
-            let mut columns = read(table, source, flags)?;
+        for (i, (table, file)) in needs.tables.iter().zip(&files).enumerate() {
+            let mut columns = read(table, file, sources)?;
             // The first table is the one whose rows are evaluated.
-            if let (0, Some(max)) = (i, flags.options.max_samples) {
+            if let (0, Some(max)) = (i, sources.max_rows) {
                 columns
                     .iter_mut()
                     .flatten()
                     .for_each(|cells| truncate(cells, max));
             }
-            refuse_repeated(table, &columns)?;
+            refuse_repeated(table, &columns, sources.data_flag)?;
             tables.push(columns);
         }
         let own = || match needs.tables[needs.named_by].flag {
-            None => local_name(Path::new(sources[needs.named_by])),
-            Some(_) => name_of(sources[needs.named_by]),
+            None => local_name(Path::new(files[needs.named_by])),
+            Some(_) => name_of(files[needs.named_by]),
         };
         Ok(Self {
             entry,
             needs,
-            name: part.name.clone().unwrap_or_else(own),
+            name: name.unwrap_or_else(own),
             tables,
         })
     }
 
-    pub(super) fn evaluate(self, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
-        let prepared = (self.needs.build)(&self.name, &subject.options, self.tables)?;
-        let embeddings = subject.embed_sides(self.entry, &prepared.texts, &self.name)?;
-        let counts = prepared.counts.iter().map(|(n, unit)| counted(*n, unit));
-        let what = counts.collect::<Vec<_>>().join(" in ");
-        subject.evaluate(prepared.evaluator.as_ref(), &Inputs::new(&embeddings), what)
+    /// Makes the evaluator.
+    pub(crate) fn prepare(self, options: &Options) -> Result<Prepared, EvalError> {
+        (self.needs.build)(&self.name, options, self.tables)
+    }
+
+    /// A digest of all cells.
+    pub(crate) fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for cells in self.tables.iter().flatten() {
+            let text = match cells {
+                None => String::new(),
+                Some(Cells::Texts(texts)) => format!("{texts:?}"),
+                Some(Cells::Lists(lists)) => format!("{lists:?}"),
+                Some(Cells::Numbers(numbers)) => format!("{numbers:?}"),
+            };
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        hex::encode(hash.finalize())
     }
 }
 
@@ -94,10 +120,10 @@ fn missing(entry: &Entry, needs: &TableNeeds) -> UsageError {
 }
 
 /// Reads a table with its usual columns, or those that a flag names.
-fn read(table: &Table, source: &str, flags: &EvalFlags) -> anyhow::Result<entry::Columns> {
+fn read(table: &Table, source: &str, sources: &Sources<'_>) -> anyhow::Result<entry::Columns> {
     let (flag, given) = match table.columns_flag {
-        None => ("columns", flags.options.columns.as_deref()),
-        Some(flag) => (flag.name, flags.of_evaluators.texts(flag.name)),
+        None => ("columns", sources.columns),
+        Some(flag) => (flag.name, sources.flags.texts(flag.name)),
     };
     let n_columns = table.columns.len();
     let n_needed = table
@@ -128,15 +154,11 @@ fn read(table: &Table, source: &str, flags: &EvalFlags) -> anyhow::Result<entry:
             wanted.optional &= names.is_empty();
         }
     }
-    Ok(cells(load_fields(
-        source,
-        &wanted,
-        flags.options.on_bad_row,
-    )?))
+    Ok(cells(load_fields(source, &wanted, sources.on_bad_row)?))
 }
 
 /// Reads files of a table with its usual columns, without those that it may lack.
-pub(super) fn read_files(table: &Table, files: &[PathBuf]) -> anyhow::Result<entry::Columns> {
+pub(crate) fn read_files(table: &Table, files: &[PathBuf]) -> anyhow::Result<entry::Columns> {
     let needed = table.columns.iter().map(|column| match column.is_optional {
         true => [].as_slice(),
         false => column.names,
@@ -179,14 +201,18 @@ fn truncate(cells: &mut Cells, max: usize) {
     }
 }
 
-fn refuse_repeated(table: &Table, columns: &entry::Columns) -> Result<(), UsageError> {
+fn refuse_repeated(
+    table: &Table,
+    columns: &entry::Columns,
+    data_flag: &str,
+) -> Result<(), UsageError> {
     for (column, cells) in table.columns.iter().zip(columns) {
         let Some(Cells::Texts(ids)) = cells.as_ref().filter(|_| column.is_unique) else {
             continue;
         };
         let mut seen = HashSet::new();
         if let Some(id) = ids.iter().find(|id| !seen.insert(id.as_str())) {
-            let flag = table.flag.map_or("data", |flag| flag.name);
+            let flag = table.flag.map_or(data_flag, |flag| flag.name);
             return Err(UsageError(format!("--{flag}: the id `{id}` comes twice")));
         }
     }
@@ -204,15 +230,15 @@ fn name_of(corpus: &str) -> String {
     }
 }
 
-/// The file of a part whose data is no data set of the usual form.
-fn local_file<'a>(part: &'a Part, entry: &Entry) -> Result<&'a str, UsageError> {
-    let source = part.data.as_ref().map_or("", |data| data.value.as_str());
+/// The file of a table that no flag of the evaluator names.
+fn local_file<'a>(sources: &Sources<'a>, entry: &Entry) -> Result<&'a str, UsageError> {
+    let (source, flag) = (sources.data.unwrap_or_default(), sources.data_flag);
     let is_pattern = source.contains(['*', '?', '[']);
     if is_pattern || Path::new(source).exists() {
         return Ok(source);
     }
     Err(UsageError(format!(
-        "--data {source}: there is no such file, and --evaluator {} takes files only, not names on the hub",
+        "--{flag} {source}: there is no such file, and --evaluator {} takes files only, not names on the hub",
         entry.name
     )))
 }
