@@ -8,8 +8,9 @@ use crate::{
     device::DeviceName,
     flags::{
         compare::CompareFlags, completions::CompletionsFlags, data::DataCommand,
-        doctor::DoctorFlags, encode::EncodeFlags, eval::EvalFlags, init::InitFlags, man::ManFlags,
-        mine::MineFlags, search::SearchFlags, sweep::SweepFlags, train::TrainFlags,
+        doctor::DoctorFlags, encode::EncodeFlags, eval::EvalFlags, help::HelpFlags,
+        init::InitFlags, man::ManFlags, mine::MineFlags, search::SearchFlags, sweep::SweepFlags,
+        train::TrainFlags,
     },
 };
 
@@ -21,6 +22,7 @@ pub(crate) mod encode;
 pub(crate) mod eval;
 #[cfg(test)]
 mod guide;
+pub(crate) mod help;
 pub(crate) mod init;
 pub(crate) mod man;
 pub(crate) mod mine;
@@ -37,7 +39,8 @@ pub(crate) mod train;
     name = "sentune",
     version,
     max_term_width = 100,
-    args_override_self = true
+    args_override_self = true,
+    disable_help_subcommand = true
 )]
 pub(crate) struct Flags {
     #[command(subcommand)]
@@ -115,6 +118,10 @@ pub(crate) enum Command {
     #[command(before_help = "Example:
   sentune man --output-dir man1")]
     Man(ManFlags),
+    /// Show the help of a command, or list losses, evaluators or datasets.
+    #[command(before_help = "Example:
+  sentune help losses")]
+    Help(HelpFlags),
 }
 
 impl Command {
@@ -132,7 +139,8 @@ impl Command {
             | Self::Init(_)
             | Self::Doctor(_)
             | Self::Completions(_)
-            | Self::Man(_) => false,
+            | Self::Man(_)
+            | Self::Help(_) => false,
         }
     }
 }
@@ -183,10 +191,8 @@ mod tests {
 
     /// The commands that have no subcommands, by their names.
     fn leaves(command: &clap::Command, name: &str) -> Vec<(String, String)> {
-        let below = command
+        let below: Vec<_> = command
             .get_subcommands()
-            .filter(|below| below.get_name() != "help");
-        let below: Vec<_> = below
             .flat_map(|below| leaves(below, &format!("{name} {}", below.get_name())))
             .collect();
         if !below.is_empty() {

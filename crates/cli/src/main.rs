@@ -88,6 +88,7 @@ fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()
         Command::Doctor(flags) => commands::doctor::run(&flags, None),
         Command::Completions(flags) => commands::completions::run(&flags),
         Command::Man(flags) => commands::man::run(&flags),
+        Command::Help(flags) => commands::help::run(&flags),
     }
 }
 

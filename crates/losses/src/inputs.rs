@@ -68,13 +68,17 @@ impl Requirements {
         {
             return Ok(());
         }
-        let alternatives: Vec<String> = self.accepts.iter().map(Accepts::describe).collect();
-        let needs = alternatives.join(", or ");
         Err(LossError::Inputs {
             loss,
-            needs,
+            needs: self.describe(),
             has: format!("{} {}", plural(columns), describe_labels(labels)),
         })
+    }
+
+    /// The columns and labels that are needed, in words.
+    pub fn describe(&self) -> String {
+        let alternatives: Vec<String> = self.accepts.iter().map(Accepts::describe).collect();
+        alternatives.join(", or ")
     }
 
     /// Checks the columns of a batch, a guide's behind the model's own, and raises half precision to

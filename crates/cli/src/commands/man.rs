@@ -33,8 +33,6 @@ fn page(command: &Command) -> anyhow::Result<Vec<u8>> {
 
 /// A command and all below it.
 fn with_subcommands(command: &Command) -> Vec<&Command> {
-    let below = command.get_subcommands();
-    let below = below.filter(|below| below.get_name() != "help");
-    let below = below.flat_map(with_subcommands);
+    let below = command.get_subcommands().flat_map(with_subcommands);
     [command].into_iter().chain(below).collect()
 }

@@ -1,4 +1,4 @@
-//! `sentune doctor`, `completions` and `man`.
+//! `sentune doctor`, `completions`, `man` and `help`.
 
 use serde_json::Value;
 
@@ -110,4 +110,33 @@ fn completions_and_pages_know_every_command() {
     }
     let train = fs_err::read_to_string(sandbox.path("man1/sentune-train.1")).unwrap();
     assert!(train.contains("num\\-train\\-epochs"), "{train}");
+}
+
+#[test]
+fn help_knows_commands_and_lists() {
+    let sandbox = Sandbox::new();
+    let of_flag = sandbox.run(&[&"data", &"stat", &"--help"]).ok();
+    assert_eq!(sandbox.run(&[&"help", &"data", &"stat"]).ok(), of_flag);
+    for (topic, parts) in [
+        (
+            "losses",
+            ["multiple-negatives-ranking", "matryoshka", "cosent"],
+        ),
+        (
+            "evaluators",
+            ["triplet", "information-retrieval", "nano-beir"],
+        ),
+        (
+            "datasets",
+            [".parquet", "anchor", "sentence-transformers/all-nli"],
+        ),
+    ] {
+        let text = sandbox.run(&[&"help", &topic]).ok();
+        for part in parts {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+    sandbox
+        .run(&[&"help", &"trian"])
+        .failed(2, &["`trian`", "train", "losses"]);
 }

@@ -1,0 +1,113 @@
+//! `sentune help`: the help of a command, or a list of the losses, evaluators or forms of data.
+
+use clap::{Command, CommandFactory};
+use eval::{entry::Needs, registry::EVALUATORS};
+use losses::{BuildContext, LossConfig};
+use tch::Device;
+
+use crate::{
+    flags::{Flags, help::HelpFlags},
+    output::print,
+    usage::UsageError,
+};
+
+/// Prints the help of a topic.
+pub(crate) fn run(flags: &HelpFlags) -> anyhow::Result<()> {
+    let topic: Vec<&str> = flags.topic.iter().map(String::as_str).collect();
+    let text = match topic.as_slice() {
+        ["losses"] => list_losses()?,
+        ["evaluators"] => list_evaluators(),
+        ["datasets"] => DATASETS.to_owned(),
+        path => of_command(path)?,
+    };
+    Ok(print(&text)?)
+}
+
+/// The help of the command at the end of a path of subcommands.
+fn of_command(path: &[&str]) -> Result<String, UsageError> {
+    let mut root = Flags::command();
+    root.build();
+    let mut command: &mut Command = &mut root;
+    for name in path {
+        if command.find_subcommand(name).is_none() {
+            let commands: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
+            return Err(UsageError(format!(
+                "there is no help on `{name}`: there is help on {}, and on losses, evaluators, datasets",
+                commands.join(", ")
+            )));
+        }
+        command = command
+            .find_subcommand_mut(name)
+            .ok_or_else(|| UsageError((*name).to_owned()))?;
+    }
+    Ok(command.render_long_help().to_string())
+}
+
+/// The losses of the registry, each with the data that it needs.
+fn list_losses() -> anyhow::Result<String> {
+    let context = BuildContext {
+        dimension: Some(1),
+        device: Device::Cpu,
+        seed: 0,
+    };
+    let mut text = "Losses for `sentune train --loss NAME` or NAME:parameter=value, each with the data that it needs:\n".to_owned();
+    for name in losses::names() {
+        let alone = LossConfig::new(name)?.build(&context);
+        let (shown, loss) = match alone {
+            Ok(loss) => (name.to_owned(), loss),
+            // A loss around another.
+            Err(_) => {
+                let inner = format!("{name}/multiple-negatives-ranking");
+                let loss = inner.parse::<LossConfig>()?.build(&context)?;
+                (format!("{name}/LOSS"), loss)
+            }
+        };
+        let needs = loss.requirements();
+        let guide = if needs.guide { ", and guide=MODEL" } else { "" };
+        text += &format!("\n  {shown}\n      {}{guide}\n", needs.describe());
+    }
+    Ok(text)
+}
+
+/// The evaluators of the registry, each with the data that it needs.
+fn list_evaluators() -> String {
+    let mut text =
+        "Evaluators for `sentune eval --evaluator NAME`, each with the data that it needs:\n"
+            .to_owned();
+    for entry in EVALUATORS {
+        let needs = match &entry.needs {
+            Needs::Columns(needs) => format!("--data: {}", needs.words),
+            Needs::Tables(needs) => {
+                let tables = needs.tables.iter().map(|table| {
+                    let flag = table.flag.map_or("data", |flag| flag.name);
+                    format!("--{flag}: {}", table.words)
+                });
+                tables.collect::<Vec<_>>().join("\n      ")
+            }
+            Needs::Tasks { .. } => "no data: its tasks are on the hub".to_owned(),
+        };
+        text += &format!("\n  {}\n      {needs}\n", entry.name);
+    }
+    text
+}
+
+/// The forms of data sets.
+const DATASETS: &str = "\
+A data set is one of
+
+  a file           .parquet, .csv, .tsv, .jsonl, .ndjson or .json (one object a line)
+  a glob           'data/train-*.parquet'
+  a folder         all data files in it
+  a name           sentence-transformers/all-nli:triplet, on the hub or in its cache, with an optional subset
+
+Columns of text are taken in order, whatever their names are:
+
+  2                anchor, positive
+  3                anchor, positive, negative
+  4 and more       anchor, positive, negatives
+  2 and a score    two sentences and how similar they are
+  1 or 2, a class  sentences and a whole number
+
+A column called label, labels, score or scores holds the labels. --columns chooses columns and their order;
+`sentune data stat --data DATA` shows what a data set holds.
+";
