@@ -219,9 +219,9 @@ mod tests {
     /// The configuration of a command line.
     fn resolved(arguments: &[&str]) -> anyhow::Result<TrainFlags> {
         let all = ["sentune", "train"].iter().chain(arguments);
-        let (flags, given) = parse_from(all.map(Into::into))?;
-        match flags.command {
-            Subcommand::Train(flags) => resolve(*flags, &given),
+        let line = parse_from(all.map(Into::into))?;
+        match line.flags.command {
+            Subcommand::Train(flags) => resolve(*flags, &line.given),
             command => panic!("{command:?} is not train"),
         }
     }
@@ -348,6 +348,8 @@ mod tests {
             ("metric-for-best-model", "x"),
             ("prompts", "x"),
             ("main-similarity", "cosine"),
+            ("label-column", "x"),
+            ("separator", ";"),
         ] {
             table.insert(key.to_owned(), Value::from(value));
         }

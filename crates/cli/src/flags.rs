@@ -145,24 +145,47 @@ impl Command {
     }
 }
 
-/// Reads a command line. Beside the flags come the names of the command's flags that it gives.
+/// A command line that was understood.
+pub(crate) struct CommandLine {
+    pub(crate) flags: Flags,
+    /// The names of the command's flags that it gives.
+    pub(crate) given: BTreeSet<String>,
+    /// The names of all flags that messages to its user may name.
+    pub(crate) known: BTreeSet<String>,
+}
+
+/// Reads a command line.
 ///
 /// # Errors
 /// clap's, which is also the way in which `--help` is answered.
 pub(crate) fn parse_from(
     arguments: impl Iterator<Item = OsString>,
-) -> Result<(Flags, BTreeSet<String>), clap::Error> {
-    let matches = Flags::command().try_get_matches_from(with_dashes(arguments))?;
-    let given = matches.subcommand().map(|(_, matches)| {
-        let is_given =
-            |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
-        let ids = matches.ids().filter(is_given);
-        ids.map(|id| id.as_str().replace('_', "-")).collect()
-    });
-    Ok((
-        Flags::from_arg_matches(&matches)?,
-        given.unwrap_or_default(),
-    ))
+) -> Result<CommandLine, clap::Error> {
+    let root = Flags::command();
+    let matches = root.clone().try_get_matches_from(with_dashes(arguments))?;
+    let flags = Flags::from_arg_matches(&matches)?;
+    let (mut command, mut matches) = (&root, &matches);
+    while let Some((name, below)) = matches.subcommand() {
+        let Some(found) = command.find_subcommand(name) else {
+            break;
+        };
+        (command, matches) = (found, below);
+    }
+    let is_given =
+        |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    let given = matches.ids().filter(is_given);
+    let mut known: Vec<&clap::Command> = vec![&root, command];
+    if let Command::Sweep(_) = &flags.command {
+        // The keys of its file are the flags of train.
+        known.extend(root.find_subcommand("train"));
+    }
+    let known = known.into_iter().flat_map(clap::Command::get_arguments);
+    let known = known.filter_map(clap::Arg::get_long);
+    Ok(CommandLine {
+        given: given.map(|id| id.as_str().replace('_', "-")).collect(),
+        known: known.map(str::to_owned).collect(),
+        flags,
+    })
 }
 
 /// The command line with `--flag_name` read as `--flag-name`: transformers' users know both.

@@ -41,9 +41,9 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let (flags, given) = parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    let talk = Talk::start(flags.verbose, flags.quiet);
-    match run(flags, &given, &talk) {
+    let line = parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let talk = Talk::start(line.flags.verbose, line.flags.quiet, line.known);
+    match run(line.flags, &line.given, &talk) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,12 +1,16 @@
 //! stderr: log lines, and progress bars where it is a terminal.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal, Write},
+    sync::Arc,
     time::Duration,
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::usage::without_foreign_flags;
 
 /// tqdm's layout: done, of total, time gone and left.
 const BAR: &str =
@@ -17,15 +21,20 @@ const BAR: &str =
 pub(crate) struct Talk {
     bars: MultiProgress,
     has_bars: bool,
+    /// The flags of the command.
+    known: Arc<BTreeSet<String>>,
 }
 
 impl Talk {
     /// Sets up log lines and bars. RUST_LOG wins over `verbose` and `quiet`.
-    pub(crate) fn start(verbose: u8, quiet: bool) -> Self {
+    ///
+    /// Advice that names flags other than the `known` ones is left out of all lines.
+    pub(crate) fn start(verbose: u8, quiet: bool, known: BTreeSet<String>) -> Self {
         let has_bars = io::stderr().is_terminal() && !quiet;
         let talk = Self {
             bars: MultiProgress::new(),
             has_bars,
+            known: Arc::new(known),
         };
         let level = match (quiet, verbose) {
             (true, _) => "warn",
@@ -50,6 +59,7 @@ impl Talk {
         Self {
             bars: MultiProgress::new(),
             has_bars: false,
+            known: Arc::default(),
         }
     }
 
@@ -85,7 +95,10 @@ impl Talk {
 
 impl Write for Talk {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
+        let text = String::from_utf8_lossy(bytes);
+        let text = without_foreign_flags(&text, &self.known);
+        self.bars
+            .suspend(|| io::stderr().lock().write_all(text.as_bytes()))?;
         Ok(bytes.len())
     }
 

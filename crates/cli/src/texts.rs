@@ -3,7 +3,7 @@
 use std::{io::BufRead, path::Path};
 
 use anyhow::{Context, bail};
-use data::LoadOptions;
+use data::{LoadOptions, OnBadRow};
 
 use crate::usage::UsageError;
 
@@ -14,6 +14,7 @@ pub(crate) fn read_texts(
     input: &str,
     column_flag: &str,
     column: Option<&str>,
+    on_bad_row: OnBadRow,
 ) -> anyhow::Result<Vec<String>> {
     let lines = |reader: &mut dyn BufRead| -> anyhow::Result<Vec<String>> {
         let lines = reader.lines().collect::<Result<Vec<String>, _>>();
@@ -31,6 +32,7 @@ pub(crate) fn read_texts(
         (_, Some("parquet" | "csv" | "tsv" | "json" | "jsonl" | "ndjson")) => {
             let options = LoadOptions {
                 columns: column.map(|column| vec![column.to_owned()]),
+                on_bad_row,
                 ..LoadOptions::default()
             };
             let dataset = data::load(input, &options).with_context(|| flag.to_owned())?;

@@ -7,11 +7,14 @@ use crate::{
     error::{BadRow, DataError, Defect, shortened},
     expand::ListColumn,
     formats::rows::Cell,
+    options::OnBadRow,
 };
 
-/// The text of a cell, unless it is missing, blank or no text.
-pub(crate) fn text<'c>(cell: &'c Cell<'_>) -> Result<&'c str, Defect> {
+/// The text of a cell, unless it is no text or, where those are not kept, missing or blank.
+pub(crate) fn text<'c>(cell: &'c Cell<'_>, on_bad_row: OnBadRow) -> Result<&'c str, Defect> {
     match cell {
+        Cell::Text(text) if on_bad_row == OnBadRow::Keep => Ok(text),
+        Cell::Null | Cell::Missing if on_bad_row == OnBadRow::Keep => Ok(""),
         Cell::Text(text) if text.is_empty() => Err(Defect::Empty),
         Cell::Text(text) if text.trim_start().is_empty() => Err(Defect::Blank),
         Cell::Text(text) => Ok(text),

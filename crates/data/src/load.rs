@@ -187,7 +187,8 @@ impl<'o> DatasetRows<'o> {
     ) -> Result<(), (Option<String>, Defect)> {
         for (column, cells) in self.columns.iter_mut().zip(&rows.columns) {
             let taken = match column.role {
-                Role::Text => check::text(&cells[i]).map(|text| column.texts.push(text)),
+                Role::Text => check::text(&cells[i], self.options.on_bad_row)
+                    .map(|text| column.texts.push(text)),
                 role => {
                     let needed = match role {
                         Role::Set => 2,

@@ -39,6 +39,10 @@ pub enum OnBadRow {
     Error,
     /// The row is dropped; one warning counts them.
     Skip,
+    /// Texts that are empty, blank or missing are kept, the missing ones as the empty text, so that rows stay in step
+    /// with something else. Other defects are errors.
+    #[serde(skip)]
+    Keep,
 }
 
 /// The form of CSV and TSV.

@@ -3,6 +3,7 @@
 use std::{io::Write, path::Path, time::Instant};
 
 use anyhow::Context;
+use data::OnBadRow;
 use model::{EncodeOptions, ModelError, Role, SentenceTransformer};
 use search::{
     Embeddings, Precision, Quantized, Ranges, quantization::FEW_EMBEDDINGS, quantize_embeddings,
@@ -34,7 +35,7 @@ enum Format {
 pub(crate) fn run(flags: &EncodeFlags, session: &Session) -> anyhow::Result<()> {
     let format = format_of(flags)?;
     let column = flags.column.as_deref();
-    let texts = read_texts("--input", &flags.input, "--column", column)?;
+    let texts = read_texts("--input", &flags.input, "--column", column, OnBadRow::Keep)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let mut model = load_model(&flags.model, session)?;
     let mut options = encode_options(&flags.encoding, &mut model)?;
@@ -187,7 +188,13 @@ fn ranges(
         return Ok(Ranges::of(matrix.embeddings()?)?);
     }
     let column = flags.calibration_column.as_deref();
-    let texts = read_texts("--calibration", calibration, "--calibration-column", column)?;
+    let texts = read_texts(
+        "--calibration",
+        calibration,
+        "--calibration-column",
+        column,
+        OnBadRow::Keep,
+    )?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let encoded = encoder.encode(&texts, "calibration")?;
     Ok(Ranges::of(Embeddings::new(

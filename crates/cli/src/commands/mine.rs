@@ -38,7 +38,13 @@ pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
         None => Vec::new(),
         Some(corpus) => {
             let column = flags.corpus_column.as_deref();
-            read_texts("--corpus", corpus, "--corpus-column", column)?
+            read_texts(
+                "--corpus",
+                corpus,
+                "--corpus-column",
+                column,
+                flags.on_bad_row,
+            )?
         }
     };
     let pairs = MiningPairs::new(

@@ -1,5 +1,6 @@
 //! `sentune search`: the nearest texts of a corpus.
 
+use data::OnBadRow;
 use model::Role;
 use search::{Embeddings, SearchError, SearchOptions, semantic_search};
 use serde_json::json;
@@ -20,13 +21,25 @@ const N_CHARS: usize = 100;
 /// Prints the hits of every query.
 pub(crate) fn run(flags: &SearchFlags, session: &Session) -> anyhow::Result<()> {
     let column = flags.corpus_column.as_deref();
-    let corpus = read_texts("--corpus", &flags.corpus, "--corpus-column", column)?;
+    let corpus = read_texts(
+        "--corpus",
+        &flags.corpus,
+        "--corpus-column",
+        column,
+        OnBadRow::Keep,
+    )?;
     let corpus: Vec<&str> = corpus.iter().map(String::as_str).collect();
     let queries = match &flags.queries {
         None => flags.query.clone(),
         Some(queries) => {
             let column = flags.query_column.as_deref();
-            read_texts("--queries", queries, "--query-column", column)?
+            read_texts(
+                "--queries",
+                queries,
+                "--query-column",
+                column,
+                OnBadRow::Keep,
+            )?
         }
     };
     let queries: Vec<&str> = queries.iter().map(String::as_str).collect();

@@ -220,6 +220,7 @@ fn with_optional_value(arg: Arg) -> Arg {
         return arg;
     }
     arg.action(ArgAction::Set)
+        .value_parser(clap::value_parser!(bool))
         .num_args(0..=1)
         .default_value("false")
         .default_missing_value("true")
@@ -235,8 +236,8 @@ mod tests {
     /// The training flags that a command line gives, or the message that refuses it.
     fn train_flags(arguments: &[&str]) -> Result<TrainFlags, String> {
         let all = ["sentune", "train"].iter().chain(arguments);
-        let (flags, _) = parse_from(all.map(Into::into)).map_err(|error| error.to_string())?;
-        match flags.command {
+        let line = parse_from(all.map(Into::into)).map_err(|error| error.to_string())?;
+        match line.flags.command {
             Command::Train(flags) => Ok(*flags),
             command => panic!("{command:?} is not train"),
         }

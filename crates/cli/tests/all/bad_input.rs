@@ -389,3 +389,71 @@ fn other_commands_refuse_what_can_not_be() {
         .failed(2, &["<MODEL>"]);
     sandbox.run(&[&"trian"]).failed(2, &["'trian'"]);
 }
+
+/// An empty cell is an empty text where rows have to stay in step with the embeddings, as an empty line is.
+#[test]
+fn empty_cells_stay_rows_where_texts_are_encoded() {
+    let sandbox = Sandbox::new();
+    let texts = [
+        "where does the ferry leave from",
+        "",
+        "how long is it",
+        " ",
+        "is it heated",
+    ];
+    sandbox.write("corpus.txt", texts.join("\n") + "\n");
+    let rows = texts.iter().enumerate();
+    let csv: String = rows.map(|(i, text)| format!("{i},{text}\n")).collect();
+    sandbox.write("corpus.csv", format!("id,text\n{csv}"));
+    let objects = texts.map(|text| format!("{{\"_id\": \"d\", \"text\": \"{text}\"}}\n"));
+    sandbox.write("corpus.jsonl", objects.concat());
+    let null = objects.concat().replace("\"text\": \"\"", "\"text\": null");
+    sandbox.write("null.jsonl", null);
+    let encode = |input: &str, more: &[&str]| {
+        let mut words: Vec<&str> = vec!["encode", "--input", input, "--output", "e.npy", "--model"];
+        let model = model();
+        words.push(model.to_str().unwrap());
+        words.extend(more);
+        let words: Vec<&dyn AsRef<std::ffi::OsStr>> = words
+            .iter()
+            .map(|word| word as &dyn AsRef<std::ffi::OsStr>)
+            .collect();
+        sandbox.run(&words).ok();
+        fs_err::read(sandbox.path("e.npy")).unwrap()
+    };
+    let expected = encode("corpus.txt", &[]);
+    for input in ["corpus.csv", "corpus.jsonl", "null.jsonl"] {
+        assert!(encode(input, &["--column", "text"]) == expected, "{input}");
+    }
+    let ended = sandbox.run(&[
+        &"search",
+        &"--model",
+        &model(),
+        &"--corpus",
+        &"corpus.csv",
+        &"--corpus-column",
+        &"text",
+        &"--query",
+        &"how long is it",
+        &"--json",
+    ]);
+    let answer: serde_json::Value = serde_json::from_str(&ended.ok()).unwrap();
+    assert_eq!(answer["hits"].as_array().unwrap().len(), 5);
+    assert_eq!(answer["hits"][0]["corpus_id"], 2);
+    // A value that is no text is still refused, without advice that the command has no flag for.
+    sandbox.write("bad.jsonl", "{\"text\": \"x\"}\n{\"text\": [1]}\n");
+    let ended = sandbox.run(&[
+        &"search",
+        &"--model",
+        &model(),
+        &"--corpus",
+        &"bad.jsonl",
+        &"--query",
+        &"x",
+    ]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("bad.jsonl: row 2"), "{ended:?}");
+    for flag in ["--on-bad-row", "--columns"] {
+        assert!(!ended.stderr.contains(flag), "{ended:?}");
+    }
+}
