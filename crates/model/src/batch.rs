@@ -3,3 +3,4 @@
 pub(crate) mod buckets;
 pub(crate) mod packed;
 pub(crate) mod recorded;
+pub(crate) mod upload;

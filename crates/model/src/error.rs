@@ -1,8 +1,8 @@
-//! What can be wrong with a model, its files or its input.
+//! Errors of a model, its files and its input.
 
 use std::path::PathBuf;
 
-/// What can go wrong with a model folder, a batch, or libtorch.
+/// An error of a model folder, a batch, or libtorch.
 ///
 /// The messages name the file or thing, the value found, what is allowed, and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum ModelError {
     Json {
         /// The file.
         path: PathBuf,
-        /// What the parser says, with line and column; in the message, and no source of its own.
+        /// The parser's message with line and column, shown inline and not as a source.
         cause: serde_json::Error,
     },
     /// A key of a configuration file has a value that is not allowed.
@@ -43,7 +43,7 @@ pub enum ModelError {
         folder: PathBuf,
         /// The file, or the choice of files.
         file: String,
-        /// What to do.
+        /// The next action.
         hint: String,
     },
     /// A path inside a configuration file points out of the model's folder.
@@ -59,7 +59,7 @@ pub enum ModelError {
     Modules {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         message: String,
     },
     /// A weights file is truncated or not in the safetensors format.
@@ -70,7 +70,7 @@ pub enum ModelError {
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What the reader says; in the message, and no source of its own.
+        /// The reader's message, shown inline and not as a source.
         cause: safetensors::SafeTensorError,
     },
     /// Something else stands where weights should, by its content.
@@ -78,9 +78,9 @@ pub enum ModelError {
     NotWeights {
         /// The file.
         path: PathBuf,
-        /// What its first bytes look like.
+        /// The format that its first bytes suggest.
         found: &'static str,
-        /// What to do.
+        /// The next action.
         advice: String,
     },
     /// The configuration describes a model far larger than the weights.
@@ -163,7 +163,7 @@ pub enum ModelError {
     ShardIndex {
         /// The index.
         path: PathBuf,
-        /// What disagrees.
+        /// The disagreement.
         message: String,
     },
     /// The tokenizer cannot be built or fails on a text.
@@ -171,7 +171,7 @@ pub enum ModelError {
     Tokenizer {
         /// The tokenizer's file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
     /// An argument does not fit the model.
@@ -188,8 +188,7 @@ pub enum ModelError {
     Slice(#[from] shim::SliceError),
 }
 
-/// What came from a file, without its middle where it is long, and without line ends: messages are to
-/// be read.
+/// Text from a file, shortened in its middle and without line ends, for messages.
 fn short(text: impl std::fmt::Display) -> String {
     const HEAD: usize = 160;
     const TAIL: usize = 80;

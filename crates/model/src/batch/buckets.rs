@@ -5,9 +5,13 @@
 //! sentences of several lengths, each padded to the bucket's. The padding is masked, and no other part of the encoder
 //! sees it.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::{batch::packed::PackedBatch, encoder::numbering::Numbering, error::ModelError};
+use crate::{
+    batch::{packed::PackedBatch, upload::upload},
+    encoder::numbering::Numbering,
+    error::ModelError,
+};
 
 /// Lengths are rounded up to a multiple of it, which the attention kernels of GPUs are fast for.
 const LENGTH_STEP: usize = 16;
@@ -266,19 +270,10 @@ pub(crate) fn numbers(
     numbers
 }
 
-/// Numbers on a device. The copy to a GPU is asynchronous, from memory that stays until it is done.
-pub(crate) fn upload(numbers: &[i64], device: Device) -> Result<Tensor, ModelError> {
-    let numbers = Tensor::f_from_slice(numbers)?;
-    if device == Device::Cpu {
-        return Ok(numbers);
-    }
-    Ok(numbers
-        .f_pin_memory(device)?
-        .f_to_device_(device, Kind::Int64, true, false)?)
-}
-
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
     use crate::encoder::numbering::Positions;
 

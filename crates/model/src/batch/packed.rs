@@ -4,7 +4,7 @@ use std::fmt;
 
 use tch::{Device, Tensor};
 
-use crate::{batch::buckets::upload, error::ModelError};
+use crate::{batch::upload::upload, error::ModelError};
 
 /// Sentences of different lengths as one row of tokens, without padding.
 ///

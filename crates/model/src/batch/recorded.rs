@@ -4,8 +4,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     batch::{
-        buckets::{BucketShape, DeviceBatch, numbers, shapes, upload},
+        buckets::{BucketShape, DeviceBatch, numbers, shapes},
         packed::ChunkedBatch,
+        upload::upload,
     },
     encoder::numbering::Numbering,
     error::ModelError,

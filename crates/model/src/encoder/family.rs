@@ -1,4 +1,4 @@
-//! What a family of encoders is apart from its switches: names in checkpoints and tokenizers, and its config.json.
+//! A family of encoders: its names in checkpoints and tokenizers, and the switches in its config.json.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     error::ModelError,
 };
 
-/// Everything that is known of a family of encoders.
+/// The facts of a family of encoders.
 #[derive(Debug)]
 pub(crate) struct Family {
     /// The class in `architectures` of a saved config.json.
@@ -31,7 +31,7 @@ pub(crate) struct Names {
     pub(crate) word: &'static str,
     pub(crate) position: &'static str,
     pub(crate) embedding_norm: &'static str,
-    /// What the layers' numbers follow on.
+    /// The prefix of the layers' numbers.
     pub(crate) layers: &'static str,
     /// The projections to query, key and value.
     pub(crate) qkv: &'static [&'static str],

@@ -45,7 +45,7 @@ fn weighted_sum(embeddings: &Tensor) -> Tensor {
     (embeddings.flatten(0, -1) * weights).sum(tch::Kind::Float)
 }
 
-/// That sum, and its gradient by the embeddings.
+/// The weighted sum, and its gradient by the embeddings.
 fn weighted_sum_and_gradient(embeddings: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
     let leaf = embeddings.detach().set_requires_grad(true);
     let sum = weighted_sum(&leaf);
