@@ -54,9 +54,6 @@ const FORBIDDEN_MARKS: [&str; 3] = [
     concat!("XX", "X"),
 ];
 
-/// Crates whose sources do not keep the rules yet.
-const PENDING: [&str; 1] = ["model"];
-
 /// The circles of imports that are the feature itself.
 const CIRCLES: [Circle; 1] = [Circle {
     files: &[
@@ -177,12 +174,8 @@ fn source_problems(sources: &[Source]) -> Vec<String> {
     let mut problems = Vec::new();
     for source in sources {
         let name = source.name;
-        if PENDING.contains(&source.place().0) {
-            continue;
-        }
         // Directly in `tests`, cargo would take x.rs for a test binary.
-        let is_shared = source.place().1.split('/').count() == 3 && source.in_src().is_none()
-            || source.place().0 == "cli";
+        let is_shared = source.place().1.split('/').count() == 3 && source.in_src().is_none();
         if let Some(folder) = name.strip_suffix("/mod.rs")
             && !is_shared
         {
@@ -190,8 +183,7 @@ fn source_problems(sources: &[Source]) -> Vec<String> {
         }
         let mut found = words::riddles(&source.tokens);
         // The chores name models and data sets as inputs of measurements.
-        let is_free = ["xtask", "cli", "train"].contains(&source.place().0)
-            || name.starts_with(words::ENCODERS);
+        let is_free = source.place().0 == "xtask" || name.starts_with(words::ENCODERS);
         if source.in_src().is_some() && !is_free {
             found.extend(words::architectures(&source.tokens));
         }
@@ -208,9 +200,6 @@ fn source_problems(sources: &[Source]) -> Vec<String> {
 fn circles(sources: &[Source]) -> BTreeSet<Vec<String>> {
     let mut crates: BTreeMap<&str, Vec<(&str, &[Token])>> = BTreeMap::new();
     for source in sources {
-        if PENDING.contains(&source.place().0) {
-            continue;
-        }
         if let Some(path) = source.in_src() {
             let folder = &source.name[..source.name.len() - path.len()];
             let files = crates.entry(folder).or_default();
