@@ -9,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod help;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod merge;
 pub(crate) mod mine;
 pub(crate) mod search;
 pub(crate) mod sweep;

@@ -9,8 +9,8 @@ use crate::{
     flags::{
         compare::CompareFlags, completions::CompletionsFlags, data::DataCommand,
         doctor::DoctorFlags, encode::EncodeFlags, eval::EvalFlags, help::HelpFlags,
-        init::InitFlags, man::ManFlags, mine::MineFlags, search::SearchFlags, sweep::SweepFlags,
-        train::TrainFlags,
+        init::InitFlags, man::ManFlags, merge::MergeFlags, mine::MineFlags, search::SearchFlags,
+        sweep::SweepFlags, train::TrainFlags,
     },
 };
 
@@ -25,6 +25,7 @@ mod guide;
 pub(crate) mod help;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod merge;
 pub(crate) mod mine;
 pub(crate) mod prompts;
 pub(crate) mod reading;
@@ -106,6 +107,10 @@ pub(crate) enum Command {
     #[command(before_help = "Example:
   sentune init --vocab-file vocab.txt --output small --hidden-size 64 --num-attention-heads 4")]
     Init(InitFlags),
+    /// Merge models of one architecture into one: a soup, a point between two, or their agreeing differences.
+    #[command(before_help = "Example:
+  sentune merge --model runs/one/final --model runs/two/final --output soup")]
+    Merge(MergeFlags),
     /// Show the installation, as a bug report needs it, and what is wrong with it.
     #[command(before_help = "Example:
   sentune doctor")]
@@ -137,6 +142,7 @@ impl Command {
             | Self::Compare(_) => true,
             Self::Data(_)
             | Self::Init(_)
+            | Self::Merge(_)
             | Self::Doctor(_)
             | Self::Completions(_)
             | Self::Man(_)

@@ -85,6 +85,7 @@ fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()
         Command::Data(command) => commands::data::run(&command, &session),
         Command::Compare(flags) => commands::compare::run(&flags, &session),
         Command::Init(flags) => commands::init::run(&flags),
+        Command::Merge(flags) => commands::merge::run(&flags, &session),
         Command::Doctor(flags) => commands::doctor::run(&flags, None),
         Command::Completions(flags) => commands::completions::run(&flags),
         Command::Man(flags) => commands::man::run(&flags),

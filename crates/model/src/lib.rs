@@ -29,6 +29,7 @@ mod encode;
 mod encoder;
 mod error;
 mod folder;
+mod merge;
 mod modules;
 mod network;
 mod parameters;
@@ -55,6 +56,7 @@ pub use crate::{
     },
     error::ModelError,
     folder::write::ModelFiles,
+    merge::MergeMethod,
     modules::{Activation, Dense, Pooling, PoolingMode},
     parameters::{LeafId, Parameters, Span},
     sentence_transformer::SentenceTransformer,

@@ -29,7 +29,7 @@ pub struct SentenceTransformer {
     pub(crate) backend: Backend,
     pub(crate) settings: Settings,
     compute: Compute,
-    descriptions: Vec<ModuleDescription>,
+    pub(crate) descriptions: Vec<ModuleDescription>,
 }
 
 impl SentenceTransformer {

@@ -8,6 +8,7 @@ mod formats;
 mod installation;
 mod libtorch_engine;
 mod losses;
+mod merge;
 mod messages;
 mod prompts;
 #[cfg(unix)]

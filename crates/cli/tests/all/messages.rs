@@ -11,7 +11,7 @@ use crate::sandbox::Sandbox;
 type Flags = BTreeMap<String, BTreeSet<String>>;
 
 /// Sources whose messages reach the user of one of these commands alone.
-const OF_COMMANDS: [(&str, &[&str]); 15] = [
+const OF_COMMANDS: [(&str, &[&str]); 16] = [
     ("crates/cli/src/commands/compare", &["compare"]),
     (
         "crates/cli/src/commands/data",
@@ -20,6 +20,7 @@ const OF_COMMANDS: [(&str, &[&str]); 15] = [
     ("crates/cli/src/commands/encode", &["encode"]),
     ("crates/cli/src/commands/eval", &["eval"]),
     ("crates/cli/src/commands/init", &["init"]),
+    ("crates/cli/src/commands/merge", &["merge"]),
     ("crates/cli/src/commands/mine", &["mine"]),
     ("crates/cli/src/commands/search", &["search"]),
     ("crates/cli/src/commands/sweep", &["sweep"]),

@@ -6,6 +6,7 @@ mod encode;
 mod folders;
 mod fused;
 mod hostile;
+mod merge;
 mod mutations;
 mod padded;
 mod parity;
