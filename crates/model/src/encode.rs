@@ -11,7 +11,7 @@ use crate::{
 
 /// The side of a search that texts are on.
 ///
-/// `encode_query` and `encode_document` of sentence-transformers 6.0.1, which differ from `encode` in the
+/// `encode_query` and `encode_document` of sentence-transformers 6.2.0, which differ from `encode` in the
 /// prompt that is taken where none is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

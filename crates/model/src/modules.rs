@@ -17,7 +17,7 @@ use crate::{
 
 /// How the token embeddings of a sentence become one vector.
 ///
-/// `sentence_transformers/sentence_transformer/modules/pooling.py` of sentence-transformers 6.0.1.
+/// `sentence_transformers/sentence_transformer/modules/pooling.py` of sentence-transformers 6.2.0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pooling {
     /// One or more modes; their results are concatenated in this order.
@@ -349,7 +349,7 @@ impl Activation {
 
 /// A linear layer with an activation, on sentence embeddings.
 ///
-/// `sentence_transformers/base/modules/dense.py` of sentence-transformers 6.0.1.
+/// `sentence_transformers/base/modules/dense.py` of sentence-transformers 6.2.0.
 #[derive(Debug, Clone, Copy)]
 pub struct Dense {
     pub(crate) shape: DenseShape,

@@ -3,7 +3,7 @@
 //! - Song et al. 2020, "MPNet: Masked and Permuted Pre-training for Language Understanding",
 //!   [arXiv 2004.09297](https://arxiv.org/abs/2004.09297)
 //! - names and shapes as in the published checkpoint, microsoft/mpnet-base; numbers as in
-//!   `transformers/models/mpnet/modeling_mpnet.py` of transformers 5.23.0
+//!   `transformers/models/mpnet/modeling_mpnet.py` of transformers 5.24.0
 //!
 //! The pooler of that implementation is left out: sentence embeddings do not use it.
 

@@ -1,4 +1,4 @@
-//! The same numbers as sentence-transformers 6.0.1 and transformers 5.23.0.
+//! The same numbers as sentence-transformers 6.2.0 and transformers 5.24.0.
 
 use std::collections::BTreeSet;
 
