@@ -146,7 +146,7 @@ fn rows(c: &mut Criterion) {
         let [gamma, beta, bias] = [0; 3].map(|_| values(width));
         let norm = LayerNorm {
             gamma: &gamma,
-            beta: &beta,
+            beta: Some(&beta),
             eps: 1e-12,
         };
         let dropout = Dropout::new(0.1, 1, 2, 3);
@@ -178,7 +178,7 @@ fn rows(c: &mut Criterion) {
             |[normalised, d, d_y]| {
                 let grad = LayerNormGrad {
                     gamma: &mut d_gamma,
-                    beta: &mut d_beta,
+                    beta: Some(&mut d_beta),
                 };
                 norm::add_layer_norm_backward(
                     &gamma,
@@ -232,7 +232,8 @@ fn rows(c: &mut Criterion) {
             .collect();
         let tables = Embeddings {
             word: &word,
-            position: &position,
+            token_type: None,
+            position: Some(&position),
             norm,
         };
         let mut turns = Turns::new([n, n]);
@@ -255,7 +256,7 @@ fn rows(c: &mut Criterion) {
             |[normalised, d]| {
                 let grad = LayerNormGrad {
                     gamma: &mut d_gamma,
-                    beta: &mut d_beta,
+                    beta: Some(&mut d_beta),
                 };
                 embedding::embed_backward(
                     &gamma,
@@ -317,6 +318,8 @@ fn attention(c: &mut Criterion) {
             let inputs = Inputs {
                 bias: Some(&bias),
                 relative: Some(&relative),
+                rotary: None,
+                window: None,
                 dropout: Dropout::new(0.1, 1, 2, 3),
             };
             let mut lse = vec![0.0; tokens * heads];

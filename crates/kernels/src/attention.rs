@@ -1,13 +1,16 @@
-//! Attention within each sentence of a packed batch, with a learned relative bias.
+//! Attention within each sentence of a packed batch.
 //!
-//! For every sentence and head, with q, k, v the head's columns of a fused projection plus bias:
+//! For every sentence and head, with q, k, v the head's columns of a fused projection plus bias, q and k rotated
+//! by their positions where there is a [`Rotary`]:
 //!
 //! S = q k^T / sqrt(d) + relative bias, P = softmax(S), context = dropout(P) v
 //!
-//! (Vaswani et al., 2017; the bias is that of MPNet and T5, which depends on j - i alone). The
-//! forward pass stores only the logarithm of each row's sum of exponentials; the backward pass
-//! recomputes P from it (Dao et al., "FlashAttention", 2022). So stored memory is linear in the number
-//! of tokens, and neither pass needs more than two [length, length] matrices of one head at a time.
+//! (Vaswani et al., 2017; the relative bias is that of T5, which depends on j - i alone). With a window, query i
+//! sees the keys j of |i - j| <= window, and no other score is computed. The
+//! forward pass keeps only the logarithm of each row's sum of exponentials; the backward pass makes
+//! P again from it (Dao et al., "FlashAttention", 2022), so the memory kept is linear in the number of
+//! tokens. Of one head at a time, the backward pass has two matrices of scores, [length, length] up to 512 tokens
+//! and [128, length] beyond.
 
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
@@ -40,12 +43,71 @@ pub struct Inputs<'a> {
     /// Relative bias [heads, 2 n - 1] for sentences of up to n tokens: column j - i + n - 1 of a
     /// head's row is added to the score of query i and key j.
     pub relative: Option<&'a [f32]>,
+    /// Rotation of queries and keys.
+    pub rotary: Option<&'a Rotary>,
+    /// The largest distance of a key from its query, without end if none is given; not together with `relative`.
+    pub window: Option<usize>,
     /// Dropout of the probabilities; its rows are the tokens.
     pub dropout: Dropout,
 }
 
-/// Destinations to which the gradients of the parameters are added; `None` for a gradient that is not
-/// needed.
+/// Rotary positions (Su et al. 2021, RoFormer): columns c and c + d / 2 of a query or key at position p are turned
+/// by the angle p theta^(-2 c / d).
+#[derive(Clone, Debug)]
+pub struct Rotary {
+    half: usize,
+    /// For each position d / 2 cosines, then d / 2 sines.
+    table: Vec<f32>,
+}
+
+impl Rotary {
+    /// The angles of positions below `positions` for heads of `head_dim` columns, an even number.
+    ///
+    /// # Panics
+    /// If `head_dim` is odd.
+    pub fn new(theta: f64, head_dim: usize, positions: usize) -> Self {
+        assert!(head_dim.is_multiple_of(2), "heads of {head_dim} columns");
+        let half = head_dim / 2;
+        // The rounding of each step to f32 is upstream's.
+        let frequencies: Vec<f32> = (0..half)
+            .map(|c| theta.powf(2.0 * c as f64 / head_dim as f64) as f32)
+            .map(|power| 1.0 / power)
+            .collect();
+        let mut table = Vec::with_capacity(positions * head_dim);
+        for position in 0..positions {
+            let angles = frequencies.iter().map(|f| f64::from(position as f32 * f));
+            table.extend(angles.clone().map(|angle| angle.cos() as f32));
+            table.extend(angles.map(|angle| angle.sin() as f32));
+        }
+        Self { half, table }
+    }
+
+    /// For each position d / 2 cosines, then d / 2 sines.
+    pub fn table(&self) -> &[f32] {
+        &self.table
+    }
+
+    /// The number of positions.
+    pub fn positions(&self) -> usize {
+        self.table.len() / (2 * self.half)
+    }
+
+    /// Turns the columns of a query or key at `position`, or turns them back.
+    #[inline(always)]
+    fn turn(&self, position: usize, row: &mut [f32], back: bool) {
+        let half = self.half;
+        let (cos, sin) = self.table[position * 2 * half..][..2 * half].split_at(half);
+        let (a, b) = row[..2 * half].split_at_mut(half);
+        let sign = if back { -1.0 } else { 1.0 };
+        for c in 0..half {
+            let (x, y, sin) = (a[c], b[c], sign * sin[c]);
+            a[c] = x * cos[c] - y * sin;
+            b[c] = y * cos[c] + x * sin;
+        }
+    }
+}
+
+/// Where the gradients of the parameters are added; `None` for what is not wanted.
 #[derive(Debug)]
 pub struct Grads<'a> {
     /// Gradient of the projections' bias, [3 heads d].
@@ -168,7 +230,13 @@ const GROUP: usize = 64;
 /// Rows of a block: query rows, or rows of any product here, that are computed together.
 const ROWS: usize = 4;
 
-/// Division of a batch into groups. It depends on the offsets alone.
+/// The longest sentence whose backward pass has all its scores at once.
+const WHOLE: usize = 512;
+
+/// Queries whose scores the backward pass of longer sentences has at once.
+const TILE: usize = 128;
+
+/// How a batch is cut. It depends on the offsets alone.
 struct Plan<'a> {
     heads: usize,
     head_dim: usize,
@@ -220,6 +288,10 @@ impl<'a> Plan<'a> {
         if let Some(bias) = inputs.bias {
             assert_eq!(bias.len(), 3 * width, "bias of the projections");
         }
+        assert!(
+            inputs.window.is_none() || inputs.relative.is_none(),
+            "a window and a relative bias"
+        );
         let mut groups: Vec<Group> = Vec::new();
         let (mut first, mut longest, mut relative) = (0, 0, 0);
         for end in 1..offsets.len() {
@@ -248,6 +320,13 @@ impl<'a> Plan<'a> {
             );
             len
         });
+        if let Some(rotary) = inputs.rotary {
+            let longest = groups.iter().map(|group| group.longest).max().unwrap_or(0);
+            assert!(
+                2 * rotary.half == head_dim && longest * head_dim <= rotary.table.len(),
+                "no rotations for {longest} positions of {head_dim} columns"
+            );
+        }
         Self {
             heads,
             head_dim,
@@ -364,9 +443,19 @@ impl Sizes {
         (self.lq + 3 * self.lk) * N + ROWS * self.vk
     }
 
-    /// Vectors for q, k, v, k^T, v^T, d_context, and two matrices of scores.
+    /// Queries whose scores the backward pass has at once.
+    #[inline(always)]
+    fn tile(&self) -> usize {
+        if self.l <= WHOLE {
+            self.lq.max(ROWS)
+        } else {
+            TILE
+        }
+    }
+
+    /// Vectors for q, k, v, k^T, v^T, d_context, dk, dv, and two matrices of scores.
     fn backward<const N: usize>(&self) -> usize {
-        (2 * self.lq + 4 * self.lk) * N + 2 * self.lq * self.vk
+        (2 * self.lq + 6 * self.lk) * N + 2 * self.tile() * self.vk
     }
 }
 
@@ -442,21 +531,10 @@ fn forward_body<S: Simd, const N: usize>(
         for (i, t) in tokens.clone().enumerate() {
             let row = &qkv[t * 3 * plan.width..][..3 * plan.width];
             let row = &row[head.column..];
-            head.read::<S, N>(s, &row[..plan.head_dim], 0, scale, &mut q[i * N..][..N]);
-            head.read::<S, N>(
-                s,
-                &row[plan.width..][..plan.head_dim],
-                1,
-                one,
-                &mut k[i * N..][..N],
-            );
-            head.read::<S, N>(
-                s,
-                &row[2 * plan.width..][..plan.head_dim],
-                2,
-                one,
-                &mut v[i * N..][..N],
-            );
+            for (which, scale, to) in [(0, scale, &mut *q), (1, one, &mut *k), (2, one, &mut *v)] {
+                let row = &row[which * plan.width..][..plan.head_dim];
+                head.read::<S, N>(s, row, which, i, scale, &mut to[i * N..][..N]);
+            }
         }
         q[z.l * N..].fill([0.0; LANES]);
         k[z.l * N..].fill([0.0; LANES]);
@@ -465,14 +543,19 @@ fn forward_body<S: Simd, const N: usize>(
         let lse = unsafe { lse.part(unit.head * plan.tokens + tokens.start, z.l) };
         let mut i = 0;
         while i < z.l {
-            outer::<S, N>(s, z, &q[i * N..][..ROWS * N], kt, scores);
+            let keys = head.keys(i, z);
+            outer::<S, N>(s, z, &keys, &q[i * N..][..ROWS * N], kt, scores);
             let count = ROWS.min(z.l - i);
             for r in 0..count {
-                let row = &mut scores[r * z.vk..][..z.vk];
-                lse[i + r] = softmax(s, z.l, head.relative_row(i + r), row);
+                let row = &mut scores[r * z.vk..][keys.clone()];
+                let seen = head.seen(i + r, i + r, z.l);
+                lse[i + r] = softmax(s, seen, keys.start, head.relative_row(i + r), row);
             }
-            head.drop(s, inputs, tokens.start + i, z, scores);
-            let acc = weighted_rows::<S, N>(s, scores.as_flattened(), z.lk, 1, z.l, v);
+            head.drop(s, inputs, tokens.start + i, z, &keys, scores);
+            let seen = head.seen(i, i + ROWS - 1, z.l);
+            let weights = &scores.as_flattened()[seen.start..];
+            let values = &v[seen.start * N..];
+            let acc = weighted_rows::<S, N>(s, weights, z.lk, 1, seen.len(), values);
             for (r, acc) in acc.iter().take(count).enumerate() {
                 let at = (tokens.start + i + r) * plan.width + head.column;
                 // SAFETY: only this unit writes this head's columns of these rows.
@@ -517,33 +600,16 @@ fn backward_body<S: Simd, const N: usize>(
         let v = cut(&mut rest, z.lk * N);
         let kt = cut(&mut rest, z.lk * N);
         let vt = cut(&mut rest, z.lk * N);
-        let p = cut(&mut rest, z.lq * z.vk);
-        let ds = cut(&mut rest, z.lq * z.vk);
+        let dk = cut(&mut rest, z.lk * N);
+        let dv = cut(&mut rest, z.lk * N);
+        let p = cut(&mut rest, z.tile() * z.vk);
+        let ds = cut(&mut rest, z.tile() * z.vk);
         for (i, t) in tokens.clone().enumerate() {
-            // SAFETY: only this unit reads or writes this head's columns of these rows.
-            head.read::<S, N>(
-                s,
-                unsafe { head.part(qkv, t, 0) },
-                0,
-                scale,
-                &mut q[i * N..][..N],
-            );
-            // SAFETY: as above.
-            head.read::<S, N>(
-                s,
-                unsafe { head.part(qkv, t, 1) },
-                1,
-                one,
-                &mut k[i * N..][..N],
-            );
-            // SAFETY: as above.
-            head.read::<S, N>(
-                s,
-                unsafe { head.part(qkv, t, 2) },
-                2,
-                one,
-                &mut v[i * N..][..N],
-            );
+            for (which, scale, to) in [(0, scale, &mut *q), (1, one, &mut *k), (2, one, &mut *v)] {
+                // SAFETY: only this unit reads or writes this head's columns of these rows.
+                let row = unsafe { head.part(qkv, t, which) };
+                head.read::<S, N>(s, row, which, i, scale, &mut to[i * N..][..N]);
+            }
             let from = &d_context[t * plan.width + head.column..][..plan.head_dim];
             copy_row::<S, N>(s, from, &mut d_out[i * N..][..N]);
         }
@@ -552,47 +618,83 @@ fn backward_body<S: Simd, const N: usize>(
         }
         transpose::<S, N>(s, z, k, kt);
         transpose::<S, N>(s, z, v, vt);
-        let mut i = 0;
-        while i < z.l {
-            let p = &mut p[i * z.vk..][..ROWS * z.vk];
-            let ds = &mut ds[i * z.vk..][..ROWS * z.vk];
-            outer::<S, N>(s, z, &q[i * N..][..ROWS * N], kt, p);
-            outer::<S, N>(s, z, &d_out[i * N..][..ROWS * N], vt, ds);
-            head.drop(s, inputs, tokens.start + i, z, ds);
-            let count = ROWS.min(z.l - i);
-            for r in 0..count {
-                let p = &mut p[r * z.vk..][..z.vk];
-                let ds = &mut ds[r * z.vk..][..z.vk];
-                softmax_backward(s, z.l, head.relative_row(i + r), lse[i + r], p, ds);
-                add_to(s, ds, &mut d_relative[group.longest - 1 - i - r..][..z.l]);
-            }
-            head.drop(s, inputs, tokens.start + i, z, p);
-            let mut acc = weighted_rows::<S, N>(s, ds.as_flattened(), z.lk, 1, z.l, k);
-            for (r, acc) in acc.iter_mut().take(count).enumerate() {
-                for (v, sum) in acc.iter_mut().zip(&mut d_bias[0]) {
-                    *v = s.mul(*v, scale);
-                    *sum = s.add(*sum, *v);
-                }
-                // SAFETY: only this unit reads or writes this head's columns of these rows.
-                write_row(s, acc, unsafe { head.part(qkv, tokens.start + i + r, 0) });
-            }
-            i += ROWS;
-        }
-        for (which, coefficients, rows) in [(1, &*ds, &*q), (2, &*p, &*d_out)] {
-            let coefficients = coefficients.as_flattened();
-            let mut j = 0;
-            while j < z.l {
-                let acc = weighted_rows::<S, N>(s, &coefficients[j..], 1, z.lk, z.l, rows);
-                for (r, acc) in acc.iter().take(z.l - j).enumerate() {
-                    for (v, sum) in acc.iter().zip(&mut d_bias[which]) {
-                        *sum = s.add(*sum, *v);
+        for tile in (0..z.l).step_by(z.tile()) {
+            let end = z.l.min(tile + z.tile());
+            let mut i = tile;
+            while i < end {
+                let p = &mut p[(i - tile) * z.vk..][..ROWS * z.vk];
+                let ds = &mut ds[(i - tile) * z.vk..][..ROWS * z.vk];
+                let keys = head.keys(i, z);
+                outer::<S, N>(s, z, &keys, &q[i * N..][..ROWS * N], kt, p);
+                outer::<S, N>(s, z, &keys, &d_out[i * N..][..ROWS * N], vt, ds);
+                head.drop(s, inputs, tokens.start + i, z, &keys, ds);
+                let count = ROWS.min(z.l - i);
+                for r in 0..count {
+                    let p = &mut p[r * z.vk..][keys.clone()];
+                    let ds = &mut ds[r * z.vk..][keys.clone()];
+                    let seen = head.seen(i + r, i + r, z.l);
+                    let relative = head.relative_row(i + r);
+                    softmax_backward(s, seen, keys.start, relative, lse[i + r], p, ds);
+                    if relative.is_some() {
+                        add_to(s, ds, &mut d_relative[group.longest - 1 - i - r..][..z.l]);
                     }
-                    // SAFETY: only this unit reads or writes this head's columns of these rows.
-                    write_row(s, acc, unsafe {
-                        head.part(qkv, tokens.start + j + r, which)
-                    });
                 }
-                j += ROWS;
+                head.drop(s, inputs, tokens.start + i, z, &keys, p);
+                let seen = head.seen(i, i + ROWS - 1, z.l);
+                let weights = &ds.as_flattened()[seen.start..];
+                let rows = &k[seen.start * N..];
+                let mut acc = weighted_rows::<S, N>(s, weights, z.lk, 1, seen.len(), rows);
+                for (r, acc) in acc.iter_mut().take(count).enumerate() {
+                    for v in acc.iter_mut() {
+                        *v = s.mul(*v, scale);
+                    }
+                    head.turn_back(s, i + r, acc);
+                    add_row(s, acc, &mut d_bias[0]);
+                    // SAFETY: only this unit reads or writes this head's columns of these rows.
+                    write_row(s, acc, unsafe { head.part(qkv, tokens.start + i + r, 0) });
+                }
+                i += ROWS;
+            }
+            for (coefficients, rows, to) in [(&*ds, &*q, &mut *dk), (&*p, &*d_out, &mut *dv)] {
+                let coefficients = coefficients.as_flattened();
+                let mut j = 0;
+                while j < z.l {
+                    let seen = head.seen(j, j + ROWS - 1, z.l);
+                    let queries = seen.start.max(tile)..seen.end.min(end);
+                    if tile == 0 || !queries.is_empty() {
+                        let first = if queries.is_empty() {
+                            tile
+                        } else {
+                            queries.start
+                        };
+                        let weights = &coefficients[(first - tile) * z.lk + j..];
+                        let rows = &rows[first * N..];
+                        let n = queries.len();
+                        let acc = weighted_rows::<S, N>(s, weights, 1, z.lk, n, rows);
+                        for (r, acc) in acc.iter().enumerate() {
+                            let to = &mut to[(j + r) * N..][..N];
+                            for (to, &v) in to.iter_mut().zip(acc) {
+                                let sum = if tile == 0 { v } else { s.add(s.load(to), v) };
+                                s.store(to, sum);
+                            }
+                        }
+                    }
+                    j += ROWS;
+                }
+            }
+        }
+        for (which, from) in [(1, &*dk), (2, &*dv)] {
+            for j in 0..z.l {
+                let mut row = [s.zero(); N];
+                for n in 0..N {
+                    row[n] = s.load(&from[j * N + n]);
+                }
+                if which == 1 {
+                    head.turn_back(s, j, &mut row);
+                }
+                add_row(s, &row, &mut d_bias[which]);
+                // SAFETY: only this unit reads or writes this head's columns of these rows.
+                write_row(s, &row, unsafe { head.part(qkv, tokens.start + j, which) });
             }
         }
     }
@@ -613,6 +715,8 @@ struct Head<'a> {
     scale: f32,
     bias: Option<&'a [f32]>,
     relative: Option<&'a [f32]>,
+    rotary: Option<&'a Rotary>,
+    window: Option<usize>,
 }
 
 impl<'a> Head<'a> {
@@ -629,6 +733,47 @@ impl<'a> Head<'a> {
             relative: inputs
                 .relative
                 .map(|relative| &relative[index * len..][..len]),
+            rotary: inputs.rotary,
+            window: inputs.window,
+        }
+    }
+
+    /// The keys that queries `first` to `last` see, or the other way round.
+    #[inline(always)]
+    fn seen(&self, first: usize, last: usize, l: usize) -> Range<usize> {
+        match self.window {
+            None => 0..l,
+            Some(window) => first.saturating_sub(window)..l.min(last + window + 1),
+        }
+    }
+
+    /// The vectors of keys that are computed for a block of ROWS queries from `i` on: those with a key that a query
+    /// of the block sees, and as many more as the sums over queries of a block of ROWS keys read, as zeros.
+    #[inline(always)]
+    fn keys(&self, i: usize, z: Sizes) -> Range<usize> {
+        match self.window {
+            None => 0..z.vk,
+            Some(window) => {
+                let first = i.saturating_sub(window + ROWS - 1);
+                let end = i + window + 2 * ROWS - 1;
+                first / LANES..end.div_ceil(LANES).min(z.vk)
+            }
+        }
+    }
+
+    /// Turns the gradient of a rotated query or key back.
+    #[inline(always)]
+    fn turn_back<S: Simd, const N: usize>(&self, s: S, position: usize, row: &mut [S::F; N]) {
+        let Some(rotary) = self.rotary else {
+            return;
+        };
+        let mut values = [[0.0; LANES]; N];
+        for n in 0..N {
+            s.store(&mut values[n], row[n]);
+        }
+        rotary.turn(position, values.as_flattened_mut(), true);
+        for n in 0..N {
+            row[n] = s.load(&values[n]);
         }
     }
 
@@ -655,13 +800,14 @@ impl<'a> Head<'a> {
             .map(|relative| &relative[relative.len() / 2 - i..])
     }
 
-    /// out = scale (x + bias), for this head's q, k or v; beyond its end, zeros.
+    /// out = scale (x + bias), for this head's q, k or v, q and k rotated by their position; beyond its end, zeros.
     #[inline(always)]
     fn read<S: Simd, const N: usize>(
         &self,
         s: S,
         x: &[f32],
         which: usize,
+        position: usize,
         scale: S::F,
         out: &mut [Lanes],
     ) {
@@ -677,6 +823,11 @@ impl<'a> Head<'a> {
             }
             s.store(&mut out[n], s.mul(v, scale));
         }
+        if let Some(rotary) = self.rotary
+            && which < 2
+        {
+            rotary.turn(position, out.as_flattened_mut(), false);
+        }
     }
 
     /// Dropout of a block of ROWS rows of probabilities that begins at token `token`.
@@ -690,13 +841,14 @@ impl<'a> Head<'a> {
         inputs: &Inputs<'_>,
         token: usize,
         z: Sizes,
+        keys: &Range<usize>,
         block: &mut [Lanes],
     ) {
         if inputs.dropout.is_none() {
             return;
         }
         let random = Row::new(s, &inputs.dropout, token);
-        for j in 0..z.vk {
+        for j in keys.clone() {
             let words = random.numbers(s, ((self.index as u32) << 24) | (j * LANES) as u32);
             for r in 0..ROWS {
                 let x = &mut block[r * z.vk + j];
@@ -730,7 +882,15 @@ fn write_row<S: Simd, const N: usize>(s: S, row: &[S::F; N], to: &mut [f32]) {
     }
 }
 
-/// Computes to += from over the length of `to`.
+/// Computes to += row.
+#[inline(always)]
+fn add_row<S: Simd, const N: usize>(s: S, row: &[S::F; N], to: &mut [S::F; N]) {
+    for n in 0..N {
+        to[n] = s.add(to[n], row[n]);
+    }
+}
+
+/// Computes to += from, as far as `to` goes.
 #[inline(always)]
 fn add_to<S: Simd>(s: S, from: &[Lanes], to: &mut [f32]) {
     for (j, from) in from.iter().enumerate() {
@@ -756,18 +916,25 @@ fn transpose<S: Simd, const N: usize>(s: S, z: Sizes, rows: &[Lanes], to: &mut [
     }
 }
 
-/// Computes out [ROWS, lk] = a bt, for `a` [ROWS, d] and `bt` [d, lk].
+/// Computes the vectors `keys` of each row of out [ROWS, lk] = a bt, for `a` [ROWS, d] and `bt` [d, lk].
 #[inline(always)]
-fn outer<S: Simd, const N: usize>(s: S, z: Sizes, a: &[Lanes], bt: &[Lanes], out: &mut [Lanes]) {
+fn outer<S: Simd, const N: usize>(
+    s: S,
+    z: Sizes,
+    keys: &Range<usize>,
+    a: &[Lanes],
+    bt: &[Lanes],
+    out: &mut [Lanes],
+) {
     let d = N * LANES;
     let a = a.as_flattened();
     let (a0, a) = a.split_at(d);
     let (a1, a) = a.split_at(d);
     let (a2, a3) = a.split_at(d);
     let a3 = &a3[..d];
-    let mut j = 0;
-    while j < z.vk {
-        let pair = z.vk - j >= 2;
+    let mut j = keys.start;
+    while j < keys.end {
+        let pair = keys.end - j >= 2;
         let mut first = [s.zero(); ROWS];
         let mut second = [s.zero(); ROWS];
         // Rows of bt are passed one after the other; column j of row c is vector c vk + j.
@@ -838,10 +1005,26 @@ fn weighted_rows<S: Simd, const N: usize>(
     sums
 }
 
-/// Computes row = softmax(row + relative) over the first `l` values, with zeros beyond; returns log sum
-/// exp.
+/// The lanes of `v` whose keys are seen, of the vector that begins at key `at`; `fill` in the others.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [Lanes]) -> f32 {
+fn only<S: Simd>(s: S, v: S::F, at: usize, seen: &Range<usize>, fill: S::F) -> S::F {
+    let v = s.first(v, seen.end.saturating_sub(at), fill);
+    if seen.start > at {
+        return s.first(fill, seen.start - at, v);
+    }
+    v
+}
+
+/// Computes row = softmax(row + relative) over the keys that are seen, zeros elsewhere; returns log sum exp. The row begins
+/// with vector `start`.
+#[inline(always)]
+fn softmax<S: Simd>(
+    s: S,
+    seen: Range<usize>,
+    start: usize,
+    relative: Option<&[f32]>,
+    row: &mut [Lanes],
+) -> f32 {
     let lowest = s.splat(f32::NEG_INFINITY);
     let mut largest = lowest;
     for (j, x) in row.iter_mut().enumerate() {
@@ -849,7 +1032,7 @@ fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [Lanes])
         if let Some(relative) = relative {
             v = s.add(v, s.ld(relative, j * LANES));
         }
-        let v = s.first(v, l - j * LANES, lowest);
+        let v = only(s, v, (start + j) * LANES, &seen, lowest);
         s.store(x, v);
         largest = s.max(v, largest);
     }
@@ -857,7 +1040,7 @@ fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [Lanes])
     let mut sum = s.zero();
     for (j, x) in row.iter_mut().enumerate() {
         let v = exp(s, s.sub(s.load(x), s.splat(largest)));
-        let v = s.first(v, l - j * LANES, s.zero());
+        let v = only(s, v, (start + j) * LANES, &seen, s.zero());
         s.store(x, v);
         sum = s.add(sum, v);
     }
@@ -870,12 +1053,13 @@ fn softmax<S: Simd>(s: S, l: usize, relative: Option<&[f32]>, row: &mut [Lanes])
     largest + sum.ln()
 }
 
-/// Backward pass of `softmax`, from scores in `p` and gradients of the probabilities in `d`:
-/// p = exp(p + relative - lse), then d = p (d - sum p d).
+/// From scores in `p` and gradients of the probabilities in `d`: p = exp(p + relative - lse), and
+/// d = p (d - sum p d). The rows begin with vector `start`.
 #[inline(always)]
 fn softmax_backward<S: Simd>(
     s: S,
-    l: usize,
+    seen: Range<usize>,
+    start: usize,
     relative: Option<&[f32]>,
     lse: f32,
     p: &mut [Lanes],
@@ -887,7 +1071,7 @@ fn softmax_backward<S: Simd>(
         if let Some(relative) = relative {
             v = s.add(v, s.ld(relative, j * LANES));
         }
-        let v = s.first(exp(s, v), l - j * LANES, s.zero());
+        let v = only(s, exp(s, v), (start + j) * LANES, &seen, s.zero());
         s.store(p, v);
         sum = s.fma(v, s.load(d), sum);
     }

@@ -1,4 +1,4 @@
-//! Word and position embeddings with layer norm and dropout.
+//! Word, token type and position embeddings with layer norm and dropout.
 
 use rayon::prelude::*;
 
@@ -15,14 +15,16 @@ use crate::{
 pub struct Embeddings<'a> {
     /// One row for each token of the vocabulary, [vocabulary, width].
     pub word: &'a [f32],
+    /// The row that is added to every token's for its type, \[width\].
+    pub token_type: Option<&'a [f32]>,
     /// One row for each position, [positions, width].
-    pub position: &'a [f32],
-    /// Layer norm over the sum of both rows.
+    pub position: Option<&'a [f32]>,
+    /// The norm over their sum.
     pub norm: LayerNorm<'a>,
 }
 
-/// Computes `out = dropout(LN(word[id] + position[position]))` for each token: `ids` and `positions` \[tokens\],
-/// `normalised` and `out` [tokens, width], `rstd` \[tokens\].
+/// Computes `out = dropout(LN(word[id] + token_type + position[position]))` for each token: `ids` and `positions`
+/// \[tokens\], `normalised` and `out` [tokens, width], `rstd` \[tokens\].
 ///
 /// `normalised` (rows before gamma and beta) and `rstd` are what [`embed_backward`] needs.
 ///
@@ -43,7 +45,12 @@ pub fn embed(
     assert_eq!(rstd.len(), ids.len(), "rstd");
     assert_eq!(out.len(), normalised.len(), "out");
     check_indices("token id", ids, tables.word.len(), width);
-    check_indices("position", positions, tables.position.len(), width);
+    if let Some(position) = tables.position {
+        check_indices("position", positions, position.len(), width);
+    }
+    if let Some(token_type) = tables.token_type {
+        assert_eq!(token_type.len(), width, "token type");
+    }
     let rows = rows::block(ids.len());
     normalised
         .par_chunks_mut(rows * width)
@@ -81,21 +88,9 @@ pub fn embed_backward(
     scratch: &mut Scratch,
 ) {
     let _timer = time(Part::Embedding);
-    let width = norm::check(
-        &LayerNorm {
-            gamma,
-            beta: gamma,
-            eps: 0.0,
-        },
-        rstd.len(),
-        d.len(),
-    );
+    let width = norm::check_rows(gamma, rstd.len(), d.len());
     assert_eq!(normalised.len(), d.len(), "normalised");
-    assert_eq!(
-        (grad.gamma.len(), grad.beta.len()),
-        (width, width),
-        "gradients of gamma and beta"
-    );
+    grad.check(width);
     let rows = rows::block(rstd.len());
     let partials = scratch.take(rstd.len().div_ceil(rows) * 2 * width);
     d.par_chunks_mut(rows * width)
@@ -106,7 +101,7 @@ pub fn embed_backward(
         .for_each(|(block, (((d, normalised), rstd), partial))| {
             backward_block(gamma, normalised, rstd, dropout, block * rows, d, partial);
         });
-    rows::add_partials(partials, 2 * width, &mut [grad.gamma, grad.beta]);
+    grad.add(partials, 2 * width, None);
 }
 
 /// Tokens of a batch, grouped by the table row that they read, in token order within each group.
@@ -212,12 +207,20 @@ fn forward_body<S: Simd>(
     let width = tables.norm.gamma.len();
     for (r, rstd) in rstd.iter_mut().enumerate() {
         let word = &tables.word[ids[r] as usize * width..][..width];
-        let position = &tables.position[positions[r] as usize * width..][..width];
+        let position = tables
+            .position
+            .map(|table| &table[positions[r] as usize * width..][..width]);
         let row = &mut normalised[r * width..][..width];
         let mut sum = s.zero();
         let mut i = 0;
         while i < width {
-            let v = s.add(s.ld(word, i), s.ld(position, i));
+            let mut v = s.ld(word, i);
+            if let Some(token_type) = tables.token_type {
+                v = s.add(v, s.ld(token_type, i));
+            }
+            if let Some(position) = position {
+                v = s.add(v, s.ld(position, i));
+            }
             sum = s.add(sum, v);
             s.st(row, i, v);
             i += LANES;

@@ -1,4 +1,4 @@
-//! Bias and the exact GELU.
+//! The exact GELU, with a bias or as a gate.
 
 use rayon::prelude::*;
 
@@ -58,8 +58,41 @@ pub fn gelu_backward(derivative: &[f32], d: &mut [f32], d_bias: &mut [f32], scra
     rows::add_partials(partials, width, &mut [d_bias]);
 }
 
-/// Computes `sums[c] += sum over rows of d[row][c]`, for `d` [rows, width]: the gradient of a bias that no
-/// other kernel adds up.
+/// Computes act = GELU(a) b, for rows of `x` [rows, 2 width] that are a and b side by side, and `act` [rows, width]
+/// (Shazeer 2020, "GLU Variants Improve Transformer", GEGLU).
+///
+/// `x` leaves as the derivatives of `act` by a and b, GELU'(a) b and GELU(a).
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn geglu(x: &mut [f32], width: usize, act: &mut [f32]) {
+    let _timer = time(Part::Gelu);
+    check(act.len(), width);
+    assert_eq!(x.len(), 2 * act.len(), "x");
+    let len = block_len(act.len(), width);
+    x.par_chunks_mut(2 * len)
+        .zip(act.par_chunks_mut(len))
+        .for_each(|(x, act)| gated_block(width, x, act));
+}
+
+/// The backward pass of [`geglu`]: `derivatives` [rows, 2 width] come in as it left them and leave as the gradient of
+/// `x`, given that of `act`, `d` [rows, width].
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn geglu_backward(derivatives: &mut [f32], width: usize, d: &[f32]) {
+    let _timer = time(Part::Gelu);
+    check(d.len(), width);
+    assert_eq!(derivatives.len(), 2 * d.len(), "derivatives");
+    let len = block_len(d.len(), width);
+    derivatives
+        .par_chunks_mut(2 * len)
+        .zip(d.par_chunks(len))
+        .for_each(|(derivatives, d)| gated_backward_block(width, derivatives, d));
+}
+
+/// Computes `sums[c] += sum over rows of d[row][c]`, for `d` [rows, width]: the gradient of a bias that nothing
+/// else reads.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -73,6 +106,9 @@ pub fn add_column_sums(d: &[f32], sums: &mut [f32], scratch: &mut Scratch) {
         .for_each(|(d, partial)| sums_block(d, partial));
     rows::add_partials(partials, width, &mut [sums]);
 }
+
+/// 1 / sqrt(2 pi), the density at 0.
+const DENSITY: f32 = 0.398_942_3;
 
 fn check(len: usize, width: usize) {
     assert!(
@@ -90,8 +126,6 @@ simd_fn!(fn forward_block(bias: &[f32], x: &mut [f32], act: &mut [f32]) = forwar
 
 #[inline(always)]
 fn forward_body<S: Simd>(s: S, bias: &[f32], x: &mut [f32], act: &mut [f32]) {
-    // 1 / sqrt(2 pi), the density at 0.
-    const DENSITY: f32 = 0.398_942_3;
     let width = bias.len();
     for (x, act) in x.chunks_exact_mut(width).zip(act.chunks_exact_mut(width)) {
         let mut i = 0;
@@ -100,6 +134,50 @@ fn forward_body<S: Simd>(s: S, bias: &[f32], x: &mut [f32], act: &mut [f32]) {
             let (cdf, gauss) = normal_cdf(s, z);
             s.st(act, i, s.mul(z, cdf));
             s.st(x, i, s.fma(s.mul(z, s.splat(DENSITY)), gauss, cdf));
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn gated_block(width: usize, x: &mut [f32], act: &mut [f32]) = gated_body);
+
+#[inline(always)]
+fn gated_body<S: Simd>(s: S, width: usize, x: &mut [f32], act: &mut [f32]) {
+    for (x, act) in x
+        .chunks_exact_mut(2 * width)
+        .zip(act.chunks_exact_mut(width))
+    {
+        let (a, b) = x.split_at_mut(width);
+        let mut i = 0;
+        while i < width {
+            let (z, factor) = (s.ld(a, i), s.ld(b, i));
+            let (cdf, gauss) = normal_cdf(s, z);
+            let gelu = s.mul(z, cdf);
+            let derivative = s.fma(s.mul(z, s.splat(DENSITY)), gauss, cdf);
+            s.st(act, i, s.mul(gelu, factor));
+            s.st(a, i, s.mul(derivative, factor));
+            s.st(b, i, gelu);
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn gated_backward_block(width: usize, derivatives: &mut [f32], d: &[f32]) = gated_backward_body);
+
+#[inline(always)]
+fn gated_backward_body<S: Simd>(s: S, width: usize, derivatives: &mut [f32], d: &[f32]) {
+    for (x, d) in derivatives
+        .chunks_exact_mut(2 * width)
+        .zip(d.chunks_exact(width))
+    {
+        let (a, b) = x.split_at_mut(width);
+        let mut i = 0;
+        while i < width {
+            let v = s.ld(d, i);
+            let by_a = s.mul(v, s.ld(a, i));
+            s.st(a, i, by_a);
+            let by_b = s.mul(v, s.ld(b, i));
+            s.st(b, i, by_b);
             i += LANES;
         }
     }

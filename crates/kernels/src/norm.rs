@@ -1,4 +1,4 @@
-//! Bias, dropout, residual and layer norm in one pass.
+//! Layer norm, alone and in one pass with bias, dropout and residual.
 
 use rayon::prelude::*;
 
@@ -15,8 +15,8 @@ use crate::{
 pub struct LayerNorm<'a> {
     /// Scale, \[width\].
     pub gamma: &'a [f32],
-    /// Shift, \[width\].
-    pub beta: &'a [f32],
+    /// Shift, \[width\]; none in norms without bias.
+    pub beta: Option<&'a [f32]>,
     /// Added to the variance.
     pub eps: f32,
 }
@@ -27,7 +27,33 @@ pub struct LayerNormGrad<'a> {
     /// Gradient of the scale, \[width\].
     pub gamma: &'a mut [f32],
     /// Gradient of the shift, \[width\].
-    pub beta: &'a mut [f32],
+    pub beta: Option<&'a mut [f32]>,
+}
+
+impl LayerNormGrad<'_> {
+    pub(crate) fn check(&self, width: usize) {
+        assert_eq!(self.gamma.len(), width, "gradient of gamma");
+        if let Some(beta) = &self.beta {
+            assert_eq!(beta.len(), width, "gradient of beta");
+        }
+    }
+
+    /// Adds blocks' sums, which begin with those of gamma and beta, to the gradients; then the sums after them to
+    /// `more`.
+    pub(crate) fn add(self, partials: &[f32], stride: usize, more: Option<&mut [f32]>) {
+        let mut unused = Vec::new();
+        let beta = match self.beta {
+            Some(beta) => beta,
+            None => {
+                unused.resize(self.gamma.len(), 0.0);
+                &mut unused
+            }
+        };
+        match more {
+            Some(more) => rows::add_partials(partials, stride, &mut [self.gamma, beta, more]),
+            None => rows::add_partials(partials, stride, &mut [self.gamma, beta]),
+        }
+    }
 }
 
 /// Computes out = LN(residual + dropout(y + bias)), all \[rows, width\].
@@ -90,23 +116,10 @@ pub fn add_layer_norm_backward(
     scratch: &mut Scratch,
 ) {
     let _timer = time(Part::Norm);
-    let width = gamma.len();
-    check(
-        &LayerNorm {
-            gamma,
-            beta: gamma,
-            eps: 0.0,
-        },
-        rstd.len(),
-        d.len(),
-    );
+    let width = check_rows(gamma, rstd.len(), d.len());
     assert_eq!(normalised.len(), d.len(), "normalised");
     assert_eq!(d_y.len(), d.len(), "d_y");
-    assert_eq!(
-        (grad.gamma.len(), grad.beta.len()),
-        (width, width),
-        "gradients of gamma and beta"
-    );
+    grad.check(width);
     if let Some(more) = d_more {
         assert_eq!(more.len(), d.len(), "d_more");
     }
@@ -125,20 +138,98 @@ pub fn add_layer_norm_backward(
                 gamma, normalised, rstd, dropout, first, d, more, d_y, partial,
             );
         });
-    match d_bias {
-        Some(d_bias) => {
-            assert_eq!(d_bias.len(), width, "d_bias");
-            rows::add_partials(partials, 3 * width, &mut [grad.gamma, grad.beta, d_bias]);
-        }
-        None => rows::add_partials(partials, 3 * width, &mut [grad.gamma, grad.beta]),
+    if let Some(d_bias) = &d_bias {
+        assert_eq!(d_bias.len(), width, "d_bias");
     }
+    grad.add(partials, 3 * width, d_bias);
+}
+
+/// Computes out = LN(x), all \[rows, width\]. `normalised` and `rstd` \[rows\] receive what [`layer_norm_backward`] needs.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn layer_norm(
+    norm: &LayerNorm<'_>,
+    x: &[f32],
+    normalised: &mut [f32],
+    rstd: &mut [f32],
+    out: &mut [f32],
+) {
+    let _timer = time(Part::Norm);
+    let width = check(norm, rstd.len(), x.len());
+    assert_eq!(normalised.len(), x.len(), "normalised");
+    assert_eq!(out.len(), x.len(), "out");
+    let rows = rows::block(rstd.len());
+    normalised
+        .par_chunks_mut(rows * width)
+        .zip(x.par_chunks(rows * width))
+        .zip(out.par_chunks_mut(rows * width))
+        .zip(rstd.par_chunks_mut(rows))
+        .for_each(|(((normalised, x), out), rstd)| alone_block(norm, x, normalised, rstd, out));
+}
+
+/// The backward pass of [`layer_norm`], given the gradient `d_out` of its output: adds that of `x` to `d_x`.
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn layer_norm_backward(
+    gamma: &[f32],
+    normalised: &[f32],
+    rstd: &[f32],
+    d_out: &[f32],
+    d_x: &mut [f32],
+    grad: LayerNormGrad<'_>,
+    scratch: &mut Scratch,
+) {
+    let _timer = time(Part::Norm);
+    let width = check_rows(gamma, rstd.len(), d_x.len());
+    assert_eq!(normalised.len(), d_x.len(), "normalised");
+    assert_eq!(d_out.len(), d_x.len(), "d_out");
+    grad.check(width);
+    let rows = rows::block(rstd.len());
+    let partials = scratch.take(rstd.len().div_ceil(rows) * 2 * width);
+    d_x.par_chunks_mut(rows * width)
+        .zip(d_out.par_chunks(rows * width))
+        .zip(normalised.par_chunks(rows * width))
+        .zip(rstd.par_chunks(rows))
+        .zip(partials.par_chunks_mut(2 * width))
+        .for_each(|((((d_x, d_out), normalised), rstd), partial)| {
+            alone_backward_block(gamma, normalised, rstd, d_out, d_x, partial);
+        });
+    grad.add(partials, 2 * width, None);
+}
+
+/// Computes out = residual + dropout(y), all \[rows, width\].
+///
+/// # Panics
+/// If the lengths do not fit together.
+pub fn add_residual(y: &[f32], width: usize, dropout: &Dropout, residual: &[f32], out: &mut [f32]) {
+    let _timer = time(Part::Norm);
+    assert!(width > 0 && y.len().is_multiple_of(width), "rows");
+    assert_eq!(residual.len(), y.len(), "residual");
+    assert_eq!(out.len(), y.len(), "out");
+    let rows = rows::block(y.len() / width);
+    out.par_chunks_mut(rows * width)
+        .zip(y.par_chunks(rows * width))
+        .zip(residual.par_chunks(rows * width))
+        .enumerate()
+        .for_each(|(block, ((out, y), residual))| {
+            residual_block(width, dropout, block * rows, y, residual, out);
+        });
 }
 
 /// Returns the width, after checking the lengths that all functions here have in common.
 pub(crate) fn check(norm: &LayerNorm<'_>, rows: usize, len: usize) -> usize {
-    let width = norm.gamma.len();
+    if let Some(beta) = norm.beta {
+        assert_eq!(beta.len(), norm.gamma.len(), "beta");
+    }
+    check_rows(norm.gamma, rows, len)
+}
+
+/// As [`check`], for the scale alone.
+pub(crate) fn check_rows(gamma: &[f32], rows: usize, len: usize) -> usize {
+    let width = gamma.len();
     assert!(width > 0, "a layer norm has no width");
-    assert_eq!(norm.beta.len(), width, "beta");
     assert_eq!(rows * width, len, "values of {rows} rows of {width}");
     width
 }
@@ -215,11 +306,104 @@ pub(crate) fn normalise_row<S: Simd>(
     while i < width {
         let v = s.mul(s.sub(s.ld(x, i), mean), scale);
         s.st(x, i, v);
-        let v = s.fma(v, s.ld(norm.gamma, i), s.ld(norm.beta, i));
+        let shift = match norm.beta {
+            Some(beta) => s.ld(beta, i),
+            None => s.zero(),
+        };
+        let v = s.fma(v, s.ld(norm.gamma, i), shift);
         s.st(out, i, mask.apply(s, i, v));
         i += LANES;
     }
     rstd
+}
+
+simd_fn!(fn alone_block(
+    norm: &LayerNorm<'_>, x: &[f32], normalised: &mut [f32], rstd: &mut [f32], out: &mut [f32],
+) = alone_body);
+
+#[inline(always)]
+fn alone_body<S: Simd>(
+    s: S,
+    norm: &LayerNorm<'_>,
+    x: &[f32],
+    normalised: &mut [f32],
+    rstd: &mut [f32],
+    out: &mut [f32],
+) {
+    let width = norm.gamma.len();
+    for (r, rstd) in rstd.iter_mut().enumerate() {
+        let x = &x[r * width..][..width];
+        let row = &mut normalised[r * width..][..width];
+        let mut sum = s.zero();
+        let mut i = 0;
+        while i < width {
+            let v = s.ld(x, i);
+            sum = s.add(sum, v);
+            s.st(row, i, v);
+            i += LANES;
+        }
+        let mut mask = Mask::new(s, &Dropout::NONE, 0);
+        let out = &mut out[r * width..][..width];
+        *rstd = normalise_row(s, norm, sum, row, &mut mask, out);
+    }
+}
+
+simd_fn!(fn alone_backward_block(
+    gamma: &[f32], normalised: &[f32], rstd: &[f32], d_out: &[f32], d_x: &mut [f32],
+    partial: &mut [f32],
+) = alone_backward_body);
+
+#[inline(always)]
+fn alone_backward_body<S: Simd>(
+    s: S,
+    gamma: &[f32],
+    normalised: &[f32],
+    rstd: &[f32],
+    d_out: &[f32],
+    d_x: &mut [f32],
+    partial: &mut [f32],
+) {
+    let width = gamma.len();
+    partial.fill(0.0);
+    for (r, &rstd) in rstd.iter().enumerate() {
+        let row = r * width..(r + 1) * width;
+        let (d, n) = (&d_out[row.clone()], &normalised[row.clone()]);
+        let (mean, mean_n) = backward_sums(s, gamma, n, d, partial);
+        let (d_x, scale) = (&mut d_x[row], s.splat(rstd));
+        let mut i = 0;
+        while i < width {
+            let v = backward_value(s, gamma, n, d, i, mean, mean_n, scale);
+            let v = s.add(s.ld(d_x, i), v);
+            s.st(d_x, i, v);
+            i += LANES;
+        }
+    }
+}
+
+simd_fn!(fn residual_block(
+    width: usize, dropout: &Dropout, first: usize, y: &[f32], residual: &[f32], out: &mut [f32],
+) = residual_body);
+
+#[inline(always)]
+fn residual_body<S: Simd>(
+    s: S,
+    width: usize,
+    dropout: &Dropout,
+    first: usize,
+    y: &[f32],
+    residual: &[f32],
+    out: &mut [f32],
+) {
+    for (r, out) in out.chunks_exact_mut(width).enumerate() {
+        let (y, residual) = (&y[r * width..][..width], &residual[r * width..][..width]);
+        let mut mask = Mask::new(s, dropout, first + r);
+        let mut i = 0;
+        while i < width {
+            let v = s.add(mask.apply(s, i, s.ld(y, i)), s.ld(residual, i));
+            s.st(out, i, v);
+            i += LANES;
+        }
+    }
 }
 
 simd_fn!(fn backward_block(

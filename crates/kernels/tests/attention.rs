@@ -5,7 +5,7 @@ mod common;
 use common::{Random, close, dot, gradient, same_on_any_threads, wide};
 use kernels::{
     Scratch,
-    attention::{self, Grads, Inputs, Shape},
+    attention::{self, Grads, Inputs, Rotary, Shape},
     dropout::Dropout,
 };
 
@@ -33,6 +33,8 @@ fn factors(shape: &Shape<'_>, dropout: Dropout) -> Vec<Vec<Vec<f64>>> {
         &Inputs {
             bias: None,
             relative: None,
+            rotary: None,
+            window: None,
             dropout,
         },
         &qkv,
@@ -160,6 +162,8 @@ fn attention_matches_its_formula() {
             let inputs = Inputs {
                 bias: Some(&bias),
                 relative: Some(&relative),
+                rotary: None,
+                window: None,
                 dropout,
             };
             let results = same_on_any_threads(|| run(&shape, &inputs, &qkv, &d));
@@ -257,6 +261,8 @@ fn long_sentences_match_too() {
     let inputs = Inputs {
         bias: Some(&bias),
         relative: Some(&relative),
+        rotary: None,
+        window: None,
         dropout: Dropout::NONE,
     };
     let results = same_on_any_threads(|| run(&shape, &inputs, &qkv, &d));
@@ -274,6 +280,126 @@ fn long_sentences_match_too() {
     );
 }
 
+/// The formula with rotary positions and a window, in f64.
+fn rotated(shape: &Shape<'_>, qkv: &[f64], bias: &[f64], theta: f64, window: usize) -> Vec<f64> {
+    let Shape {
+        heads,
+        head_dim: d,
+        offsets,
+    } = *shape;
+    let width = heads * d;
+    let mut out = vec![0.0; offsets[offsets.len() - 1] * width];
+    for range in offsets.windows(2) {
+        let l = range[1] - range[0];
+        for h in 0..heads {
+            let row = |i: usize, which: usize| -> Vec<f64> {
+                let columns = (0..d).map(|c| which * width + h * d + c);
+                let x: Vec<f64> = columns
+                    .map(|column| qkv[(range[0] + i) * 3 * width + column] + bias[column])
+                    .collect();
+                if which == 2 {
+                    return x;
+                }
+                let turned = (0..d).map(|c| {
+                    let pair = c % (d / 2);
+                    let angle = i as f64 * theta.powf(-2.0 * pair as f64 / d as f64);
+                    let other = if c < d / 2 {
+                        -x[c + d / 2]
+                    } else {
+                        x[c - d / 2]
+                    };
+                    x[c] * angle.cos() + other * angle.sin()
+                });
+                turned.collect()
+            };
+            let rows = |which| (0..l).map(|i| row(i, which)).collect::<Vec<_>>();
+            let [q, k, v] = [0, 1, 2].map(rows);
+            for i in 0..l {
+                let seen = i.saturating_sub(window)..l.min(i.saturating_add(window + 1));
+                let scores: Vec<f64> = seen
+                    .clone()
+                    .map(|j| dot(&q[i], &k[j]) / (d as f64).sqrt())
+                    .collect();
+                let largest = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+                let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+                for (j, score) in seen.zip(&scores) {
+                    for c in 0..d {
+                        out[(range[0] + i) * width + h * d + c] +=
+                            (score - largest).exp() / sum * v[j][c];
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn rotary_positions_and_windows_match_their_formula() {
+    const ALL: usize = 100_000;
+    let cases: [(usize, usize, &[usize], usize); 8] = [
+        (2, 8, &[3, 1, 9, 30], 4),
+        (2, 8, &[5, 12], ALL),
+        (1, 32, &[33, 0, 20], 1),
+        (1, 64, &[70, 129], 16),
+        (2, 16, &[15, 16, 17, 40], 0),
+        // Longer than a tile of queries, and than what is computed at once.
+        (1, 16, &[700, 3], 64),
+        (1, 16, &[600], ALL),
+        (1, 6, &[513, 512], 130),
+    ];
+    for (heads, head_dim, lengths, window) in cases {
+        let offsets = common::offsets(lengths);
+        let shape = Shape {
+            heads,
+            head_dim,
+            offsets: &offsets,
+        };
+        let (width, tokens) = (heads * head_dim, offsets[lengths.len()]);
+        let mut random = Random(window as u64);
+        let (qkv, d) = (random.vec(tokens * 3 * width), random.vec(tokens * width));
+        let bias = random.vec(3 * width);
+        let theta = 1000.0;
+        let rotary = Rotary::new(theta, head_dim, *lengths.iter().max().unwrap());
+        let inputs = Inputs {
+            bias: Some(&bias),
+            relative: None,
+            rotary: Some(&rotary),
+            window: (window < ALL).then_some(window),
+            dropout: Dropout::NONE,
+        };
+        let results = same_on_any_threads(|| run(&shape, &inputs, &qkv, &d));
+        let forward = |qkv: &[f64], bias: &[f64]| rotated(&shape, qkv, bias, theta, window);
+        let (qkv64, bias64, d64) = (wide(&qkv), wide(&bias), wide(&d));
+        close("context", &results[0], &forward(&qkv64, &bias64), 1e-5);
+        let name = format!("{heads} heads of {head_dim}, {lengths:?}, window {window}");
+        if qkv.len() < 3000 {
+            let expected = gradient(&qkv, |x| dot(&forward(x, &bias64), &d64));
+            close(&format!("d_qkv of {name}"), &results[1], &expected, 1e-5);
+            let expected = gradient(&bias, |x| dot(&forward(&qkv64, x), &d64));
+            let expected: Vec<f64> = expected.into_iter().map(|g| g + 0.25).collect();
+            close(&format!("d_bias of {name}"), &results[2], &expected, 1e-5);
+            continue;
+        }
+        for _ in 0..4 {
+            let along = wide(&random.vec(qkv.len()));
+            let moved = |step: f64| -> Vec<f64> {
+                qkv64
+                    .iter()
+                    .zip(&along)
+                    .map(|(x, u)| x + step * u)
+                    .collect()
+            };
+            let value = |step: f64| dot(&forward(&moved(step), &bias64), &d64);
+            let expected = (value(1e-4) - value(-1e-4)) / 2e-4;
+            let gradient = wide(&results[1]);
+            let norm = dot(&gradient, &gradient).sqrt() * dot(&along, &along).sqrt();
+            let error = (dot(&gradient, &along) - expected).abs() / norm;
+            assert!(error < 1e-6, "{name}: {error:.1e}");
+        }
+    }
+}
+
 #[test]
 fn a_part_of_the_batch_gives_the_same() {
     let offsets = common::offsets(&[5, 9, 3, 14]);
@@ -288,6 +414,8 @@ fn a_part_of_the_batch_gives_the_same() {
     let inputs = Inputs {
         bias: None,
         relative: None,
+        rotary: None,
+        window: None,
         dropout,
     };
     let whole = run(&shape, &inputs, &qkv, &d);
@@ -363,6 +491,8 @@ fn too_long_a_sentence_is_refused() {
     let inputs = Inputs {
         bias: None,
         relative: Some(&[0.0; 3]),
+        rotary: None,
+        window: None,
         dropout: Dropout::NONE,
     };
     attention::attend(&shape, &inputs, &[0.0; 9], &mut [0.0; 3], &mut [0.0; 3]);
@@ -378,6 +508,8 @@ fn an_empty_batch_is_fine() {
     let inputs = Inputs {
         bias: None,
         relative: None,
+        rotary: None,
+        window: None,
         dropout: Dropout::NONE,
     };
     attention::attend(&shape, &inputs, &[], &mut [], &mut []);

@@ -47,7 +47,7 @@ fn add_layer_norm_matches_its_formula() {
             let [gamma, beta, bias] = [0; 3].map(|_| random.vec(width));
             let norm = LayerNorm {
                 gamma: &gamma,
-                beta: &beta,
+                beta: Some(&beta),
                 eps: 1e-2,
             };
             let dropout = Dropout::new(p, 1, 2, 3);
@@ -69,7 +69,7 @@ fn add_layer_norm_matches_its_formula() {
                 let [mut d_bias, mut d_gamma, mut d_beta] = [0; 3].map(|_| vec![0.5; width]);
                 let grad = LayerNormGrad {
                     gamma: &mut d_gamma,
-                    beta: &mut d_beta,
+                    beta: Some(&mut d_beta),
                 };
                 norm::add_layer_norm_backward(
                     &gamma,
@@ -150,16 +150,17 @@ fn embedding_matches_its_formula() {
         let (vocabulary, places) = (11, 9);
         let word = random.vec(vocabulary * width);
         let position = random.vec(places * width);
-        let [gamma, beta] = [0; 2].map(|_| random.vec(width));
+        let [gamma, beta, token_type] = [0; 3].map(|_| random.vec(width));
         let d = random.vec(n);
         let ids: Vec<u32> = (0..rows).map(|_| random.below(vocabulary) as u32).collect();
         let positions: Vec<u32> = (0..rows).map(|_| random.below(places) as u32).collect();
         let tables = Embeddings {
             word: &word,
-            position: &position,
+            token_type: Some(&token_type),
+            position: Some(&position),
             norm: LayerNorm {
                 gamma: &gamma,
-                beta: &beta,
+                beta: Some(&beta),
                 eps: 1e-2,
             },
         };
@@ -180,7 +181,7 @@ fn embedding_matches_its_formula() {
             let [mut d_gamma, mut d_beta] = [0; 2].map(|_| vec![0.0; width]);
             let grad = LayerNormGrad {
                 gamma: &mut d_gamma,
-                beta: &mut d_beta,
+                beta: Some(&mut d_beta),
             };
             embedding::embed_backward(
                 &gamma,
@@ -194,21 +195,29 @@ fn embedding_matches_its_formula() {
             let (mut d_word, mut d_position) = (vec![0.0; word.len()], vec![0.0; position.len()]);
             embedding::scatter(&Order::new(&ids), &d, width, Some(1), &mut d_word);
             embedding::scatter(&Order::new(&positions), &d, width, None, &mut d_position);
-            vec![out, d_word, d_position, d_gamma, d_beta]
+            let mut d_type = vec![0.0; width];
+            gelu::add_column_sums(&d, &mut d_type, &mut Scratch::default());
+            vec![out, d_word, d_position, d_gamma, d_beta, d_type]
         });
+        let with_type =
+            |word: &[f64], token_type: &[f64], position: &[f64], gamma: &[f64], beta: &[f64]| {
+                let sum: Vec<f64> = (0..n)
+                    .map(|i| {
+                        let (t, c) = (i / width, i % width);
+                        word[ids[t] as usize * width + c]
+                            + token_type[c]
+                            + position[positions[t] as usize * width + c]
+                    })
+                    .collect();
+                let mut out = layer_norm(&sum, gamma, beta, f64::from(tables.norm.eps));
+                out.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f);
+                out
+            };
+        let [word64, position64, gamma64, beta64, d64, type64] =
+            [&word, &position, &gamma, &beta, &d, &token_type].map(|x| wide(x));
         let forward = |word: &[f64], position: &[f64], gamma: &[f64], beta: &[f64]| {
-            let sum: Vec<f64> = (0..n)
-                .map(|i| {
-                    let (t, c) = (i / width, i % width);
-                    word[ids[t] as usize * width + c] + position[positions[t] as usize * width + c]
-                })
-                .collect();
-            let mut out = layer_norm(&sum, gamma, beta, f64::from(tables.norm.eps));
-            out.iter_mut().zip(&factors).for_each(|(x, f)| *x *= f);
-            out
+            with_type(word, &type64, position, gamma, beta)
         };
-        let [word64, position64, gamma64, beta64, d64] =
-            [&word, &position, &gamma, &beta, &d].map(|x| wide(x));
         close(
             "out",
             &results[0],
@@ -235,6 +244,125 @@ fn embedding_matches_its_formula() {
             dot(&forward(&word64, &position64, &gamma64, x), &d64)
         });
         close("d_beta", &results[4], &expected, 1e-5);
+        let expected = gradient(&token_type, |x| {
+            dot(&with_type(&word64, x, &position64, &gamma64, &beta64), &d64)
+        });
+        close("d_type", &results[5], &expected, 1e-5);
+    }
+}
+
+#[test]
+fn a_norm_alone_matches_its_formula_with_and_without_a_shift() {
+    for (rows, width) in SHAPES {
+        for has_beta in [true, false] {
+            let mut random = Random(rows as u64 + 5);
+            let n = rows * width;
+            let [x, d, before] = [0; 3].map(|_| random.vec(n));
+            let [gamma, beta] = [0; 2].map(|_| random.vec(width));
+            let norm = LayerNorm {
+                gamma: &gamma,
+                beta: has_beta.then_some(&beta),
+                eps: 1e-2,
+            };
+            let results = same_on_any_threads(|| {
+                let [mut normalised, mut out] = [0; 2].map(|_| vec![0.0; n]);
+                let mut rstd = vec![0.0; rows];
+                norm::layer_norm(&norm, &x, &mut normalised, &mut rstd, &mut out);
+                let mut d_x = before.clone();
+                let [mut d_gamma, mut d_beta] = [0; 2].map(|_| vec![0.5; width]);
+                let grad = LayerNormGrad {
+                    gamma: &mut d_gamma,
+                    beta: has_beta.then_some(&mut d_beta),
+                };
+                let mut scratch = Scratch::default();
+                let n = &normalised;
+                norm::layer_norm_backward(&gamma, n, &rstd, &d, &mut d_x, grad, &mut scratch);
+                vec![out, d_x, d_gamma, d_beta]
+            });
+            let beta = if has_beta {
+                beta.clone()
+            } else {
+                vec![0.0; width]
+            };
+            let [x64, gamma64, beta64, d64] = [&x, &gamma, &beta, &d].map(|x| wide(x));
+            let forward = |x: &[f64], gamma: &[f64], beta: &[f64]| {
+                layer_norm(x, gamma, beta, f64::from(norm.eps))
+            };
+            close("out", &results[0], &forward(&x64, &gamma64, &beta64), 5e-6);
+            if n > 2000 {
+                continue;
+            }
+            let mut expected = gradient(&x, |x| dot(&forward(x, &gamma64, &beta64), &d64));
+            expected
+                .iter_mut()
+                .zip(&before)
+                .for_each(|(e, &b)| *e += f64::from(b));
+            close("d_x", &results[1], &expected, 1e-5);
+            let added = |g: Vec<f64>| g.into_iter().map(|g| g + 0.5).collect::<Vec<_>>();
+            let expected = gradient(&gamma, |x| dot(&forward(&x64, x, &beta64), &d64));
+            close("d_gamma", &results[2], &added(expected), 1e-5);
+            let expected = match has_beta {
+                true => added(gradient(&beta, |x| dot(&forward(&x64, &gamma64, x), &d64))),
+                false => vec![0.5; width],
+            };
+            close("d_beta", &results[3], &expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_residual_is_added_under_dropout() {
+    for (rows, width) in SHAPES {
+        let mut random = Random(rows as u64 + 6);
+        let [y, residual] = [0; 2].map(|_| random.vec(rows * width));
+        let dropout = Dropout::new(0.3, 7, 8, 9);
+        let factors = factors(&dropout, rows, width);
+        let results = same_on_any_threads(|| {
+            let mut out = vec![0.0; rows * width];
+            norm::add_residual(&y, width, &dropout, &residual, &mut out);
+            vec![out]
+        });
+        let sums = wide(&y).into_iter().zip(factors).zip(wide(&residual));
+        let expected: Vec<f64> = sums.map(|((y, f), r)| y * f + r).collect();
+        close("out", &results[0], &expected, 1e-6);
+    }
+}
+
+#[test]
+fn gated_gelu_matches_its_formula() {
+    for (rows, width) in SHAPES {
+        let mut random = Random(rows as u64 + 7);
+        let n = rows * width;
+        let x: Vec<f32> = random.vec(2 * n).iter().map(|x| 4.0 * x).collect();
+        let d = random.vec(n);
+        let results = same_on_any_threads(|| {
+            let (mut kept, mut act) = (x.clone(), vec![0.0; n]);
+            gelu::geglu(&mut kept, width, &mut act);
+            gelu::geglu_backward(&mut kept, width, &d);
+            vec![act, kept]
+        });
+        let forward = |x: &[f64]| -> Vec<f64> {
+            let rows = x.chunks_exact(2 * width);
+            rows.flat_map(|row| (0..width).map(|c| gelu64(row[c]) * row[width + c]))
+                .collect()
+        };
+        close("act", &results[0], &forward(&wide(&x)), 2e-6);
+        // Each value depends on two: the gradient by differences of its own row.
+        let one = |i: usize, step: f64| {
+            let (row, c) = (i / (2 * width), i % width);
+            let at = |c: usize| f64::from(x[row * 2 * width + c]);
+            let (mut a, mut b) = (at(c), at(width + c));
+            *(if i % (2 * width) < width {
+                &mut a
+            } else {
+                &mut b
+            }) += step;
+            gelu64(a) * b * f64::from(d[row * width + c])
+        };
+        let expected: Vec<f64> = (0..2 * n)
+            .map(|i| (one(i, 1e-5) - one(i, -1e-5)) / 2e-5)
+            .collect();
+        close("d_x", &results[1], &expected, 1e-5);
     }
 }
 
@@ -243,10 +371,11 @@ fn embedding_matches_its_formula() {
 fn a_foreign_token_id_is_refused() {
     let tables = Embeddings {
         word: &[0.0; 22],
-        position: &[0.0; 2],
+        token_type: None,
+        position: Some(&[0.0; 2]),
         norm: LayerNorm {
             gamma: &[0.0; 2],
-            beta: &[0.0; 2],
+            beta: Some(&[0.0; 2]),
             eps: 1.0,
         },
     };
