@@ -1,4 +1,4 @@
-//! Loads the tiny model with one of its files replaced, which the first byte chooses.
+//! Loads a tiny model with one of its files replaced: the first byte chooses model and file.
 #![cfg_attr(fuzzing, no_main)]
 
 use std::{fs, path::Path};
@@ -17,18 +17,30 @@ const FILES: [&str; 8] = [
     "tokenizer_config.json",
 ];
 
+const MODELS: [&str; 6] = [
+    "fixtures/tiny-mpnet",
+    "fixtures/encoders/bert",
+    "fixtures/encoders/roberta",
+    "fixtures/encoders/xlm-roberta",
+    "fixtures/encoders/distilbert",
+    "fixtures/encoders/modernbert",
+];
+
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, content)) = bytes.split_first() else {
         return;
     };
-    let good =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/fixtures/tiny-mpnet");
+    let choice = usize::from(*choice);
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests");
+    let good = tests.join(MODELS[choice / FILES.len() % MODELS.len()]);
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::create_dir(folder.path().join("1_Pooling")).expect("made");
     for file in FILES.into_iter().chain(["vocab.txt"]) {
-        fs::copy(good.join(file), folder.path().join(file)).expect("copied");
+        if good.join(file).is_file() {
+            fs::copy(good.join(file), folder.path().join(file)).expect("copied");
+        }
     }
-    let replaced = FILES[usize::from(*choice) % FILES.len()];
+    let replaced = FILES[choice % FILES.len()];
     fs::write(folder.path().join(replaced), content).expect("written");
     if let Ok(model) = SentenceTransformer::load(folder.path(), tch::Device::Cpu) {
         let vocab_size = model.encoder().spec().vocab_size;

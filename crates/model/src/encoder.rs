@@ -11,7 +11,11 @@ pub(crate) mod numbering;
 pub(crate) mod relative;
 pub(crate) mod spec;
 
+mod bert;
+mod distilbert;
+mod modernbert;
 mod mpnet;
+mod roberta;
 
 use std::path::Path;
 
@@ -31,12 +35,24 @@ use crate::{
 };
 
 /// The `model_type`s that are computed, in the order in which messages list them.
-pub const MODEL_TYPES: [&str; 1] = ["mpnet"];
+pub const MODEL_TYPES: [&str; 6] = [
+    "mpnet",
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "modernbert",
+];
 
 /// The family of a `model_type`.
 fn family(model_type: &str) -> Option<&'static Family> {
     match model_type {
         "mpnet" => Some(&mpnet::FAMILY),
+        "bert" => Some(&bert::FAMILY),
+        "roberta" => Some(&roberta::ROBERTA),
+        "xlm-roberta" => Some(&roberta::XLM_ROBERTA),
+        "distilbert" => Some(&distilbert::FAMILY),
+        "modernbert" => Some(&modernbert::FAMILY),
         _ => None,
     }
 }
@@ -64,6 +80,13 @@ impl Recipe {
                 &MODEL_TYPES.map(|name| format!("{name:?}")).join(", "),
             )
         })?;
+        if facts
+            .value("auto_map")
+            .is_some_and(|map| map.get("AutoModel").is_some())
+        {
+            let allowed = "none: the model is computed by code of its own, which is not run";
+            return Err(facts.error("auto_map", allowed));
+        }
         Ok(Self {
             family,
             spec: (family.read)(&facts)?,
@@ -71,29 +94,23 @@ impl Recipe {
     }
 }
 
-/// A config.json for an encoder of these sizes, with what the published ones of its type say otherwise.
+/// A config.json for an encoder of these sizes; its other values are those of the published ones of its type.
 ///
 /// # Errors
 ///
 /// [`ModelError::Input`] for a type that is not computed.
-pub fn new_config(model_type: &str, sizes: &Sizes) -> Result<Map<String, Value>, ModelError> {
-    let config = (of_type(model_type)?.new_config)(sizes);
-    match config {
+pub(crate) fn new_config(
+    model_type: &str,
+    sizes: &Sizes,
+) -> Result<Map<String, Value>, ModelError> {
+    match (of_type(model_type)?.new_config)(sizes) {
         Value::Object(config) => Ok(config),
         other => Err(ModelError::Input(format!("{other} is no configuration"))),
     }
 }
 
-/// A tokenizer_config.json for a vocabulary of word pieces, for a new encoder of a type.
-///
-/// # Errors
-///
-/// [`ModelError::Input`] for a type that is not computed.
-pub fn new_tokenizer_config(model_type: &str, max_length: i64) -> Result<Value, ModelError> {
-    Ok(of_type(model_type)?.word_pieces.to_json(max_length))
-}
-
-fn of_type(model_type: &str) -> Result<&'static Family, ModelError> {
+/// The family of a type that a user named.
+pub(crate) fn of_type(model_type: &str) -> Result<&'static Family, ModelError> {
     family(model_type).ok_or_else(|| {
         ModelError::Input(format!(
             "model type: found {model_type:?}, allowed: {}",
@@ -197,7 +214,6 @@ mod tests {
     #[test]
     fn mpnet_base_takes_half_a_gigaflop_a_token() {
         let sizes = Sizes {
-            vocab_size: 30_527,
             hidden_size: 768,
             n_layers: 12,
             heads: 12,
@@ -205,7 +221,8 @@ mod tests {
             position_rows: 514,
             dropout: 0.1,
         };
-        let config = new_config("mpnet", &sizes).unwrap();
+        let mut config = new_config("mpnet", &sizes).unwrap();
+        config.insert("vocab_size".to_owned(), 30_527.into());
         let recipe = Recipe::read(Path::new("config.json"), &config).unwrap();
         assert_eq!(recipe.spec.flops_per_token(), 6.0 * 84_934_656.0);
         assert_eq!(recipe.spec.max_length, 512);
@@ -214,7 +231,6 @@ mod tests {
     #[test]
     fn every_type_of_the_list_is_read_as_it_is_made() {
         let sizes = Sizes {
-            vocab_size: 100,
             hidden_size: 32,
             n_layers: 2,
             heads: 4,
@@ -223,7 +239,8 @@ mod tests {
             dropout: 0.25,
         };
         for model_type in MODEL_TYPES {
-            let config = new_config(model_type, &sizes).unwrap();
+            let mut config = new_config(model_type, &sizes).unwrap();
+            config.insert("vocab_size".to_owned(), 100.into());
             assert_eq!(config["model_type"], model_type);
             let spec = Recipe::read(Path::new("config.json"), &config)
                 .unwrap()

@@ -49,7 +49,6 @@ pub use crate::{
     encoder::{
         Encoder, MODEL_TYPES,
         family::Sizes,
-        new_config, new_tokenizer_config,
         numbering::{Numbering, Positions},
         relative::relative_position_bucket,
         spec::{Dropout, Init, LayerSpec, Spec},
@@ -59,6 +58,7 @@ pub use crate::{
     merge::MergeMethod,
     modules::{Activation, Dense, Pooling, PoolingMode},
     parameters::{LeafId, Parameters, Span},
+    random::NewTokenizer,
     sentence_transformer::SentenceTransformer,
     tokenizer::Tokenizer,
 };

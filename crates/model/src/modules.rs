@@ -15,7 +15,7 @@ use crate::{
     parameters::{LeafId, LeafKind, Parameters, Scope},
 };
 
-/// How the token embeddings of a sentence become one vector.
+/// The pooling of a sentence's token embeddings to one vector.
 ///
 /// `sentence_transformers/sentence_transformer/modules/pooling.py` of sentence-transformers 6.2.0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,7 +307,7 @@ pub enum Activation {
     Identity,
     /// The hyperbolic tangent.
     Tanh,
-    /// Zero for what is negative.
+    /// Zero for negative values.
     Relu,
     /// The exact GELU.
     Gelu,

@@ -53,7 +53,7 @@ pub struct Span {
     pub name: String,
     /// The checkpoint's shape.
     pub shape: Vec<i64>,
-    /// Where it begins in the flat tensor, in elements.
+    /// Its first element in the flat tensor.
     pub offset: i64,
     /// Whether weight decay applies to it.
     pub decay: bool,
@@ -67,6 +67,8 @@ pub struct Span {
 pub(crate) enum LeafKind {
     /// The weights of a linear layer.
     Matrix,
+    /// The weights of a linear layer whose output goes into the residual.
+    OutputMatrix,
     /// An embedding table, and its row that gets no gradient.
     Table {
         /// The row.
@@ -82,7 +84,7 @@ pub(crate) enum LeafKind {
 
 impl LeafKind {
     fn decays(self) -> bool {
-        matches!(self, Self::Matrix | Self::Table { .. })
+        matches!(self, Self::Matrix | Self::OutputMatrix | Self::Table { .. })
     }
 }
 
@@ -134,7 +136,7 @@ impl Parameters {
         self.spans.iter().map(Span::numel).sum()
     }
 
-    /// How many elements weight decay applies to: the first ones of the flat tensor.
+    /// The number of elements that weight decay applies to: the first ones of the flat tensor.
     pub fn decayed(&self) -> i64 {
         self.decayed
     }
@@ -215,7 +217,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// Where a leaf begins in the flat tensor, and in a flat gradient, in elements.
+    /// The first element of a leaf in the flat tensor, and in a flat gradient.
     pub fn leaf_offset(&self, id: LeafId) -> i64 {
         self.leaves[id.0].offset
     }

@@ -4,20 +4,72 @@ use std::path::Path;
 
 use kernels::random::mix;
 use rayon::prelude::*;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tch::{Device, Tensor};
 
 use crate::{
-    encoder::{Recipe, spec::Init},
+    encoder::{Recipe, family::Sizes, new_config, of_type, spec::Init},
     error::ModelError,
     folder::{modules::ModuleDescription, settings::Settings},
-    modules::Pooling,
+    modules::{Pooling, PoolingMode},
     network::Network,
     parameters::{LeafKind, Parameters, Span},
     sentence_transformer::SentenceTransformer,
+    tokenizer::Tokenizer,
 };
 
+/// The tokenizer of a new model.
+#[derive(Debug, Clone, Copy)]
+pub enum NewTokenizer<'a> {
+    /// Word pieces, one a line, with the special tokens of the encoder's type among them.
+    WordPieces(&'a str),
+    /// A folder with tokenizer.json, whose files the model gets.
+    Folder(&'a Path),
+}
+
 impl SentenceTransformer {
+    /// A new model of a type of encoder, with random weights: as many rows as the tokenizer has tokens, and mean
+    /// pooling.
+    ///
+    /// # Errors
+    ///
+    /// When the type is not computed, and when the sizes or the tokenizer are refused.
+    pub fn init(
+        model_type: &str,
+        sizes: &Sizes,
+        tokenizer: NewTokenizer<'_>,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let pieces = &of_type(model_type)?.word_pieces;
+        let temporary = tempfile::tempdir()?;
+        let (folder, n_tokens, padding_id) = match tokenizer {
+            NewTokenizer::WordPieces(vocabulary) => {
+                fs_err::write(temporary.path().join("vocab.txt"), vocabulary)?;
+                let padding_id = vocabulary.lines().position(|line| line == pieces.pad);
+                (temporary.path(), vocabulary.lines().count(), padding_id)
+            }
+            NewTokenizer::Folder(folder) => {
+                let path = folder.join("tokenizer.json");
+                let read = Tokenizer::from_tokenizer_json(&path, &fs_err::read(&path)?)?;
+                let padding_id = read.token_to_id(pieces.pad).map(|id| id as usize);
+                (folder, read.n_rows(), padding_id)
+            }
+        };
+        let mut config = new_config(model_type, sizes)?;
+        config.insert("vocab_size".to_owned(), json!(n_tokens));
+        if let Some(padding_id) = padding_id {
+            config.insert("pad_token_id".to_owned(), json!(padding_id));
+        }
+        if matches!(tokenizer, NewTokenizer::WordPieces(_)) {
+            let spec = Recipe::read(Path::new("config.json"), &config)?.spec;
+            let settings = pieces.to_json(spec.max_length);
+            fs_err::write(folder.join("tokenizer_config.json"), settings.to_string())?;
+        }
+        let pooling = Pooling::new(PoolingMode::Mean);
+        Self::random(&config, folder, pooling, false, seed, device)
+    }
+
     /// A model with random weights: normal with `initializer_range` as the standard deviation,
     /// zero biases and padding rows, layer norms that change nothing.
     ///
@@ -51,7 +103,7 @@ impl SentenceTransformer {
     }
 }
 
-/// Fills the parameters as BERT's are. Each value depends on the seed, its parameter's name and
+/// Fills the parameters by the encoder's rule. Each value depends on the seed, its parameter's name and
 /// its place there, and on nothing else.
 fn initialize(parameters: &Parameters, init: Init, seed: u64) -> Result<(), ModelError> {
     let _guard = tch::no_grad_guard();
@@ -60,10 +112,11 @@ fn initialize(parameters: &Parameters, init: Init, seed: u64) -> Result<(), Mode
         let values = match span.kind {
             LeafKind::Scale => vec![1.0; numel],
             LeafKind::Bias => vec![0.0; numel],
-            LeafKind::Matrix | LeafKind::RelativeBias => draw(span, init.range, seed),
+            LeafKind::Matrix | LeafKind::RelativeBias => draw(span, init.range, init, seed),
+            LeafKind::OutputMatrix => draw(span, init.output_range, init, seed),
             LeafKind::Table { padding } => {
-                let mut values = draw(span, init.range, seed);
-                if let Some(row) = padding {
+                let mut values = draw(span, init.range, init, seed);
+                if let Some(row) = padding.filter(|_| init.zero_padding) {
                     let width = span.shape[1] as usize;
                     values[row as usize * width..][..width].fill(0.0);
                 }
@@ -77,7 +130,7 @@ fn initialize(parameters: &Parameters, init: Init, seed: u64) -> Result<(), Mode
 }
 
 /// Normal values for a parameter.
-fn draw(span: &Span, deviation: f64, seed: u64) -> Vec<f32> {
+fn draw(span: &Span, deviation: f64, init: Init, seed: u64) -> Vec<f32> {
     let name = span.name.bytes();
     let stream = name.fold(seed, |state, byte| mix(state ^ u64::from(byte)));
     let mut values = vec![0.0; span.numel() as usize];
@@ -86,7 +139,13 @@ fn draw(span: &Span, deviation: f64, seed: u64) -> Vec<f32> {
         .with_min_len(1 << 14)
         .enumerate()
         .for_each(|(i, value)| {
-            *value = (normal(mix(stream.wrapping_add(i as u64))) * deviation) as f32;
+            let mut bits = mix(stream.wrapping_add(i as u64));
+            let mut drawn = normal(bits);
+            while init.cutoff.is_some_and(|cutoff| drawn.abs() > cutoff) {
+                bits = mix(bits);
+                drawn = normal(bits);
+            }
+            *value = (drawn * deviation) as f32;
         });
     values
 }

@@ -178,7 +178,7 @@ impl SentenceTransformer {
         Ok(())
     }
 
-    /// How matrix products are computed.
+    /// The settings of computing.
     pub fn compute(&self) -> Compute {
         self.compute
     }

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -12,7 +13,8 @@ use tokenizers::{
     AddedToken, NormalizerWrapper, TruncationParams,
     decoders::wordpiece::WordPiece as WordPieceDecoder, models::wordpiece::WordPiece,
     normalizers::BertNormalizer, normalizers::Lowercase, normalizers::Sequence,
-    pre_tokenizers::bert::BertPreTokenizer, processors::roberta::RobertaProcessing,
+    pre_tokenizers::bert::BertPreTokenizer, processors::PostProcessorWrapper,
+    processors::bert::BertProcessing, processors::roberta::RobertaProcessing,
 };
 
 use crate::{encoder::family::WordPieces, error::ModelError, folder::json};
@@ -30,6 +32,8 @@ pub struct Tokenizer {
     path: PathBuf,
     max_length: usize,
     id_limit: usize,
+    /// The ids of special tokens.
+    special: HashSet<u32>,
 }
 
 impl Tokenizer {
@@ -37,8 +41,21 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// When the tokenizers crate fails on a text.
+    /// When the tokenizers crate fails on a text, and when a text holds a token that the model has no row for.
     pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
+        let all = self.encode_any(texts)?;
+        let beyond = |id: &u32| *id as usize >= self.id_limit;
+        match all.iter().flatten().copied().find(beyond) {
+            None => Ok(all),
+            Some(id) => {
+                let token = self.inner.id_to_token(id).unwrap_or_default();
+                Err(self.beyond(&format!("the token {token:?}"), id))
+            }
+        }
+    }
+
+    /// As [`Self::encode_batch`], also with ids that the model has no row for.
+    fn encode_any(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, ModelError> {
         guarded(&self.path, || {
             texts
                 .par_iter()
@@ -46,6 +63,14 @@ impl Tokenizer {
                 .map(|text| Ok(self.inner.encode_fast(*text, true)?.get_ids().to_vec()))
                 .collect::<tokenizers::Result<Vec<_>>>()
         })
+    }
+
+    fn beyond(&self, token: &str, id: u32) -> ModelError {
+        let limit = self.id_limit;
+        tokenizer_error(
+            &self.path,
+            &format!("{token} has id {id}, beyond the model's vocab_size {limit} in config.json"),
+        )
     }
 
     /// A copy that cuts nothing off, to see how long texts are.
@@ -64,6 +89,7 @@ impl Tokenizer {
             path: self.path.clone(),
             max_length: usize::MAX,
             id_limit: self.id_limit,
+            special: self.special.clone(),
         })
     }
 
@@ -75,6 +101,12 @@ impl Tokenizer {
     /// The number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// The number of rows that an embedding table needs for all tokens.
+    pub(crate) fn n_rows(&self) -> usize {
+        let vocabulary = self.inner.get_vocab(true);
+        vocabulary.values().max().map_or(0, |&id| id as usize + 1)
     }
 
     /// The number of rows of the model's embedding table: every id is below it.
@@ -102,9 +134,10 @@ impl Tokenizer {
         if prompt.is_empty() {
             return Ok(0);
         }
-        // A prompt by itself ends in a special token, which the prompted text does not have there.
         let ids = self.encode_batch(&[prompt])?.concat();
-        Ok(ids.len().saturating_sub(1))
+        // A special token at the end of the prompt by itself is not there in the prompted text.
+        let is_closed = ids.last().is_some_and(|id| self.special.contains(id));
+        Ok(ids.len() - usize::from(is_closed))
     }
 
     /// The id of a token.
@@ -121,12 +154,14 @@ impl Tokenizer {
 
     /// The tokenizer of word pieces from a vocab.txt, one token a line, as transformers builds it.
     ///
-    /// `settings` is tokenizer_config.json, or empty; `family` has the special tokens that it leaves out.
+    /// `settings` is tokenizer_config.json, or empty; `family` has the special tokens that it leaves out. `added` is
+    /// added_tokens.json with its path: tokens with the ids that follow on the vocabulary's.
     pub(crate) fn from_vocab(
         path: &Path,
         vocab: &[u8],
         settings: &Map<String, Value>,
         family: &WordPieces,
+        added: Option<(&Path, &Map<String, Value>)>,
     ) -> Result<Self, ModelError> {
         let vocabulary = guarded(path, || WordPiece::read_bytes(vocab))?;
         let special = |key: &str, default: &str| -> Result<(String, u32), ModelError> {
@@ -152,13 +187,13 @@ impl Tokenizer {
         let unk = special("unk_token", family.unk)?;
         let pad = special("pad_token", family.pad)?;
         let mask = special("mask_token", family.mask)?;
-        let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
-        let normalizer = BertNormalizer::new(
-            true,
-            flag("tokenize_chinese_chars").unwrap_or(true),
-            flag("strip_accents"),
-            flag("do_lower_case").unwrap_or(true),
-        );
+        let normalizer = bert_normalizer(settings);
+        let processor: PostProcessorWrapper = if family.like_roberta {
+            let processor = RobertaProcessing::new(sep.clone(), cls.clone());
+            processor.add_prefix_space(false).into()
+        } else {
+            BertProcessing::new(sep.clone(), cls.clone()).into()
+        };
         let inner = guarded(path, || {
             let model = WordPiece::builder()
                 .vocab(vocabulary.clone())
@@ -167,17 +202,78 @@ impl Tokenizer {
             let mut tokenizer = tokenizers::Tokenizer::new(model);
             tokenizer.with_normalizer(Some(normalizer))?;
             tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-            tokenizer.with_post_processor(Some(
-                RobertaProcessing::new(sep.clone(), cls.clone()).add_prefix_space(false),
-            ));
+            tokenizer.with_post_processor(Some(processor));
             tokenizer.with_decoder(Some(WordPieceDecoder::default()));
             let plain =
                 [&cls.0, &sep.0, &unk.0, &pad.0].map(|token| AddedToken::from(token.clone(), true));
             tokenizer.add_special_tokens(plain)?;
-            tokenizer.add_special_tokens([AddedToken::from(mask.0.clone(), true).lstrip(true)])?;
+            let mask = AddedToken::from(mask.0.clone(), true);
+            tokenizer.add_special_tokens([mask.lstrip(family.mask_lstrip)])?;
             Ok(tokenizer)
         })?;
-        Self::new(inner, path)
+        let mut tokenizer = Self::new(inner, path)?;
+        if let Some((path, added)) = added {
+            tokenizer.add_tokens(path, added)?;
+        }
+        Ok(tokenizer)
+    }
+
+    /// Adds the tokens of an added_tokens.json, which is at `path`.
+    fn add_tokens(&mut self, path: &Path, added: &Map<String, Value>) -> Result<(), ModelError> {
+        let mut tokens = Vec::with_capacity(added.len());
+        for (token, id) in added {
+            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = id.ok_or_else(|| {
+                tokenizer_error(
+                    path,
+                    &format!("the token {token:?} has no id, a whole number"),
+                )
+            })?;
+            tokens.push((id, token));
+        }
+        tokens.sort_unstable();
+        for (id, token) in tokens {
+            let known = self.inner.token_to_id(token);
+            let is_special = known.is_some_and(|known| self.special.contains(&known));
+            let as_added = AddedToken::from(token.clone(), is_special).normalized(!is_special);
+            guarded(path, || self.inner.add_tokens([as_added]))?;
+            let found = self.inner.token_to_id(token);
+            if found != Some(id) {
+                let found = found.map_or("none".to_owned(), |id| id.to_string());
+                return Err(tokenizer_error(
+                    path,
+                    &format!(
+                        "the token {token:?} has id {id}, but gets {found}: added ids follow on the vocabulary's without a gap"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Normalises as transformers 5 does for BERT's tokenizers: by tokenizer_config.json, whatever tokenizer.json says.
+    /// Warns where the two differ.
+    pub(crate) fn normalize_by_settings(
+        &mut self,
+        settings: &Map<String, Value>,
+    ) -> Result<(), ModelError> {
+        let wanted = NormalizerWrapper::from(bert_normalizer(settings));
+        let show = |normalizer: Option<&NormalizerWrapper>| {
+            serde_json::to_string(&normalizer).unwrap_or_default()
+        };
+        let (found, wanted_json) = (show(self.inner.get_normalizer()), show(Some(&wanted)));
+        if found == wanted_json {
+            return Ok(());
+        }
+        tracing::warn!(
+            "{}: its normalizer is {found}, but tokenizer_config.json comes to {wanted_json}, which is taken, as \
+             transformers 5 does",
+            self.path.display()
+        );
+        self.inner
+            .with_normalizer(Some(wanted))
+            .map_err(|e| tokenizer_error(&self.path, &e.to_string()))?;
+        Ok(())
     }
 
     /// Lower-cases before anything else, unless the tokenizer has a step that does.
@@ -221,38 +317,22 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Refuses a tokenizer that can give an id which the embedding table does not have.
-    pub(crate) fn check_vocabulary(&mut self, vocab_size: i64) -> Result<(), ModelError> {
-        let vocabulary = guarded(&self.path, || Ok(self.inner.get_vocab(true)))?;
-        let (token, largest) = vocabulary
-            .iter()
-            .max_by_key(|(_, id)| **id)
-            .ok_or_else(|| tokenizer_error(&self.path, "the vocabulary is empty"))?;
+    /// Sets the number of rows of the embedding table. A token beyond it is refused where a text holds it.
+    pub(crate) fn set_vocab_size(&mut self, vocab_size: i64) -> Result<(), ModelError> {
+        self.id_limit = vocab_size.max(0) as usize;
         // The post-processor may carry ids of its own, which an empty text shows. The other text
-        // is for what fails or panics on any text: better now than in the first batch.
-        let special = self.encode_batch(&["", "a text"])?.swap_remove(0);
+        // is for tokenizers that fail or panic on any text: better now than in the first batch.
+        let special = self.encode_any(&["", "a text"])?.swap_remove(0);
         if special.is_empty() {
             return Err(tokenizer_error(
                 &self.path,
                 "it puts no special tokens around a text",
             ));
         }
-        for (token, id) in special
-            .iter()
-            .map(|id| ("a special token", id))
-            .chain([(token.as_str(), largest)])
-        {
-            if i64::from(*id) >= vocab_size {
-                return Err(tokenizer_error(
-                    &self.path,
-                    &format!(
-                        "{token} has id {id}, beyond the model's vocab_size {vocab_size} in config.json"
-                    ),
-                ));
-            }
+        match special.iter().find(|id| **id as usize >= self.id_limit) {
+            Some(&id) => Err(self.beyond("a special token", id)),
+            None => Ok(()),
         }
-        self.id_limit = vocab_size.max(0) as usize;
-        Ok(())
     }
 
     /// The content of a tokenizer.json, without truncation and padding.
@@ -266,15 +346,30 @@ impl Tokenizer {
 
     fn new(mut inner: tokenizers::Tokenizer, path: &Path) -> Result<Self, ModelError> {
         inner.with_padding(None);
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special);
+        let special = special.map(|(id, _)| *id).collect();
         let mut tokenizer = Self {
             inner,
             path: path.to_owned(),
             max_length: 0,
-            id_limit: 0,
+            id_limit: usize::MAX,
+            special,
         };
         tokenizer.set_max_length(TruncationParams::default().max_length)?;
         Ok(tokenizer)
     }
+}
+
+/// BERT's normalizer as tokenizer_config.json, or an empty object, has it.
+fn bert_normalizer(settings: &Map<String, Value>) -> BertNormalizer {
+    let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
+    BertNormalizer::new(
+        true,
+        flag("tokenize_chinese_chars").unwrap_or(true),
+        flag("strip_accents"),
+        flag("do_lower_case").unwrap_or(true),
+    )
 }
 
 /// Runs a call into the tokenizers crate; a panic there becomes an error.
@@ -325,9 +420,11 @@ mod tests {
             unk: "[UNK]",
             pad: "<pad>",
             mask: "<mask>",
+            mask_lstrip: true,
+            like_roberta: true,
         };
         let build =
-            |vocab: &[u8]| Tokenizer::from_vocab(Path::new("v"), vocab, &Map::new(), &PIECES);
+            |vocab: &[u8]| Tokenizer::from_vocab(Path::new("v"), vocab, &Map::new(), &PIECES, None);
         let plain = build(vocab)?.identity()?;
         assert_eq!(build(vocab)?.identity()?, plain);
         let mut shorter = build(vocab)?;

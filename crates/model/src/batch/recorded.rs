@@ -71,7 +71,7 @@ impl StaticBatch {
         // Ids, positions and slots of tokens; rows, lengths and starts of sentences.
         let n = 3 * shape.tokens + 3 * shape.sentences;
         let numbers = Tensor::f_zeros([n as i64], (Kind::Int64, device))?;
-        // How much of it is filler differs from batch to batch: there is room for the most there can be.
+        // The amount of padding differs from batch to batch: there is room for the most there can be.
         let bucket = shape.bucket(shape.tokens.saturating_sub(TOKEN_STEP));
         Ok(Self {
             batch: DeviceBatch::of(&numbers, &[bucket])?,

@@ -5,15 +5,21 @@
 
 pub(crate) mod by_hand;
 
-use tch::Tensor;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use kernels::attention::Rotary;
+use tch::{Device, Kind, Tensor};
 
 use crate::{
-    batch::buckets::DeviceBatch,
+    batch::buckets::{Bucket, DeviceBatch},
     encoder::{
         family::Names,
         numbering::Positions,
         relative::{BUCKETS, RelativeBias},
-        spec::{Dropout, Spec},
+        spec::{Dropout, LayerSpec, Placement, Spec},
     },
     error::ModelError,
     parameters::{LeafId, LeafKind, Parameters, Scope},
@@ -24,26 +30,43 @@ use crate::{
 pub(crate) struct Transformer {
     embeddings: Embeddings,
     layers: Vec<Layer>,
-    relative: RelativeBias,
+    relative: Option<RelativeBias>,
+    /// The norm after the last layer.
+    final_norm: Option<LayerNorm>,
     intermediate_size: usize,
+    /// Cosines and sines of rotary positions on the device, by the bits of theta and the length.
+    rotations: Mutex<HashMap<(u64, i64), (Tensor, Tensor)>>,
+    /// Rotary positions for our kernels, by the bits of theta.
+    rotaries: Mutex<HashMap<u64, Arc<Rotary>>>,
 }
 
 impl Transformer {
     pub(crate) fn new(spec: &Spec, names: &Names, scope: &mut Scope<'_>) -> Self {
+        // Other combinations have no passes by hand, and no family has them.
+        assert_eq!(
+            (spec.placement == Placement::Pre, !spec.biases),
+            (spec.gated, spec.gated),
+            "norms before each half, no biases and a gate go together"
+        );
         let embeddings = Embeddings::new(spec, names, scope);
         let layers = (0..spec.layers.len())
-            .map(|i| Layer::new(spec, names, &mut scope.sub(names.layers).sub(i)))
+            .map(|i| Layer::new(spec, i, names, &mut scope.sub(names.layers).sub(i)))
             .collect();
-        let table = scope.leaf(
-            &format!("{}.weight", names.relative_bias),
-            &[BUCKETS, spec.heads],
-            LeafKind::RelativeBias,
-        );
+        let relative = spec.relative_bias.then(|| {
+            let name = format!("{}.weight", names.relative_bias);
+            let table = scope.leaf(&name, &[BUCKETS, spec.heads], LeafKind::RelativeBias);
+            RelativeBias::new(table, spec.heads)
+        });
+        let final_norm = (spec.placement == Placement::Pre)
+            .then(|| LayerNorm::new(spec, scope, names.final_norm));
         Self {
             embeddings,
             layers,
-            relative: RelativeBias::new(table, spec.heads),
+            relative,
+            final_norm,
             intermediate_size: spec.intermediate_size as usize,
+            rotations: Mutex::default(),
+            rotaries: Mutex::default(),
         }
     }
 
@@ -61,7 +84,7 @@ impl Transformer {
         self.run(parameters, batch, dropout, &mut |_| ())
     }
 
-    /// The input of each layer and the output of the last, `[T, H]` each.
+    /// The input of each layer and the output, `[T, H]` each.
     ///
     /// # Errors
     ///
@@ -88,24 +111,119 @@ impl Transformer {
         on_input: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor, ModelError> {
         let mut hidden = self.embeddings.forward(p, batch, dropout)?;
-        // Added to the scores of every layer, for each bucket.
-        let bias = batch
-            .buckets
-            .iter()
-            .map(|bucket| self.relative.of_bucket(p, bucket))
-            .collect::<Result<Vec<_>, _>>()?;
+        // Layers of one kind share what is added to their scores and how they turn queries and keys.
+        let mut kinds: Vec<(LayerSpec, Vec<Scores>)> = Vec::new();
         for layer in &self.layers {
+            let kind = match kinds.iter().position(|(spec, _)| spec.is_like(&layer.spec)) {
+                Some(kind) => kind,
+                None => {
+                    let of_bucket = |bucket: &Bucket| self.scores(p, layer, bucket, hidden.kind());
+                    let scores = batch.buckets.iter().map(of_bucket);
+                    kinds.push((layer.spec, scores.collect::<Result<_, _>>()?));
+                    kinds.len() - 1
+                }
+            };
             on_input(&hidden);
-            hidden = layer.forward(p, &hidden, &bias, batch, dropout)?;
+            hidden = layer.forward(p, &hidden, &kinds[kind].1, batch, dropout)?;
         }
-        Ok(hidden)
+        match &self.final_norm {
+            Some(norm) => norm.forward(p, &hidden),
+            None => Ok(hidden),
+        }
     }
+
+    /// The bias and the rotations of a layer's attention in a bucket.
+    fn scores(
+        &self,
+        p: &Parameters,
+        layer: &Layer,
+        bucket: &Bucket,
+        kind: Kind,
+    ) -> Result<Scores, ModelError> {
+        let bias = match &self.relative {
+            Some(relative) => relative.of_bucket(p, bucket)?,
+            None => mask(bucket, layer.heads, layer.spec.window, kind)?,
+        };
+        let rotation = match layer.spec.rotary {
+            Some(theta) => {
+                let device = bias.device();
+                Some(self.rotation(theta, layer.head_dim, bucket.length(), device)?)
+            }
+            None => None,
+        };
+        Ok(Scores { bias, rotation })
+    }
+
+    /// Cosines and sines for every place and column of a head, `[l, d]` each, in f32. They are made once for each
+    /// length.
+    fn rotation(
+        &self,
+        theta: f64,
+        head_dim: i64,
+        l: i64,
+        device: Device,
+    ) -> Result<(Tensor, Tensor), ModelError> {
+        let mut made = self
+            .rotations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let key = (theta.to_bits(), l);
+        if let Some((cos, sin)) = made.get(&key) {
+            return Ok((cos.shallow_clone(), sin.shallow_clone()));
+        }
+        let _guard = tch::no_grad_guard();
+        let rotary = Rotary::new(theta, head_dim as usize, l as usize);
+        let table = Tensor::f_from_slice(rotary.table())?
+            .f_view([l, 2, head_dim / 2])?
+            .f_to_device(device)?;
+        let twice = |half: Tensor| Tensor::f_cat(&[&half, &half], 1);
+        let rotation = (twice(table.f_select(1, 0)?)?, twice(table.f_select(1, 1)?)?);
+        made.insert(
+            key,
+            (rotation.0.shallow_clone(), rotation.1.shallow_clone()),
+        );
+        Ok(rotation)
+    }
+}
+
+/// The bias and the rotations of attention in a bucket.
+struct Scores {
+    /// Added to the scores, `[n, h, l, l]`.
+    bias: Tensor,
+    /// Cosines and sines that queries and keys are rotated by, `[l, d]` each.
+    rotation: Option<(Tensor, Tensor)>,
+}
+
+/// Zero for the keys that a query sees and minus infinity for others, `[n, h, l, l]`.
+fn mask(
+    bucket: &Bucket,
+    heads: i64,
+    window: Option<usize>,
+    kind: Kind,
+) -> Result<Tensor, ModelError> {
+    let (n, l) = (bucket.sentences(), bucket.length());
+    let mut hidden = bucket.is_empty()?.f_view([n, 1, 1, l])?;
+    if let Some(window) = window {
+        let places = bucket.places()?;
+        let distance = places.f_sub(&places.f_view([l, 1])?)?.f_abs()?;
+        let beyond = distance.f_gt(window as i64)?;
+        // A place beyond the sentence's end sees itself: it would see nothing, and give NaN.
+        hidden = hidden
+            .f_logical_and(&distance.f_ne(0)?)?
+            .f_logical_or(&beyond)?;
+    }
+    let zeros = Tensor::f_zeros([1, 1, 1, 1], (kind, hidden.device()))?;
+    let bias = zeros
+        .f_expand_as(&hidden)?
+        .f_masked_fill(&hidden, f64::NEG_INFINITY)?;
+    Ok(bias.f_expand([n, heads, l, l], false)?)
 }
 
 #[derive(Debug)]
 struct Embeddings {
     word: Table,
-    position: Table,
+    token_type: Option<Table>,
+    position: Option<Table>,
     norm: LayerNorm,
 }
 
@@ -144,14 +262,15 @@ impl Embeddings {
             Positions::FromZero => None,
             Positions::AfterPadding => padding,
         };
+        let mut table = |name, rows, padding| Table::new(scope, name, &[rows, hidden], padding);
         Self {
-            word: Table::new(scope, names.word, &[spec.vocab_size, hidden], padding),
-            position: Table::new(
-                scope,
-                names.position,
-                &[spec.position_rows, hidden],
-                padding_position,
-            ),
+            word: table(names.word, spec.vocab_size, padding),
+            position: spec
+                .position_rows
+                .map(|rows| table(names.position, rows, padding_position)),
+            token_type: spec
+                .token_types
+                .map(|rows| table(names.token_type, rows, None)),
             norm: LayerNorm::new(spec, scope, names.embedding_norm),
         }
     }
@@ -162,10 +281,14 @@ impl Embeddings {
         batch: &DeviceBatch,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
-        let words = self.word.look_up(p, &batch.ids)?;
-        let positions = self.position.look_up(p, &batch.positions)?;
-        let hidden = self.norm.forward(p, &words.f_add(&positions)?)?;
-        drop_out(hidden, dropout.embeddings)
+        let mut sum = self.word.look_up(p, &batch.ids)?;
+        if let Some(token_type) = &self.token_type {
+            sum = sum.f_add(&p.leaf(token_type.rows).f_narrow(0, 0, 1)?)?;
+        }
+        if let Some(position) = &self.position {
+            sum = sum.f_add(&position.look_up(p, &batch.positions)?)?;
+        }
+        drop_out(self.norm.forward(p, &sum)?, dropout.embeddings)
     }
 }
 
@@ -174,24 +297,66 @@ struct Layer {
     /// Query, key and value as one product.
     qkv: Linear,
     attention_output: Linear,
-    attention_norm: LayerNorm,
     up: Linear,
     down: Linear,
-    output_norm: LayerNorm,
+    norms: Norms,
     heads: i64,
+    head_dim: i64,
+    gated: bool,
+    spec: LayerSpec,
+}
+
+/// The norms of a layer's two halves, attention and feed-forward.
+#[derive(Debug)]
+enum Norms {
+    /// After each half and its residual.
+    Post {
+        attention: LayerNorm,
+        output: LayerNorm,
+    },
+    /// Before each half.
+    Pre {
+        attention: Option<LayerNorm>,
+        output: LayerNorm,
+    },
 }
 
 impl Layer {
-    fn new(spec: &Spec, names: &Names, scope: &mut Scope<'_>) -> Self {
+    fn new(spec: &Spec, i: usize, names: &Names, scope: &mut Scope<'_>) -> Self {
         let (hidden, intermediate) = (spec.hidden_size, spec.intermediate_size);
+        let inner = if spec.gated { 2 } else { 1 } * intermediate;
+        let of_layer = spec.layers[i];
+        let linear = |scope: &mut Scope<'_>, names: &[&str], inputs, outputs, kind| {
+            Linear::new(scope, names, [outputs, inputs], kind, spec.biases)
+        };
+        let (matrix, output) = (LeafKind::Matrix, LeafKind::OutputMatrix);
+        let qkv = linear(scope, names.qkv, hidden, 3 * hidden, matrix);
+        let attention_output = linear(scope, &[names.attention_output], hidden, hidden, output);
+        let has_norm = spec.placement == Placement::Post || of_layer.attention_norm;
+        let attention_norm = has_norm.then(|| LayerNorm::new(spec, scope, names.attention_norm));
+        let up = linear(scope, &[names.up], hidden, inner, matrix);
+        let down = linear(scope, &[names.down], intermediate, hidden, output);
+        let output_norm = LayerNorm::new(spec, scope, names.output_norm);
+        let norms = match (spec.placement, attention_norm) {
+            (Placement::Post, Some(attention)) => Norms::Post {
+                attention,
+                output: output_norm,
+            },
+            (_, attention) => Norms::Pre {
+                attention,
+                output: output_norm,
+            },
+        };
         Self {
-            qkv: Linear::stacked(scope, names.qkv, hidden, 3 * hidden),
-            attention_output: Linear::new(scope, names.attention_output, hidden, hidden),
-            attention_norm: LayerNorm::new(spec, scope, names.attention_norm),
-            up: Linear::new(scope, names.up, hidden, intermediate),
-            down: Linear::new(scope, names.down, intermediate, hidden),
-            output_norm: LayerNorm::new(spec, scope, names.output_norm),
+            qkv,
+            attention_output,
+            up,
+            down,
+            norms,
             heads: spec.heads,
+            head_dim: hidden / spec.heads,
+            gated: spec.gated,
+            spec: of_layer,
         }
     }
 
@@ -199,35 +364,67 @@ impl Layer {
         &self,
         p: &Parameters,
         hidden: &Tensor,
-        bias: &[Tensor],
+        scores: &[Scores],
         batch: &DeviceBatch,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
-        let context = self.attend(p, hidden, bias, batch, dropout)?;
-        let output = drop_out(
-            self.attention_output.forward(p, &context)?,
-            dropout.attention,
-        )?;
-        let attended = self.attention_norm.forward(p, &output.f_add(hidden)?)?;
-        let output = self.up.forward(p, &attended)?.f_gelu("none")?; // [T, I]
-        let output = drop_out(self.down.forward(p, &output)?, dropout.output)?;
-        self.output_norm.forward(p, &output.f_add(&attended)?)
+        match &self.norms {
+            Norms::Post {
+                attention,
+                output: norm,
+            } => {
+                let attended = self.attend(p, hidden, scores, batch, dropout)?;
+                let attended = attention.forward(p, &attended.f_add(hidden)?)?;
+                let output = self.feed_forward(p, &attended, dropout)?;
+                norm.forward(p, &output.f_add(&attended)?)
+            }
+            Norms::Pre {
+                attention,
+                output: norm,
+            } => {
+                let input = match attention {
+                    Some(norm) => &norm.forward(p, hidden)?,
+                    None => hidden,
+                };
+                let attended = self.attend(p, input, scores, batch, dropout)?;
+                let attended = hidden.f_add(&attended)?;
+                let input = norm.forward(p, &attended)?;
+                Ok(attended.f_add(&self.feed_forward(p, &input, dropout)?)?)
+            }
+        }
     }
 
-    /// The heads' contexts side by side, [T, H].
+    /// The feed-forward part, up to its dropout.
+    fn feed_forward(
+        &self,
+        p: &Parameters,
+        input: &Tensor,
+        dropout: Dropout,
+    ) -> Result<Tensor, ModelError> {
+        let inner = self.up.forward(p, input)?;
+        let inner = if self.gated {
+            let halves = inner.f_chunk(2, 1)?;
+            halves[0].f_gelu("none")?.f_mul(&halves[1])?
+        } else {
+            inner.f_gelu("none")?
+        }; // [T, I]
+        let inner = drop_out(inner, dropout.intermediate)?;
+        drop_out(self.down.forward(p, &inner)?, dropout.output)
+    }
+
+    /// The attention and its output projection, up to its dropout.
     fn attend(
         &self,
         p: &Parameters,
         hidden: &Tensor,
-        bias: &[Tensor],
+        scores: &[Scores],
         batch: &DeviceBatch,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
-        let (_, hidden_size) = hidden.size2()?;
-        let (h, d) = (self.heads, hidden_size / self.heads);
+        let (h, d) = (self.heads, self.head_dim);
         let qkv = batch.split(&self.qkv.forward(p, hidden)?)?;
         let mut contexts = Vec::with_capacity(qkv.len());
-        for ((bucket, qkv), bias) in batch.buckets.iter().zip(qkv).zip(bias) {
+        for ((bucket, qkv), scores) in batch.buckets.iter().zip(qkv).zip(scores) {
             let (n, l) = (bucket.sentences(), bucket.length());
             // [t, 3 * H] -> three of [n, h, l, d]; the gradient of the three is one copy.
             let qkv = bucket
@@ -240,27 +437,51 @@ impl Layer {
             let [q, k, v] = &qkv[..] else {
                 unreachable!("the third dimension is 3")
             };
+            let (q, k) = match &scores.rotation {
+                Some(rotation) => (&rotate(q, rotation)?, &rotate(k, rotation)?),
+                None => (q, k),
+            };
             // softmax(q k^T / sqrt(d) + bias) v, in one kernel where the device has one.
             let context = Tensor::f_scaled_dot_product_attention(
                 q,
                 k,
                 v,
-                Some(bias),
+                Some(&scores.bias),
                 dropout.probabilities.unwrap_or(0.0),
                 false,
                 None,
                 false,
             )?;
-            let context = context.f_transpose(1, 2)?.f_reshape([n * l, hidden_size])?;
+            let context = context.f_transpose(1, 2)?.f_reshape([n * l, h * d])?;
             contexts.push(bucket.pack(&context)?);
         }
-        match contexts.pop() {
-            Some(only) if contexts.is_empty() => Ok(only),
+        let context = match contexts.pop() {
+            Some(only) if contexts.is_empty() => only,
             last => {
                 contexts.extend(last);
-                Ok(Tensor::f_cat(&contexts, 0)?) // [T, H]
+                Tensor::f_cat(&contexts, 0)? // [T, H]
             }
-        }
+        };
+        drop_out(
+            self.attention_output.forward(p, &context)?,
+            dropout.attention,
+        )
+    }
+}
+
+/// Queries or keys `[n, h, l, d]` rotated by their places, in f32 and returned in their own kind.
+fn rotate(x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor, ModelError> {
+    let exact = x.f_to_kind(Kind::Float)?;
+    let halves = exact.f_chunk(2, -1)?;
+    let turned = Tensor::f_cat(&[&halves[1].f_neg()?, &halves[0]], -1)?;
+    let rotated = exact.f_mul(cos)?.f_add(&turned.f_mul(sin)?)?;
+    Ok(rotated.f_to_kind(x.kind())?)
+}
+
+impl LayerSpec {
+    /// Whether attention of both kinds takes the same rotations and sees the same keys.
+    fn is_like(&self, other: &Self) -> bool {
+        self.rotary == other.rotary && self.window == other.window
     }
 }
 
@@ -268,35 +489,37 @@ impl Layer {
 #[derive(Debug)]
 struct Linear {
     weight: LeafId,
-    bias: LeafId,
+    bias: Option<LeafId>,
 }
 
 impl Linear {
-    fn new(scope: &mut Scope<'_>, name: &str, inputs: i64, outputs: i64) -> Self {
-        Self::stacked(scope, &[name], inputs, outputs)
-    }
-
-    /// One product whose outputs are those of several layers, in their order and equally many of each.
-    fn stacked(scope: &mut Scope<'_>, names: &[&str], inputs: i64, outputs: i64) -> Self {
+    /// One product; of several names its outputs are stacked in their order, equally many of each.
+    fn new(
+        scope: &mut Scope<'_>,
+        names: &[&str],
+        [outputs, inputs]: [i64; 2],
+        kind: LeafKind,
+        has_bias: bool,
+    ) -> Self {
         let of_each = outputs / names.len() as i64;
         let all = |what: &str| -> Vec<String> {
             names.iter().map(|name| format!("{name}.{what}")).collect()
         };
-        Self {
-            weight: scope.fused_leaf(&all("weight"), &[of_each, inputs], LeafKind::Matrix),
-            bias: scope.fused_leaf(&all("bias"), &[of_each], LeafKind::Bias),
-        }
+        let weight = scope.fused_leaf(&all("weight"), &[of_each, inputs], kind);
+        let bias = has_bias.then(|| scope.fused_leaf(&all("bias"), &[of_each], LeafKind::Bias));
+        Self { weight, bias }
     }
 
     fn forward(&self, p: &Parameters, rows: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(rows.f_linear(p.leaf(self.weight), Some(p.leaf(self.bias)))?)
+        let bias = self.bias.map(|bias| p.leaf(bias));
+        Ok(rows.f_linear(p.leaf(self.weight), bias)?)
     }
 }
 
 #[derive(Debug)]
 struct LayerNorm {
     weight: LeafId,
-    bias: LeafId,
+    bias: Option<LeafId>,
     size: i64,
     eps: f64,
 }
@@ -306,15 +529,18 @@ impl LayerNorm {
         let (mut scope, size) = (scope.sub(name), spec.hidden_size);
         Self {
             weight: scope.leaf("weight", &[size], LeafKind::Scale),
-            bias: scope.leaf("bias", &[size], LeafKind::Bias),
+            bias: spec
+                .biases
+                .then(|| scope.leaf("bias", &[size], LeafKind::Bias)),
             size,
             eps: spec.eps,
         }
     }
 
     fn forward(&self, p: &Parameters, rows: &Tensor) -> Result<Tensor, ModelError> {
-        let (weight, bias) = (p.leaf(self.weight), p.leaf(self.bias));
-        Ok(rows.f_layer_norm([self.size], Some(weight), Some(bias), self.eps, false)?)
+        let weight = Some(p.leaf(self.weight));
+        let bias = self.bias.map(|bias| p.leaf(bias));
+        Ok(rows.f_layer_norm([self.size], weight, bias, self.eps, false)?)
     }
 }
 

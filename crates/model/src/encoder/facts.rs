@@ -18,6 +18,8 @@ pub(crate) const LAYERS: RangeInclusive<i64> = 1..=512;
 pub(crate) const HEADS: RangeInclusive<i64> = 1..=1 << 10;
 /// Widths of the feed-forward part.
 pub(crate) const INTERMEDIATE: RangeInclusive<i64> = 1..=1 << 18;
+/// Rows of the table of token types.
+pub(crate) const TYPES: RangeInclusive<i64> = 1..=1 << 10;
 /// Rows of the position embedding table.
 pub(crate) const POSITIONS: RangeInclusive<i64> = 5..=1 << 20;
 
@@ -57,6 +59,37 @@ impl<'a> Facts<'a> {
             return Ok(());
         }
         Err(self.error(key, &format!("{allowed:?}")))
+    }
+
+    /// As [`Self::only`], for a string that may be absent.
+    pub(crate) fn only_or_absent(&self, key: &str, allowed: &str) -> Result<(), ModelError> {
+        match self.json.get(key) {
+            None | Some(Value::Null) => Ok(()),
+            Some(_) => self.only(key, allowed),
+        }
+    }
+
+    /// Checks that a switch which may be absent is off.
+    pub(crate) fn off(&self, key: &str) -> Result<(), ModelError> {
+        match self.json.get(key) {
+            None | Some(Value::Null | Value::Bool(false)) => Ok(()),
+            Some(_) => Err(self.error(key, "false")),
+        }
+    }
+
+    /// The value of a key, as it stands there; none for null.
+    pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether a key is there, and null.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.json.get(key).is_some_and(Value::is_null)
+    }
+
+    /// A positive number that may be absent.
+    pub(crate) fn positive_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        self.number_or(key, default, "more than 0", |x| x.is_finite() && x > 0.0)
     }
 
     /// An integer.

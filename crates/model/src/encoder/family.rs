@@ -7,6 +7,10 @@ use crate::{
     error::ModelError,
 };
 
+/// The tokenizer classes whose normalizer transformers 5 makes from tokenizer_config.json.
+pub(crate) const NORMALIZED_BY_SETTINGS: [&str; 3] =
+    ["BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer"];
+
 /// The facts of a family of encoders.
 #[derive(Debug)]
 pub(crate) struct Family {
@@ -24,12 +28,13 @@ pub(crate) struct Family {
     pub(crate) new_config: fn(&Sizes) -> Value,
 }
 
-/// The names of an encoder's modules in its checkpoint, without `.weight` and `.bias`. Those of a layer follow on its
-/// number.
+/// The names of an encoder's modules in its checkpoint, without `.weight` and `.bias`; empty for those that it has not.
+/// Those of a layer follow on its number.
 #[derive(Debug)]
 pub(crate) struct Names {
     pub(crate) word: &'static str,
     pub(crate) position: &'static str,
+    pub(crate) token_type: &'static str,
     pub(crate) embedding_norm: &'static str,
     /// The prefix of the layers' numbers.
     pub(crate) layers: &'static str,
@@ -41,6 +46,7 @@ pub(crate) struct Names {
     pub(crate) down: &'static str,
     pub(crate) output_norm: &'static str,
     pub(crate) relative_bias: &'static str,
+    pub(crate) final_norm: &'static str,
 }
 
 /// Rules for the names of tensors in a checkpoint.
@@ -50,7 +56,7 @@ pub(crate) struct KeyRules {
     pub(crate) prefixes: &'static [&'static str],
     /// Beginnings of the names of heads, which the encoder does without.
     pub(crate) heads: &'static [&'static str],
-    /// Names of buffers, which are no weights.
+    /// Ends of the names of buffers, which are no weights.
     pub(crate) buffers: &'static [&'static str],
 }
 
@@ -62,30 +68,55 @@ impl KeyRules {
         buffers: &[],
     };
 
-    /// A tensor's name without what a model around the encoder put before it.
-    pub(crate) fn strip<'n>(&self, name: &'n str) -> &'n str {
+    /// A tensor's name as the encoder has it: without a prefix of a model around it, and with the present names of a
+    /// norm's scale and shift.
+    pub(crate) fn present_name(&self, name: &str) -> String {
         let mut prefixes = self.prefixes.iter();
-        prefixes
+        let name = prefixes
             .find_map(|prefix| name.strip_prefix(prefix))
-            .unwrap_or(name)
+            .unwrap_or(name);
+        for (old, new) in [
+            ("LayerNorm.gamma", "LayerNorm.weight"),
+            ("LayerNorm.beta", "LayerNorm.bias"),
+        ] {
+            if let Some(module) = name.strip_suffix(old) {
+                return format!("{module}{new}");
+            }
+        }
+        name.to_owned()
+    }
+
+    /// Whether a tensor is a head of the model around the encoder.
+    pub(crate) fn is_head(&self, name: &str) -> bool {
+        self.heads.iter().any(|head| name.starts_with(head))
+    }
+
+    /// Whether a tensor is a buffer.
+    pub(crate) fn is_buffer(&self, name: &str) -> bool {
+        self.buffers.iter().any(|buffer| name.ends_with(buffer))
     }
 }
 
-/// The tokenizer that transformers builds from a family's vocab.txt, unless tokenizer_config.json says otherwise.
+/// The tokenizer that a family's vocab.txt makes, unless tokenizer_config.json says otherwise.
 #[derive(Debug)]
 pub(crate) struct WordPieces {
-    /// The class in tokenizer_config.json.
+    /// The class in tokenizer_config.json: transformers' own where it takes a vocab.txt, otherwise the one that takes
+    /// any tokenizer.json as it stands.
     pub(crate) class: &'static str,
     pub(crate) cls: &'static str,
     pub(crate) sep: &'static str,
     pub(crate) unk: &'static str,
     pub(crate) pad: &'static str,
     pub(crate) mask: &'static str,
+    /// Whether the mask token takes the space before it with it.
+    pub(crate) mask_lstrip: bool,
+    /// Whether the special tokens are put around a text as RoBERTa's are; otherwise as BERT's.
+    pub(crate) like_roberta: bool,
 }
 
 impl WordPieces {
     /// The tokenizer_config.json of a new tokenizer.
-    pub(crate) fn to_json(&self, max_length: i64) -> Value {
+    pub(crate) fn to_json(&self, max_length: usize) -> Value {
         json!({
             "tokenizer_class": self.class,
             "do_lower_case": true,
@@ -106,8 +137,6 @@ impl WordPieces {
 /// The sizes of a new encoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sizes {
-    /// Rows of the word embedding table.
-    pub vocab_size: i64,
     /// The width of a token embedding.
     pub hidden_size: i64,
     /// The number of layers.

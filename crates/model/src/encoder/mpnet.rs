@@ -15,7 +15,7 @@ use crate::{
         family::{Family, KeyRules, Names, Sizes, WordPieces},
         numbering::{Numbering, Positions},
         relative::BUCKETS,
-        spec::{Dropout, Init, LayerSpec, Spec},
+        spec::{Dropout, Init, LayerSpec, Placement, Spec},
     },
     error::ModelError,
 };
@@ -28,6 +28,7 @@ pub(super) const FAMILY: Family = Family {
     names: Names {
         word: "embeddings.word_embeddings",
         position: "embeddings.position_embeddings",
+        token_type: "",
         embedding_norm: "embeddings.LayerNorm",
         layers: "encoder.layer",
         qkv: &["attention.attn.q", "attention.attn.k", "attention.attn.v"],
@@ -37,6 +38,7 @@ pub(super) const FAMILY: Family = Family {
         down: "output.dense",
         output_norm: "output.LayerNorm",
         relative_bias: "encoder.relative_attention_bias",
+        final_norm: "",
     },
     keys: KeyRules {
         prefixes: &["mpnet."],
@@ -50,6 +52,8 @@ pub(super) const FAMILY: Family = Family {
         unk: "[UNK]",
         pad: "<pad>",
         mask: "<mask>",
+        mask_lstrip: true,
+        like_roberta: true,
     },
     read,
     new_config,
@@ -76,26 +80,28 @@ fn read(facts: &Facts<'_>) -> Result<Spec, ModelError> {
         intermediate_size: facts.count("intermediate_size", INTERMEDIATE)?,
         max_length: numbering.longest(position_rows),
         numbering,
-        position_rows,
+        position_rows: Some(position_rows),
+        token_types: None,
         eps: facts.eps_or("layer_norm_eps", 1e-12)?,
+        biases: true,
+        placement: Placement::Post,
+        gated: false,
         relative_bias: true,
-        layers: vec![LayerSpec::default(); n_layers],
+        layers: vec![LayerSpec::FULL; n_layers],
         dropout: Dropout {
             embeddings: hidden,
             probabilities: Some(facts.dropout_or("attention_probs_dropout_prob", 0.1)?),
             attention: hidden,
+            intermediate: None,
             output: hidden,
         },
-        init: Init {
-            range: facts.deviation_or("initializer_range", 0.02)?,
-        },
+        init: Init::normal(facts.deviation_or("initializer_range", 0.02)?),
     })
 }
 
 fn new_config(sizes: &Sizes) -> Value {
     json!({
         "model_type": "mpnet",
-        "vocab_size": sizes.vocab_size,
         "hidden_size": sizes.hidden_size,
         "num_hidden_layers": sizes.n_layers,
         "num_attention_heads": sizes.heads,

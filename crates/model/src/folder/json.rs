@@ -93,7 +93,7 @@ pub(crate) fn value_error(path: &Path, key: &str, value: &Value, allowed: &str) 
 }
 
 /// Refuses a key that comes twice in one object: readers differ in which of the two they take, so
-/// that a file could be one model for whoever checks it and another for whoever runs it.
+/// that a file could be one model for a checker and another for a program.
 struct NoKeyTwice;
 
 impl<'de> DeserializeSeed<'de> for NoKeyTwice {

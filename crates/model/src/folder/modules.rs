@@ -22,7 +22,7 @@ pub(crate) enum ModuleDescription {
 }
 
 /// Adds the folders of the modules after the encoder, then modules.json; `dense_weights` gives
-/// those of one Dense module, by its description.
+/// the weights of one Dense module, by its path.
 ///
 /// modules.json comes last: a folder without it was not finished.
 pub(crate) fn add_modules(

@@ -6,19 +6,25 @@ use search::Similarity;
 use serde_json::{Map, Value};
 
 use crate::{
-    encoder::{Recipe, spec::Spec},
+    encoder::{Recipe, family::NORMALIZED_BY_SETTINGS, spec::Spec},
     error::ModelError,
     folder::json::{self, parse_object, read_object, value_error},
     tokenizer::Tokenizer,
 };
 
 /// The tokenizer's files, which a saved folder gets byte for byte.
-const TOKENIZER_FILES: [&str; 5] = [
+const TOKENIZER_FILES: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "chat_template.jinja",
 ];
 
 /// Names that sentence-transformers has had for the Transformer module's settings.
@@ -95,15 +101,30 @@ impl Settings {
         folder: &Path,
         recipe: &Recipe,
     ) -> Result<Tokenizer, ModelError> {
+        let path = folder.join("tokenizer_config.json");
+        let tokenizer_config = self.tokenizer_config(&path)?;
         let mut tokenizer = if let Some(bytes) = self.tokenizer_files.get("tokenizer.json") {
-            Tokenizer::from_tokenizer_json(&folder.join("tokenizer.json"), bytes)?
+            let path = folder.join("tokenizer.json");
+            let mut tokenizer = Tokenizer::from_tokenizer_json(&path, bytes)?;
+            let class = tokenizer_config.get("tokenizer_class");
+            let class = class.and_then(Value::as_str);
+            let class = class.unwrap_or(recipe.family.word_pieces.class);
+            if NORMALIZED_BY_SETTINGS.contains(&class.trim_end_matches("Fast")) {
+                tokenizer.normalize_by_settings(&tokenizer_config)?;
+            }
+            tokenizer
         } else if let Some(bytes) = self.tokenizer_files.get("vocab.txt") {
-            let path = folder.join("vocab.txt");
+            let path = folder.join("added_tokens.json");
+            let added = match self.tokenizer_files.get("added_tokens.json") {
+                Some(bytes) => Some(parse_object(&path, bytes)?),
+                None => None,
+            };
             Tokenizer::from_vocab(
-                &path,
+                &folder.join("vocab.txt"),
                 bytes,
-                &self.tokenizer_config(&folder.join("tokenizer_config.json"))?,
+                &tokenizer_config,
                 &recipe.family.word_pieces,
+                added.as_ref().map(|added| (path.as_path(), added)),
             )?
         } else {
             return Err(ModelError::MissingFile {
@@ -112,7 +133,7 @@ impl Settings {
                 hint: "fetch the model again, with its tokenizer".to_owned(),
             });
         };
-        tokenizer.check_vocabulary(recipe.spec.vocab_size)?;
+        tokenizer.set_vocab_size(recipe.spec.vocab_size)?;
         if self.do_lower_case {
             tokenizer.lower_case()?;
         }

@@ -150,15 +150,15 @@ impl Checkpoint {
             }
             self.check_promises(file, &tensors)?;
             for (full_name, tensor) in tensors.iter() {
-                let name = keys.strip(full_name);
-                if let Some(first) = seen.insert(name.to_owned(), file) {
-                    let (path, name, first) = (file.clone(), name.to_owned(), first.to_owned());
+                let name = keys.present_name(full_name);
+                if let Some(first) = seen.insert(name.clone(), file) {
+                    let (path, first) = (file.clone(), first.to_owned());
                     return Err(ModelError::DuplicateTensor { path, name, first });
                 }
-                match spans.get(name) {
-                    Some(span) => fill(parameters, span, name, &tensor, file)?,
-                    None if keys.buffers.contains(&name) => (),
-                    None if keys.heads.iter().any(|head| name.starts_with(head)) => {
+                match spans.get(name.as_str()) {
+                    Some(span) => fill(parameters, span, &name, &tensor, file)?,
+                    None if keys.is_buffer(&name) => (),
+                    None if keys.is_head(&name) => {
                         ignored.push(full_name.to_owned());
                     }
                     None => unexpected.push(format!("`{full_name}` {:?}", tensor.shape())),

@@ -83,7 +83,7 @@ impl Settings {
             files.add("tokenizer.json", tokenizer.to_json()?.into_bytes());
         }
         if !self.tokenizer_files.contains_key("tokenizer_config.json") {
-            let json = serde_json::json!({"tokenizer_class": family.word_pieces.class, "model_max_length": self.max_seq_length});
+            let json = family.word_pieces.to_json(self.max_seq_length);
             files.add_json("tokenizer_config.json", &json);
         }
         let json = serde_json::json!({"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case});
@@ -116,7 +116,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     #[cfg(unix)]
     {
         use std::{fs::Permissions, os::unix::fs::PermissionsExt};
-        // As for any file: the process's umask is taken off.
+        // The mode of any new file: the process's umask is taken off.
         builder.permissions(Permissions::from_mode(0o666));
     }
     let mut file = builder.tempfile_in(folder).map_err(named)?;

@@ -3,6 +3,7 @@
 //! The numbers come from ../fixtures/make_fixtures.py.
 
 mod encode;
+mod encoders;
 mod folders;
 mod fused;
 mod hostile;
@@ -12,6 +13,7 @@ mod padded;
 mod parity;
 mod pooling;
 mod ported;
+mod real;
 
 use std::{
     collections::HashMap,
@@ -57,7 +59,7 @@ fn pack(ids: &[Vec<u32>]) -> PackedBatch {
     PackedBatch::new(&sentences, Device::Cpu).unwrap()
 }
 
-/// Copies a folder and what is in it.
+/// Copies a folder with all its files.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -1,13 +1,13 @@
 //! Damaged model folders by the thousand: 60 of each kind here, 10,000 with `SENTUNE_MUTATIONS=10000`.
 //!
-//! In each case one file of a good folder is damaged. What loads must be what the file says, which
-//! a second reader in these tests finds out: the weights to the bit, each value of a configuration,
+//! In each case one file of a good folder is damaged. A folder that loads must be what its files say, which
+//! a second reader in these tests checks: the weights to the bit, each value of a configuration,
 //! each token's id. With `MUTATE_CASES=17..18 MUTATE_LOG=log` a test runs one file.
 
 use std::{collections::HashMap, fs, path::Path};
 
 use half::{bf16, f16};
-use model::SentenceTransformer;
+use model::{SentenceTransformer, Spec};
 use mutate::{Gauntlet, Mutator, Outcome, count};
 use serde_json::{Map, Value, json};
 use tch::{Device, Tensor};
@@ -69,8 +69,19 @@ fn gauntlet(
     prepare: impl Fn(&Path),
     check: impl Fn(&[u8], &SentenceTransformer),
 ) {
+    gauntlet_of("tiny-mpnet", test, file, prepare, check);
+}
+
+/// As [`gauntlet`], of another fixture.
+fn gauntlet_of(
+    model: &str,
+    test: &str,
+    file: &str,
+    prepare: impl Fn(&Path),
+    check: impl Fn(&[u8], &SentenceTransformer),
+) {
     let folder = tempfile::tempdir().unwrap();
-    copy(&fixture("tiny-mpnet"), folder.path());
+    copy(&fixture(model), folder.path());
     prepare(folder.path());
     SentenceTransformer::load(folder.path(), Device::Cpu).expect("the folder is good at first");
     let path = folder.path().join(file);
@@ -133,12 +144,17 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
 fn check_weights(bytes: &[u8], model: &SentenceTransformer) {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let header: HashMap<&str, &Value> = header
+    let header: HashMap<String, &Value> = header
         .iter()
-        .map(|(name, entry)| (name.strip_prefix("mpnet.").unwrap_or(name), entry))
+        .map(|(name, entry)| {
+            let name = name.strip_prefix("mpnet.").unwrap_or(name);
+            let name = name.strip_prefix("bert.").unwrap_or(name);
+            let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
+            (name.replace("LayerNorm.beta", "LayerNorm.bias"), entry)
+        })
         .collect();
     for span in model.parameters().spans() {
-        let Some(entry) = header.get(span.name.as_str()) else {
+        let Some(entry) = header.get(&span.name) else {
             panic!("{} is not in the file", span.name)
         };
         assert_eq!(entry["shape"], json!(span.shape), "{}", span.name);
@@ -245,7 +261,10 @@ fn config() {
                 ("num_hidden_layers", spec.layers.len() as f64),
                 ("num_attention_heads", spec.heads as f64),
                 ("intermediate_size", spec.intermediate_size as f64),
-                ("max_position_embeddings", spec.position_rows as f64),
+                (
+                    "max_position_embeddings",
+                    spec.position_rows.unwrap() as f64,
+                ),
                 ("hidden_dropout_prob", spec.dropout.output.unwrap()),
                 ("hidden_dropout_prob", spec.dropout.attention.unwrap()),
                 ("hidden_dropout_prob", spec.dropout.embeddings.unwrap()),
@@ -265,6 +284,117 @@ fn config() {
             let limit = json["max_position_embeddings"].as_u64().unwrap() as usize;
             assert!(model.max_seq_length() < limit);
         },
+    );
+}
+
+/// config.json of another type: each key that is there has the value that was read.
+fn config_of(model_type: &str, test: &str, keys: &[(&str, fn(&Spec) -> f64)]) {
+    let model = format!("encoders/{model_type}");
+    gauntlet_of(
+        &model,
+        test,
+        "config.json",
+        |_| (),
+        |bytes, model| {
+            let json = object(bytes);
+            assert_eq!(json["model_type"], model_type);
+            for (key, read) in keys {
+                if let Some(said) = json.get(*key) {
+                    let found = read(model.encoder().spec());
+                    assert_eq!(Some(found), said.as_f64(), "{key}");
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn config_of_bert() {
+    config_of(
+        "bert",
+        "config_of_bert",
+        &[
+            ("vocab_size", |spec| spec.vocab_size as f64),
+            ("hidden_size", |spec| spec.hidden_size as f64),
+            ("num_hidden_layers", |spec| spec.layers.len() as f64),
+            ("num_attention_heads", |spec| spec.heads as f64),
+            ("intermediate_size", |spec| spec.intermediate_size as f64),
+            ("max_position_embeddings", |spec| spec.max_length as f64),
+            ("type_vocab_size", |spec| spec.token_types.unwrap() as f64),
+            ("layer_norm_eps", |spec| spec.eps),
+            ("pad_token_id", |spec| spec.numbering.padding_id.into()),
+            ("hidden_dropout_prob", |spec| spec.dropout.output.unwrap()),
+        ],
+    );
+}
+
+#[test]
+fn config_of_roberta() {
+    config_of(
+        "roberta",
+        "config_of_roberta",
+        &[
+            ("max_position_embeddings", |spec| {
+                spec.max_length as f64 + f64::from(spec.numbering.padding_id) + 1.0
+            }),
+            ("type_vocab_size", |spec| spec.token_types.unwrap() as f64),
+            ("pad_token_id", |spec| spec.numbering.padding_id.into()),
+        ],
+    );
+}
+
+#[test]
+fn config_of_distilbert() {
+    config_of(
+        "distilbert",
+        "config_of_distilbert",
+        &[
+            ("dim", |spec| spec.hidden_size as f64),
+            ("n_layers", |spec| spec.layers.len() as f64),
+            ("n_heads", |spec| spec.heads as f64),
+            ("hidden_dim", |spec| spec.intermediate_size as f64),
+            ("attention_dropout", |spec| {
+                spec.dropout.probabilities.unwrap()
+            }),
+        ],
+    );
+}
+
+#[test]
+fn config_of_modernbert() {
+    config_of(
+        "modernbert",
+        "config_of_modernbert",
+        &[
+            ("hidden_size", |spec| spec.hidden_size as f64),
+            ("num_hidden_layers", |spec| spec.layers.len() as f64),
+            ("intermediate_size", |spec| spec.intermediate_size as f64),
+            ("max_position_embeddings", |spec| spec.max_length as f64),
+            ("norm_eps", |spec| spec.eps),
+            ("mlp_dropout", |spec| spec.dropout.intermediate.unwrap()),
+            ("initializer_range", |spec| spec.init.range),
+        ],
+    );
+}
+
+/// Weights under older names and a prefix, beside a head.
+#[test]
+fn safetensors_of_bert() {
+    let prepare = |folder: &Path| {
+        let path = folder.join("model.safetensors");
+        let tensors = read_weights(&path).into_iter().map(|(name, tensor)| {
+            let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
+            (format!("bert.{name}"), tensor)
+        });
+        write_weights(&path, &tensors.collect());
+    };
+    let file = "model.safetensors";
+    gauntlet_of(
+        "encoders/bert",
+        "safetensors_of_bert",
+        file,
+        prepare,
+        check_weights,
     );
 }
 
@@ -471,7 +601,7 @@ fn vocab_txt() {
     );
 }
 
-/// As above; and the length is said by tokenizer_config.json alone.
+/// As above, and only tokenizer_config.json gives a length.
 fn without_other_settings(folder: &Path) {
     without_tokenizer_json(folder);
     fs::remove_file(folder.join("sentence_bert_config.json")).unwrap();

@@ -175,10 +175,10 @@ fn weighted_sum(embeddings: &Tensor) -> Tensor {
     (embeddings.flatten(0, -1) * weights).sum(embeddings.kind())
 }
 
-/// The share of the largest element of the whole gradient that a parameter's is measured by at least: what is zero
-/// but for rounding has no digits to agree in.
+/// The least share of the whole gradient's largest element that a parameter's gradient is compared relative to: values
+/// that are zero but for rounding have no digits to agree in.
 ///
-/// What comes before the softmax gets differences of numbers that are as large as the gradient after it: zero for
+/// The gradient before the softmax is made of differences of numbers as large as the gradient after it: zero for
 /// the keys' bias, which adds the same to all scores of a query, and for a sentence of one token.
 fn least(name: &str) -> f64 {
     let is_before_softmax = [".attn.q.", ".attn.k.", "relative_attention_bias"];

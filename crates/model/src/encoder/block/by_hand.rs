@@ -7,21 +7,27 @@
 //!
 //! Dimensions: T = tokens, H = hidden, I = intermediate, h = heads.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Arc, PoisonError},
+};
 
 use kernels::{
     Scratch,
-    attention::{self, attend, attend_backward},
-    dropout::Dropout as Mask,
+    attention::{self, Rotary, attend, attend_backward},
+    dropout::{self, Dropout as Mask},
     embedding::{self, embed, embed_backward, scatter},
-    gelu::{gelu, gelu_backward, gelu_in_place},
+    gelu::{add_column_sums, geglu, geglu_backward, gelu, gelu_backward, gelu_in_place},
     gemm::{Gemm, Kind, Shape},
-    norm::{LayerNormGrad, add_layer_norm, add_layer_norm_backward},
+    norm::{
+        LayerNormGrad, add_layer_norm, add_layer_norm_backward, add_residual, layer_norm,
+        layer_norm_backward,
+    },
     profile::{Part, time},
 };
 use shim::slice;
 
-use super::{Layer, LayerNorm, Linear, Transformer};
+use super::{Layer, LayerNorm, Linear, Norms, Transformer};
 use crate::{
     batch::packed::PackedBatch,
     encoder::{numbering::Numbering, relative, spec::Dropout},
@@ -37,9 +43,13 @@ pub(crate) struct Workspace {
     layers: Vec<LayerRecord>,
     /// Input of each layer and output of the last, [T, H] each.
     hidden: Vec<Vec<f32>>,
+    /// Kept of the norm after the last layer, and its output, [T, H].
+    last_norm: Normalised,
+    output: Vec<f32>,
     d: Vec<f32>,
     d_more: Vec<f32>,
-    d_y: Vec<f32>,
+    /// A product's result on its way into the residual, in both passes, [T, H].
+    y: Vec<f32>,
     d_wide: Vec<f32>,
     scratch: Scratch,
 }
@@ -62,6 +72,8 @@ struct Normalised {
 /// Activations of a layer, kept for its backward pass.
 #[derive(Debug, Default)]
 struct LayerRecord {
+    /// The attention's input, where a norm comes before it, [T, H].
+    attention_input: Vec<f32>,
     /// Projections without their bias, [T, 3H].
     qkv: Vec<f32>,
     /// Logarithms of the softmax' sums, [h, T].
@@ -69,9 +81,11 @@ struct LayerRecord {
     /// [T, H]
     context: Vec<f32>,
     attention_norm: Normalised,
-    /// Output of the attention block, [T, H].
+    /// Output of the attention half, [T, H].
     attended: Vec<f32>,
-    /// The derivative of GELU at its input, [T, I].
+    /// The feed-forward part's input, where a norm comes before it, [T, H].
+    feed_input: Vec<f32>,
+    /// The derivative of GELU at its input, [T, I]; of gated GELU, those by both factors, [T, 2I].
     derivative: Vec<f32>,
     /// [T, I]
     activated: Vec<f32>,
@@ -108,8 +122,10 @@ struct Pass<'a> {
     positions: Vec<u32>,
     dropout: Dropout,
     seed: u64,
-    /// [h, 2 L - 1] for the longest sentence L.
-    relative: Vec<f32>,
+    /// [h, 2 L - 1] for the longest sentence L, where scores have such a bias.
+    relative: Option<Vec<f32>>,
+    /// Of each layer, where it has rotary positions.
+    rotaries: Vec<Option<Arc<Rotary>>>,
 }
 
 impl Transformer {
@@ -132,15 +148,9 @@ impl Transformer {
         let pass = self.pass(options, batch)?;
         let (n_tokens, width) = (batch.tokens(), self.embeddings.norm.size as usize);
         let n_layers = self.layers.len();
-        let n_records = if keep == Keep::Everything {
-            n_layers
-        } else {
-            1
-        };
-        let n_hidden = if keep == Keep::Everything {
-            n_layers + 1
-        } else {
-            2
+        let (n_records, n_hidden) = match keep {
+            Keep::Everything => (n_layers, n_layers + 1),
+            Keep::Nothing => (1, 2),
         };
         work.layers
             .resize_with(work.layers.len().max(n_records), LayerRecord::default);
@@ -148,10 +158,12 @@ impl Transformer {
             .resize_with(work.hidden.len().max(n_hidden), Vec::new);
 
         let tables = &self.embeddings;
+        let token_types = tables.token_type.as_ref().map(|t| pass.values(t.rows));
         embed(
             &embedding::Embeddings {
                 word: pass.values(tables.word.rows),
-                position: pass.values(tables.position.rows),
+                token_type: token_types.map(|rows| &rows[..width]),
+                position: tables.position.as_ref().map(|t| pass.values(t.rows)),
                 norm: pass.norm(&tables.norm),
             },
             batch.host_ids(),
@@ -167,25 +179,45 @@ impl Transformer {
             let record = &mut work.layers[i % n_records];
             // Both are needed at once, and lie in one vector of buffers.
             let input = std::mem::take(&mut work.hidden[from]);
-            layer.forward_by_hand(
-                &pass,
-                i,
-                &input[..n_tokens * width],
-                keep,
-                record,
-                &mut work.hidden[to],
-            );
+            let (values, output) = (&input[..n_tokens * width], &mut work.hidden[to]);
+            match &layer.norms {
+                Norms::Post {
+                    attention,
+                    output: norm,
+                } => {
+                    let norms = (attention, norm);
+                    layer.forward_post(&pass, i, norms, values, keep, record, output);
+                }
+                Norms::Pre {
+                    attention,
+                    output: norm,
+                } => {
+                    let norms = (attention.as_ref(), norm);
+                    layer.forward_pre(&pass, i, norms, values, record, &mut work.y, output);
+                }
+            }
             work.hidden[from] = input;
             last = to;
         }
-        Ok(&work.hidden[last][..n_tokens * width])
+        let output = &work.hidden[last][..n_tokens * width];
+        let Some(norm) = &self.final_norm else {
+            return Ok(output);
+        };
+        layer_norm(
+            &pass.norm(norm),
+            output,
+            room(&mut work.last_norm.rows, n_tokens * width),
+            room(&mut work.last_norm.rstd, n_tokens),
+            room(&mut work.output, n_tokens * width),
+        );
+        Ok(&work.output[..n_tokens * width])
     }
 
     /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch
     /// and options that [`Self::forward_by_hand`] had last, with [`Keep::Everything`].
     ///
     /// `output_gradient` is given a layer's number and the token embeddings that go into it [T, H], and
-    /// writes what of their gradient comes from outside of the encoder: for the number of layers, which
+    /// writes the part of their gradient that comes from outside of the encoder: for the number of layers, which
     /// stands for the output, and for each of `prior`.
     ///
     /// # Errors
@@ -206,21 +238,30 @@ impl Transformer {
             embedded,
             layers,
             hidden,
+            last_norm,
+            output,
             d,
             d_more,
-            d_y,
+            y,
             d_wide,
             scratch,
         } = work;
         let d = room(d, n_tokens * width);
         let d_more = room(d_more, n_tokens * width);
-        let d_y = room(d_y, n_tokens * width);
+        let d_y = room(y, n_tokens * width);
         let d_wide = room(d_wide, n_tokens * self.intermediate_size.max(width));
         let n_layers = self.layers.len();
-        output_gradient(n_layers, &hidden[n_layers][..n_tokens * width], d);
+        match &self.final_norm {
+            Some(norm) => {
+                output_gradient(n_layers, &output[..n_tokens * width], d_more);
+                d.fill(0.0);
+                pass.norm_gradient(norm, last_norm, d_more, d, gradient, scratch);
+            }
+            None => output_gradient(n_layers, &hidden[n_layers][..n_tokens * width], d),
+        }
         let mut from_outside = Vec::new();
         d_more.fill(0.0);
-        let mut d_relative = vec![0.0; pass.relative.len()];
+        let mut d_relative = vec![0.0; pass.relative.as_ref().map_or(0, Vec::len)];
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let input = &hidden[i][..n_tokens * width];
             let mut grads = LayerGrads {
@@ -231,40 +272,59 @@ impl Transformer {
                 d_relative: &mut d_relative,
                 scratch,
             };
-            layer.backward_by_hand(&pass, i, input, &mut layers[i], &mut grads, gradient);
+            let record = &mut layers[i];
+            match &layer.norms {
+                Norms::Post {
+                    attention,
+                    output: norm,
+                } => {
+                    let norms = (attention, norm);
+                    layer.backward_post(&pass, i, norms, input, record, &mut grads, gradient);
+                }
+                Norms::Pre {
+                    attention,
+                    output: norm,
+                } => {
+                    let norms = (attention.as_ref(), norm);
+                    layer.backward_pre(&pass, i, norms, input, record, &mut grads, gradient);
+                }
+            }
             if prior.contains(&i) {
                 let from_outside = room(&mut from_outside, n_tokens * width);
                 output_gradient(i, input, from_outside);
-                for (d, outside) in d.iter_mut().zip(&*from_outside) {
-                    *d += outside;
-                }
+                add(d, from_outside);
             }
         }
-        for (d, more) in d.iter_mut().zip(&*d_more) {
-            *d += more;
-        }
+        add(d, d_more);
         let tables = &self.embeddings;
         let norm = &tables.norm;
-        let [gamma, beta] = pass.disjoint(gradient, [norm.weight, norm.bias]);
+        let grad = pass.norm_grad(norm, gradient);
         embed_backward(
             pass.values(norm.weight),
             &embedded.rows[..n_tokens * width],
             &embedded.rstd[..n_tokens],
             &pass.mask(pass.dropout.embeddings, 0),
             d,
-            LayerNormGrad { gamma, beta },
+            grad,
             scratch,
         );
         for (table, indices) in [
-            (&tables.word, batch.host_ids()),
-            (&tables.position, pass.positions.as_slice()),
+            (Some(&tables.word), batch.host_ids()),
+            (tables.position.as_ref(), pass.positions.as_slice()),
         ] {
+            let Some(table) = table else { continue };
             let order = embedding::Order::new(indices);
             let [rows] = pass.disjoint(gradient, [table.rows]);
             scatter(&order, d, width, table.padding, rows);
         }
-        let [table] = pass.disjoint(gradient, [self.relative.table]);
-        relative::fold(&d_relative, batch.max_length(), table);
+        if let Some(table) = &tables.token_type {
+            let [rows] = pass.disjoint(gradient, [table.rows]);
+            add_column_sums(d, &mut rows[..width], scratch);
+        }
+        if let Some(relative) = &self.relative {
+            let [table] = pass.disjoint(gradient, [relative.table]);
+            relative::fold(&d_relative, batch.max_length(), table);
+        }
         Ok(())
     }
 
@@ -288,11 +348,30 @@ impl Transformer {
             positions: numbering.of_packed(batch.host_ids(), batch.offsets()),
             dropout,
             seed,
-            relative: Vec::new(),
+            relative: None,
+            rotaries: Vec::new(),
         };
-        let table = pass.values(self.relative.table);
-        pass.relative = relative::unfold(table, batch.max_length());
+        let longest = batch.max_length();
+        if let Some(relative) = &self.relative {
+            pass.relative = Some(relative::unfold(pass.values(relative.table), longest));
+        }
+        let rotary = |layer: &Layer| Some(self.rotary(layer.spec.rotary?, layer.head_dim, longest));
+        pass.rotaries = self.layers.iter().map(rotary).collect();
         Ok(pass)
+    }
+
+    /// Rotary positions for sentences of `longest` tokens, kept for later ones.
+    fn rotary(&self, theta: f64, head_dim: i64, longest: usize) -> Arc<Rotary> {
+        let rotaries = self.rotaries.lock();
+        let mut rotaries = rotaries.unwrap_or_else(PoisonError::into_inner);
+        let kept = rotaries.get(&theta.to_bits());
+        if let Some(kept) = kept.filter(|kept| kept.positions() >= longest) {
+            return Arc::clone(kept);
+        }
+        let positions = longest.next_power_of_two();
+        let made = Arc::new(Rotary::new(theta, head_dim as usize, positions));
+        rotaries.insert(theta.to_bits(), Arc::clone(&made));
+        made
     }
 }
 
@@ -300,7 +379,7 @@ impl Transformer {
 struct LayerGrads<'a> {
     /// Gradient of a layer's output, then of its input without `d_more`, [T, H].
     d: &'a mut [f32],
-    /// Gradient of the same rows on a second path, [T, H].
+    /// Gradient of the same rows on a second path, [T, H]; zero between layers whose norms come before.
     d_more: &'a mut [f32],
     /// [T, H]
     d_y: &'a mut [f32],
@@ -311,10 +390,13 @@ struct LayerGrads<'a> {
 }
 
 impl Layer {
-    fn forward_by_hand(
+    /// A layer with norms after each half.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn forward_post(
         &self,
         pass: &Pass<'_>,
         layer: usize,
+        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
         input: &[f32],
         keep: Keep,
         record: &mut LayerRecord,
@@ -322,31 +404,29 @@ impl Layer {
     ) {
         let n_tokens = pass.batch.tokens();
         let n = input.len();
-        let qkv = room(&mut record.qkv, 3 * n);
-        pass.project(input, self.qkv.weight, qkv);
-        let context = room(&mut record.context, n);
-        let lse = room(&mut record.lse, n_tokens * self.heads as usize);
-        attend(
-            &pass.shape(self.heads, n / n_tokens),
-            &pass.inputs(&self.qkv, layer),
-            qkv,
-            context,
-            lse,
+        self.attend_by_hand(
+            pass,
+            layer,
+            input,
+            n,
+            &mut record.qkv,
+            &mut record.lse,
+            &mut record.context,
         );
         let y = room(&mut record.attention_norm.rows, n);
-        pass.project(context, self.attention_output.weight, y);
+        pass.project(&record.context[..n], self.attention_output.weight, y);
         let attended = room(&mut record.attended, n);
         add_layer_norm(
-            &pass.norm(&self.attention_norm),
+            &pass.norm(attention_norm),
             y,
-            Some(pass.values(self.attention_output.bias)),
+            Some(pass.bias(&self.attention_output)),
             &pass.mask(pass.dropout.attention, 3 * layer + 2),
             input,
             room(&mut record.attention_norm.rstd, n_tokens),
             attended,
         );
 
-        let bias = pass.values(self.up.bias);
+        let bias = pass.bias(&self.up);
         let activated = room(&mut record.activated, n_tokens * bias.len());
         if keep == Keep::Everything {
             let x = room(&mut record.derivative, n_tokens * bias.len());
@@ -359,9 +439,9 @@ impl Layer {
         let y = room(&mut record.output_norm.rows, n);
         pass.project(activated, self.down.weight, y);
         add_layer_norm(
-            &pass.norm(&self.output_norm),
+            &pass.norm(output_norm),
             y,
-            Some(pass.values(self.down.bias)),
+            Some(pass.bias(&self.down)),
             &pass.mask(pass.dropout.output, 3 * layer + 3),
             attended,
             room(&mut record.output_norm.rstd, n_tokens),
@@ -369,7 +449,190 @@ impl Layer {
         );
     }
 
-    fn backward_by_hand(
+    /// The backward pass of [`Self::forward_post`]; the gradient of its input is left in two parts.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn backward_post(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
+        input: &[f32],
+        record: &mut LayerRecord,
+        grads: &mut LayerGrads<'_>,
+        gradient: &mut [f32],
+    ) {
+        let n_tokens = pass.batch.tokens();
+        let n = input.len();
+        let n_wide = n_tokens * pass.bias(&self.up).len();
+        let attended = &record.attended[..n];
+
+        let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
+        let normalised = &record.output_norm;
+        grads.through_norm(pass, output_norm, &self.down, normalised, &mask, gradient);
+        let LayerGrads {
+            d_more,
+            d_y,
+            d_wide,
+            scratch,
+            ..
+        } = &mut *grads;
+        let activated = &record.activated[..n_wide];
+        pass.weight_gradient(d_y, activated, self.down.weight, gradient);
+        let d_wide = &mut d_wide[..n_wide];
+        pass.input_gradient(d_y, self.down.weight, d_wide);
+        let d_bias = pass.bias_gradient(&self.up, gradient);
+        gelu_backward(&record.derivative[..n_wide], d_wide, d_bias, scratch);
+        pass.weight_gradient(d_wide, attended, self.up.weight, gradient);
+        pass.input_gradient(d_wide, self.up.weight, d_more);
+
+        let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
+        let (normalised, linear) = (&record.attention_norm, &self.attention_output);
+        grads.through_norm(pass, attention_norm, linear, normalised, &mask, gradient);
+        self.attend_backward(pass, layer, input, record, grads, gradient);
+    }
+
+    /// A layer with norms before each half. `y` is a buffer.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn forward_pre(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        (attention_norm, output_norm): (Option<&LayerNorm>, &LayerNorm),
+        input: &[f32],
+        record: &mut LayerRecord,
+        y: &mut Vec<f32>,
+        output: &mut Vec<f32>,
+    ) {
+        let n = input.len();
+        let width = n / pass.batch.tokens();
+        let normed = match attention_norm {
+            Some(norm) => {
+                let normalised = &mut record.attention_norm;
+                pass.normalise(norm, input, normalised, &mut record.attention_input)
+            }
+            None => input,
+        };
+        self.attend_by_hand(
+            pass,
+            layer,
+            normed,
+            n,
+            &mut record.qkv,
+            &mut record.lse,
+            &mut record.context,
+        );
+        let y = room(y, n);
+        pass.project(&record.context[..n], self.attention_output.weight, y);
+        let attended = room(&mut record.attended, n);
+        let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
+        add_residual(y, width, &mask, input, attended);
+
+        let normalised = &mut record.output_norm;
+        let normed = pass.normalise(output_norm, attended, normalised, &mut record.feed_input);
+        let inner = pass.width_of(&self.down, width);
+        let x = room(&mut record.derivative, n / width * 2 * inner);
+        pass.project(normed, self.up.weight, x);
+        let activated = room(&mut record.activated, n / width * inner);
+        geglu(x, inner, activated);
+        dropout::apply(&pass.inner_mask(layer), inner, activated);
+        pass.project(activated, self.down.weight, y);
+        let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
+        add_residual(y, width, &mask, attended, room(output, n));
+    }
+
+    /// The backward pass of [`Self::forward_pre`].
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn backward_pre(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        (attention_norm, output_norm): (Option<&LayerNorm>, &LayerNorm),
+        input: &[f32],
+        record: &mut LayerRecord,
+        grads: &mut LayerGrads<'_>,
+        gradient: &mut [f32],
+    ) {
+        let n = input.len();
+        let width = n / pass.batch.tokens();
+        let inner = pass.width_of(&self.down, width);
+        let n_wide = n / width * inner;
+
+        let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
+        grads.through_dropout(width, &mask);
+        let LayerGrads {
+            d,
+            d_more,
+            d_y,
+            d_wide,
+            scratch,
+            ..
+        } = &mut *grads;
+        let activated = &record.activated[..n_wide];
+        pass.weight_gradient(d_y, activated, self.down.weight, gradient);
+        let d_wide = &mut d_wide[..n_wide];
+        pass.input_gradient(d_y, self.down.weight, d_wide);
+        dropout::apply(&pass.inner_mask(layer), inner, d_wide);
+        let d_x = &mut record.derivative[..2 * n_wide];
+        geglu_backward(d_x, inner, d_wide);
+        pass.weight_gradient(d_x, &record.feed_input[..n], self.up.weight, gradient);
+        pass.input_gradient(d_x, self.up.weight, d_more);
+        pass.norm_gradient(
+            output_norm,
+            &record.output_norm,
+            d_more,
+            d,
+            gradient,
+            scratch,
+        );
+
+        let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
+        grads.through_dropout(width, &mask);
+        let attention_input = std::mem::take(&mut record.attention_input);
+        let normed = match attention_norm {
+            Some(_) => &attention_input[..n],
+            None => input,
+        };
+        self.attend_backward(pass, layer, normed, record, grads, gradient);
+        record.attention_input = attention_input;
+        let LayerGrads {
+            d, d_more, scratch, ..
+        } = grads;
+        match attention_norm {
+            Some(norm) => {
+                let normalised = &record.attention_norm;
+                pass.norm_gradient(norm, normalised, d_more, d, gradient, scratch);
+            }
+            None => add(d, d_more),
+        }
+        d_more.fill(0.0);
+    }
+
+    /// The heads' contexts [T, H] of an input of `n` values, before the output projection.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn attend_by_hand(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        input: &[f32],
+        n: usize,
+        qkv: &mut Vec<f32>,
+        lse: &mut Vec<f32>,
+        context: &mut Vec<f32>,
+    ) {
+        let qkv = room(qkv, 3 * n);
+        pass.project(input, self.qkv.weight, qkv);
+        attend(
+            &pass.shape(self),
+            &pass.inputs(self, layer),
+            qkv,
+            room(context, n),
+            room(lse, pass.batch.tokens() * self.heads as usize),
+        );
+    }
+
+    /// The backward pass of [`Self::attend_by_hand`] and of the output projection, whose gradient is in `d_y`: that of the
+    /// input is left in `d_more`.
+    fn attend_backward(
         &self,
         pass: &Pass<'_>,
         layer: usize,
@@ -379,64 +642,29 @@ impl Layer {
         gradient: &mut [f32],
     ) {
         let LayerGrads {
-            d,
             d_more,
             d_y,
-            d_wide,
             d_relative,
             scratch,
+            ..
         } = grads;
-        let n_tokens = pass.batch.tokens();
         let n = input.len();
-        let n_wide = n_tokens * pass.values(self.up.bias).len();
-        let attended = &record.attended[..n];
-
-        norm_backward(
-            pass,
-            &self.output_norm,
-            &self.down,
-            &record.output_norm,
-            pass.mask(pass.dropout.output, 3 * layer + 3),
-            (d, d_more, d_y),
-            gradient,
-            scratch,
-        );
-        pass.weight_gradient(d_y, &record.activated[..n_wide], self.down.weight, gradient);
-        let d_wide = &mut d_wide[..n_wide];
-        pass.input_gradient(d_y, self.down.weight, d_wide);
-        let [d_bias] = pass.disjoint(gradient, [self.up.bias]);
-        gelu_backward(&record.derivative[..n_wide], d_wide, d_bias, scratch);
-        pass.weight_gradient(d_wide, attended, self.up.weight, gradient);
-        pass.input_gradient(d_wide, self.up.weight, d_more);
-
-        norm_backward(
-            pass,
-            &self.attention_norm,
-            &self.attention_output,
-            &record.attention_norm,
-            pass.mask(pass.dropout.attention, 3 * layer + 2),
-            (d, d_more, d_y),
-            gradient,
-            scratch,
-        );
-        pass.weight_gradient(
-            d_y,
-            &record.context[..n],
-            self.attention_output.weight,
-            gradient,
-        );
-        pass.input_gradient(d_y, self.attention_output.weight, d_more);
+        let output = self.attention_output.weight;
+        pass.weight_gradient(d_y, &record.context[..n], output, gradient);
+        pass.input_gradient(d_y, output, d_more);
         let qkv = &mut record.qkv[..3 * n];
-        let [d_bias] = pass.disjoint(gradient, [self.qkv.bias]);
         attend_backward(
-            &pass.shape(self.heads, n / n_tokens),
-            &pass.inputs(&self.qkv, layer),
+            &pass.shape(self),
+            &pass.inputs(self, layer),
             qkv,
-            &record.lse[..n_tokens * self.heads as usize],
+            &record.lse[..pass.batch.tokens() * self.heads as usize],
             d_more,
             attention::Grads {
-                bias: Some(d_bias),
-                relative: Some(d_relative),
+                bias: match self.qkv.bias {
+                    Some(_) => Some(pass.bias_gradient(&self.qkv, gradient)),
+                    None => None,
+                },
+                relative: (!d_relative.is_empty()).then_some(&mut **d_relative),
             },
             scratch,
         );
@@ -445,32 +673,46 @@ impl Layer {
     }
 }
 
-/// Backward through `LayerNorm(residual + dropout(linear(x)))`: `d` becomes the residual's gradient and `d_y`
-/// that of the linear layer's product; the linear layer's bias and the norm's parameters get theirs.
-#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-fn norm_backward(
-    pass: &Pass<'_>,
-    norm: &LayerNorm,
-    linear: &Linear,
-    normalised: &Normalised,
-    mask: Mask,
-    (d, d_more, d_y): (&mut [f32], &[f32], &mut [f32]),
-    gradient: &mut [f32],
-    scratch: &mut Scratch,
-) {
-    let [d_bias, gamma, beta] = pass.disjoint(gradient, [linear.bias, norm.weight, norm.bias]);
-    add_layer_norm_backward(
-        pass.values(norm.weight),
-        &normalised.rows[..d.len()],
-        &normalised.rstd[..pass.batch.tokens()],
-        &mask,
-        d,
-        Some(d_more),
-        d_y,
-        Some(d_bias),
-        LayerNormGrad { gamma, beta },
-        scratch,
-    );
+impl LayerGrads<'_> {
+    /// Backward through `LayerNorm(residual + dropout(linear(x)))`: `d` becomes the residual's gradient and `d_y`
+    /// that of the linear layer's product; the linear layer's bias and the norm's parameters get theirs.
+    fn through_norm(
+        &mut self,
+        pass: &Pass<'_>,
+        norm: &LayerNorm,
+        linear: &Linear,
+        normalised: &Normalised,
+        mask: &Mask,
+        gradient: &mut [f32],
+    ) {
+        let n = self.d.len();
+        let Some(((linear, weight), beta)) = linear.bias.zip(Some(norm.weight)).zip(norm.bias)
+        else {
+            unreachable!("layers with norms after each half have biases")
+        };
+        let [d_bias, gamma, beta] = pass.disjoint(gradient, [linear, weight, beta]);
+        add_layer_norm_backward(
+            pass.values(norm.weight),
+            &normalised.rows[..n],
+            &normalised.rstd[..pass.batch.tokens()],
+            mask,
+            self.d,
+            Some(&*self.d_more),
+            self.d_y,
+            Some(d_bias),
+            LayerNormGrad {
+                gamma,
+                beta: Some(beta),
+            },
+            self.scratch,
+        );
+    }
+
+    /// Backward through `residual + dropout(y)`: `d_y` becomes the gradient of y.
+    fn through_dropout(&mut self, width: usize, mask: &Mask) {
+        self.d_y.copy_from_slice(self.d);
+        dropout::apply(mask, width, self.d_y);
+    }
 }
 
 impl<'a> Pass<'a> {
@@ -481,6 +723,19 @@ impl<'a> Pass<'a> {
 
     fn values(&self, leaf: LeafId) -> &'a [f32] {
         &self.flat[self.range(leaf)]
+    }
+
+    /// The bias of a linear layer; empty where it has none.
+    fn bias(&self, linear: &Linear) -> &'a [f32] {
+        match linear.bias {
+            Some(bias) => self.values(bias),
+            None => &[],
+        }
+    }
+
+    /// The number of inputs of a linear layer with so many outputs.
+    fn width_of(&self, linear: &Linear, outputs: usize) -> usize {
+        self.values(linear.weight).len() / outputs
     }
 
     /// The gradients of several parameters at once.
@@ -495,12 +750,75 @@ impl<'a> Pass<'a> {
         }
     }
 
+    fn bias_gradient<'g>(&self, linear: &Linear, gradient: &'g mut [f32]) -> &'g mut [f32] {
+        match linear.bias {
+            Some(bias) => &mut gradient[self.range(bias)],
+            None => &mut [],
+        }
+    }
+
     fn norm(&self, norm: &LayerNorm) -> kernels::norm::LayerNorm<'a> {
         kernels::norm::LayerNorm {
             gamma: self.values(norm.weight),
-            beta: self.values(norm.bias),
+            beta: norm.bias.map(|bias| self.values(bias)),
             eps: norm.eps as f32,
         }
+    }
+
+    fn norm_grad<'g>(&self, norm: &LayerNorm, gradient: &'g mut [f32]) -> LayerNormGrad<'g> {
+        match norm.bias {
+            Some(bias) => {
+                let [gamma, beta] = self.disjoint(gradient, [norm.weight, bias]);
+                LayerNormGrad {
+                    gamma,
+                    beta: Some(beta),
+                }
+            }
+            None => LayerNormGrad {
+                gamma: &mut gradient[self.range(norm.weight)],
+                beta: None,
+            },
+        }
+    }
+
+    /// A norm alone, [T, H]: its output, left in `out`.
+    fn normalise<'o>(
+        &self,
+        norm: &LayerNorm,
+        input: &[f32],
+        normalised: &mut Normalised,
+        out: &'o mut Vec<f32>,
+    ) -> &'o [f32] {
+        let out = room(out, input.len());
+        layer_norm(
+            &self.norm(norm),
+            input,
+            room(&mut normalised.rows, input.len()),
+            room(&mut normalised.rstd, self.batch.tokens()),
+            out,
+        );
+        out
+    }
+
+    /// Backward through a norm alone: adds the gradient of its input to `d`, given that of its output.
+    fn norm_gradient(
+        &self,
+        norm: &LayerNorm,
+        normalised: &Normalised,
+        d_out: &[f32],
+        d: &mut [f32],
+        gradient: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        layer_norm_backward(
+            self.values(norm.weight),
+            &normalised.rows[..d.len()],
+            &normalised.rstd[..self.batch.tokens()],
+            d_out,
+            d,
+            self.norm_grad(norm, gradient),
+            scratch,
+        );
     }
 
     fn mask(&self, probability: Option<f64>, site: usize) -> Mask {
@@ -511,19 +829,26 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn shape(&self, heads: i64, width: usize) -> attention::Shape<'_> {
-        let heads = heads as usize;
+    /// The mask within a layer's feed-forward part. Its site follows on those of all layers.
+    fn inner_mask(&self, layer: usize) -> Mask {
+        let site = 3 * self.rotaries.len() + 1 + layer;
+        self.mask(self.dropout.intermediate, site)
+    }
+
+    fn shape(&self, layer: &Layer) -> attention::Shape<'_> {
         attention::Shape {
-            heads,
-            head_dim: width / heads,
+            heads: layer.heads as usize,
+            head_dim: layer.head_dim as usize,
             offsets: self.batch.offsets(),
         }
     }
 
-    fn inputs(&self, qkv: &Linear, layer: usize) -> attention::Inputs<'_> {
+    fn inputs(&self, of: &Layer, layer: usize) -> attention::Inputs<'_> {
         attention::Inputs {
-            bias: Some(self.values(qkv.bias)),
-            relative: Some(&self.relative),
+            bias: of.qkv.bias.map(|bias| self.values(bias)),
+            relative: self.relative.as_deref(),
+            rotary: self.rotaries[layer].as_deref(),
+            window: of.spec.window,
             dropout: self.mask(self.dropout.probabilities, 3 * layer + 1),
         }
     }
@@ -566,6 +891,13 @@ impl<'a> Pass<'a> {
         let [d_weight] = self.disjoint(gradient, [weight]);
         self.gemm
             .product(Kind::TN, shape, 1.0, d_out, x, 1.0, d_weight);
+    }
+}
+
+/// to += from.
+fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
     }
 }
 
