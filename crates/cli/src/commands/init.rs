@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use model::{Pooling, PoolingMode, SentenceTransformer, Sizes, new_config, new_tokenizer_config};
+use model::{NewTokenizer, SentenceTransformer, Sizes};
 use tch::Device;
 use train::write_folder;
 
@@ -19,9 +19,7 @@ pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let vocabulary = fs_err::read_to_string(&flags.vocab_file).context("--vocab-file")?;
     let sizes = Sizes {
-        vocab_size: vocabulary.lines().count() as i64,
         hidden_size: flags.hidden_size,
         n_layers: flags.num_hidden_layers,
         heads: flags.num_attention_heads,
@@ -29,16 +27,19 @@ pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {
         position_rows: flags.max_position_embeddings,
         dropout: flags.dropout,
     };
-    let config = new_config(&flags.model_type, &sizes)?;
-    let tokenizer = tokenizer_folder(flags, &vocabulary)?;
-    let model = SentenceTransformer::random(
-        &config,
-        tokenizer.path(),
-        Pooling::new(PoolingMode::Mean),
-        false,
-        flags.seed,
-        Device::Cpu,
-    )?;
+    let vocabulary;
+    let tokenizer = match (&flags.tokenizer, &flags.vocab_file) {
+        (Some(folder), _) => NewTokenizer::Folder(folder),
+        (None, Some(file)) => {
+            vocabulary = fs_err::read_to_string(file).context("--vocab-file")?;
+            NewTokenizer::WordPieces(&vocabulary)
+        }
+        (None, None) => {
+            return Err(UsageError("give --vocab-file or --tokenizer".to_owned()).into());
+        }
+    };
+    let (model_type, seed) = (&flags.model_type, flags.seed);
+    let model = SentenceTransformer::init(model_type, &sizes, tokenizer, seed, Device::Cpu)?;
     if let Some(parent) = output.parent().filter(|parent| *parent != Path::new("")) {
         fs_err::create_dir_all(parent)?;
     }
@@ -49,17 +50,4 @@ pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {
         thousands(model.parameters().numel() as usize)
     );
     Ok(())
-}
-
-/// The tokenizer's files as published models have them: a vocabulary and how to use it.
-fn tokenizer_folder(flags: &InitFlags, vocabulary: &str) -> anyhow::Result<tempfile::TempDir> {
-    let folder = tempfile::tempdir()?;
-    fs_err::write(folder.path().join("vocab.txt"), vocabulary)?;
-    let max_length = flags.max_position_embeddings - 2;
-    let config = new_tokenizer_config(&flags.model_type, max_length)?;
-    fs_err::write(
-        folder.path().join("tokenizer_config.json"),
-        serde_json::to_vec_pretty(&config)?,
-    )?;
-    Ok(folder)
 }

@@ -7,8 +7,11 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub(crate) struct InitFlags {
     /// Word pieces, one a line, the special tokens of the model type among them.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) vocab_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "tokenizer")]
+    pub(crate) vocab_file: Option<PathBuf>,
+    /// Folder with a tokenizer.json, instead of word pieces.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "vocab_file")]
+    pub(crate) tokenizer: Option<PathBuf>,
     /// Type of the encoder.
     #[arg(long, value_name = "NAME", default_value = model::MODEL_TYPES[0], value_parser = model::MODEL_TYPES)]
     pub(crate) model_type: String,
@@ -27,7 +30,7 @@ pub(crate) struct InitFlags {
     /// Width of the feed-forward layers.
     #[arg(long, value_name = "N", default_value_t = 3072)]
     pub(crate) intermediate_size: i64,
-    /// Positions, two more than the longest input.
+    /// Positions: the longest input, or two more where a type counts them from after its padding token.
     #[arg(long, value_name = "N", default_value_t = 514)]
     pub(crate) max_position_embeddings: i64,
     /// Dropout probability everywhere.

@@ -194,8 +194,8 @@ fn broken_models_are_named_by_file_and_tensor() {
         );
     }
     spoiled(
-        |folder| replace(&folder.join("config.json"), "\"mpnet\"", "\"bert\""),
-        &["model/config.json: `model_type`: found \"bert\", allowed: \"mpnet\""],
+        |folder| replace(&folder.join("config.json"), "\"mpnet\"", "\"gpt2\""),
+        &["model/config.json: `model_type`: found \"gpt2\", allowed: \"mpnet\", \"bert\""],
     );
     spoiled(
         |folder| {
