@@ -5,7 +5,8 @@
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use model::{
-    ChunkLimit, ChunkedBatch, Compute, Engine, MODEL_TYPES, ModelError, SentenceTransformer,
+    ChunkLimit, ChunkedBatch, Compute, Engine, MODEL_TYPES, ModelError, NewTokenizer,
+    SentenceTransformer, Sizes,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -388,4 +389,59 @@ fn dropout_is_the_same_in_chunks() {
             "{model_type}"
         );
     }
+}
+
+/// Models with random weights, from each kind of tokenizer.
+#[test]
+fn every_type_is_made_with_random_weights() {
+    let sizes = Sizes {
+        hidden_size: 16,
+        n_layers: 3,
+        heads: 2,
+        intermediate_size: 24,
+        position_rows: 66,
+        dropout: 0.1,
+    };
+    for model_type in types() {
+        let folder = folder(model_type);
+        let tokenizer = NewTokenizer::Folder(&folder);
+        let make = |seed| {
+            SentenceTransformer::init(model_type, &sizes, tokenizer, seed, Device::Cpu).unwrap()
+        };
+        let (model, published) = (make(1), load(model_type, Engine::Kernels));
+        let spec = model.encoder().spec();
+        assert_eq!(spec.vocab_size, published.encoder().spec().vocab_size);
+        assert_eq!(spec.numbering, published.encoder().spec().numbering);
+        let names = |model: &SentenceTransformer| -> Vec<String> {
+            let spans = model.parameters().spans().iter();
+            let names = spans.map(|span| span.name.clone());
+            names.filter(|name| !name.contains("layer")).collect()
+        };
+        assert_eq!(names(&model), names(&published), "{model_type}");
+        let flat = model.parameters().flat();
+        crate::assert_equal(model_type, make(1).parameters().flat(), flat);
+        assert!(crate::max_difference(make(2).parameters().flat(), flat) > 0.02);
+        // Of a normal distribution, or one that is cut at two deviations.
+        let words = model.parameters().spans()[0].clone();
+        let words = model.parameters().view(&words.name).unwrap();
+        let deviation = words.std(false).double_value(&[]);
+        let expected = match spec.init.cutoff {
+            Some(_) => 0.0176,
+            None => 0.02,
+        };
+        assert!(
+            (deviation - expected).abs() < 0.001,
+            "{model_type}: {deviation}"
+        );
+        let saved = tempfile::tempdir().unwrap();
+        model.save(saved.path()).unwrap();
+        let again = SentenceTransformer::load(saved.path(), Device::Cpu).unwrap();
+        crate::assert_equal(model_type, again.parameters().flat(), flat);
+    }
+    let pieces = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ndog\n";
+    let tokenizer = NewTokenizer::WordPieces(pieces);
+    let model = SentenceTransformer::init("bert", &sizes, tokenizer, 1, Device::Cpu).unwrap();
+    assert_eq!(model.max_seq_length(), 66);
+    let ids = model.tokenizer().encode_batch(&["A dog"]).unwrap();
+    assert_eq!(ids, [[2, 5, 6, 3]]);
 }

@@ -515,3 +515,38 @@ fn random_weights_follow_the_seed_and_the_rules() {
     model.save(saved.path()).unwrap();
     assert_equal("saved", &embed(&load(saved.path())), &embed(&model));
 }
+
+/// Tokens that a slow tokenizer got after its vocabulary.
+#[test]
+fn added_tokens_beside_a_vocabulary_are_read() {
+    let with = |added: Value| {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&fixture("tiny-mpnet"), folder.path());
+        fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+        write_json(&folder.path().join("added_tokens.json"), &added);
+        SentenceTransformer::load(folder.path(), Device::Cpu)
+    };
+    let ids = |model: &SentenceTransformer| {
+        let ids = model.tokenizer().encode_batch(&["a [unused0] dog"]);
+        ids.unwrap().concat()
+    };
+    // A word of the vocabulary that the pre-tokenizer takes apart unless it is added.
+    let apart = ids(&with(json!({})).unwrap());
+    let whole = ids(&with(json!({"[unused0]": 5})).unwrap());
+    assert!(!apart.contains(&5), "{apart:?}");
+    assert_eq!(whole.len(), 5, "{whole:?}");
+    assert_eq!(whole[2], 5);
+    // One that the table has no row for is refused where it occurs.
+    let model = with(json!({"[HARBOUR]": 336})).unwrap();
+    let error = model.tokenizer().encode_batch(&["at [HARBOUR] now"]);
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("\"[harbour]\" has id 336"), "{message}");
+    for (added, part) in [
+        (json!({"[HARBOUR]": 400}), "has id 400, but gets 336"),
+        (json!({"[HARBOUR]": "x"}), "has no id"),
+    ] {
+        let message = with(added).unwrap_err().to_string();
+        assert!(message.contains("added_tokens.json"), "{message}");
+        assert!(message.contains(part), "{message}");
+    }
+}
