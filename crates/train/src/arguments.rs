@@ -13,7 +13,7 @@ use crate::{
     device,
     error::TrainError,
     optimizer::{OptimizerName, OptimizerOptions},
-    schedule::SchedulerType,
+    schedule::{Schedule, SchedulerKwargs, SchedulerType},
 };
 
 /// When to evaluate or save (`--eval-strategy`, `--save-strategy`).
@@ -90,9 +90,14 @@ pub struct TrainingArguments {
         allow_negative_numbers = true
     )]
     pub learning_rate: f64,
-    /// Shape of the learning rate over the run: linear, cosine, constant, constant_with_warmup.
+    /// Shape of the learning rate over the run: linear, cosine, cosine_with_restarts, polynomial, constant,
+    /// constant_with_warmup, inverse_sqrt, cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay.
     #[arg(long, value_name = "TYPE", default_value = "linear", value_parser = by_name::<SchedulerType>)]
     pub lr_scheduler_type: SchedulerType,
+    /// Parameters of that shape, under transformers' names: JSON such as {"num_cycles": 2}, or num_cycles=2,power=3.
+    #[arg(long, value_name = "PARAMETERS", default_value = "{}", hide_default_value = true, value_parser = scheduler_kwargs)]
+    #[serde(default)]
+    pub lr_scheduler_kwargs: SchedulerKwargs,
     /// Steps of warm-up, or below 1 a share of the run.
     #[arg(long, value_name = "X", alias = "warmup-ratio", default_value = "0")]
     pub warmup_steps: f64,
@@ -187,6 +192,21 @@ const LOGGING: &str = "Logging, evaluating, saving";
 pub fn by_name<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::String(text.to_owned()))
         .map_err(|error| error.to_string())
+}
+
+/// Reads the parameters of a schedule: a JSON object, or `key=value` with commas between.
+fn scheduler_kwargs(text: &str) -> Result<SchedulerKwargs, String> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| error.to_string());
+    }
+    let pairs = text.split(',').map(|pair| {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("`{pair}` is not of the form key=value"))?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        Ok((key.trim().to_owned(), value))
+    });
+    pairs.collect()
 }
 
 fn proportional() -> MultiDatasetBatchSampler {
@@ -284,6 +304,8 @@ impl TrainingArguments {
         count("eval-steps", self.eval_steps)?;
         count("save-steps", self.save_steps)?;
         not_negative("learning-rate", self.learning_rate)?;
+        let (kind, kwargs) = (self.lr_scheduler_type, &self.lr_scheduler_kwargs);
+        Schedule::new(kind, kwargs, self.learning_rate, 0, 1)?;
         not_negative("warmup-steps", self.warmup_steps)?;
         require(
             self.warmup_steps < 1.0 || self.warmup_steps.fract() == 0.0,
@@ -428,16 +450,16 @@ mod tests {
     }
 
     #[test]
-    fn best_metric_follows_transformers() {
-        let mut arguments = TrainingArguments::default();
-        assert_eq!(arguments.best_metric_key(), "eval_loss");
-        assert!(!arguments.best_is_greatest());
-        arguments.metric_for_best_model = Some("all-nli-dev_cosine_accuracy".to_owned());
+    fn scheduler_kwargs_are_json_or_pairs() {
+        let json = scheduler_kwargs(r#"{"num_cycles": 2, "decay_type": "1-sqrt"}"#).unwrap();
         assert_eq!(
-            arguments.best_metric_key(),
-            "eval_all-nli-dev_cosine_accuracy"
+            scheduler_kwargs("num_cycles=2,decay_type=1-sqrt").unwrap(),
+            json
         );
-        assert!(arguments.best_is_greatest());
+        assert!(scheduler_kwargs("{}").unwrap().is_empty());
+        let error = scheduler_kwargs("num_cycles").unwrap_err();
+        assert_eq!(error, "`num_cycles` is not of the form key=value");
+        assert!(scheduler_kwargs("{num_cycles: 2}").is_err());
     }
 
     #[test]

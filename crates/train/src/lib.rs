@@ -41,7 +41,7 @@ pub use run::{
     folder::{CONFIG, FINAL, METRICS, RunFolder, write_file, write_folder},
     state::{LossScale, TrainerState},
 };
-pub use schedule::{Schedule, SchedulerType, warmup_steps};
+pub use schedule::{Schedule, SchedulerKwargs, SchedulerType, warmup_steps};
 pub use tasks::{Objective, Tasks};
 pub use tokenizing::{Tokenizing, TrainingData, token_ids, tokenize, tokenize_prompted};
 pub use trainer::{RunOutcome, Trainer};

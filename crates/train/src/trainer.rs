@@ -125,12 +125,13 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             update: update(trained.model, &arguments)?,
             chunking: Chunking::new(&arguments),
-            schedule: Schedule {
-                kind: arguments.lr_scheduler_type,
-                learning_rate: arguments.learning_rate,
-                n_warmup_steps: plan.n_warmup_steps,
-                n_steps: plan.n_steps,
-            },
+            schedule: Schedule::new(
+                arguments.lr_scheduler_type,
+                &arguments.lr_scheduler_kwargs,
+                arguments.learning_rate,
+                plan.n_warmup_steps,
+                plan.n_steps,
+            )?,
             state: TrainerState::new(&arguments, &plan, parts),
             trained,
             training,
