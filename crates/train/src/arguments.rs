@@ -16,7 +16,7 @@ use crate::{
     schedule::{Schedule, SchedulerKwargs, SchedulerType},
 };
 
-/// When to evaluate or save (`--eval-strategy`, `--save-strategy`).
+/// When to evaluate (`--eval-strategy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IntervalStrategy {
@@ -26,6 +26,31 @@ pub enum IntervalStrategy {
     Steps,
     /// At the end of each epoch.
     Epoch,
+}
+
+/// When to save a checkpoint (`--save-strategy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveStrategy {
+    /// Never.
+    No,
+    /// Every so many optimizer steps.
+    Steps,
+    /// At the end of each epoch.
+    Epoch,
+    /// After each evaluation that is the best so far.
+    Best,
+}
+
+impl SaveStrategy {
+    /// The interval of saves; none where evaluations decide.
+    pub fn interval(self) -> IntervalStrategy {
+        match self {
+            Self::No | Self::Best => IntervalStrategy::No,
+            Self::Steps => IntervalStrategy::Steps,
+            Self::Epoch => IntervalStrategy::Epoch,
+        }
+    }
 }
 
 /// The arguments of a training run.
@@ -155,9 +180,9 @@ pub struct TrainingArguments {
     /// Steps between evaluations [default: --logging-steps]. There is one after the last step too.
     #[arg(long, value_name = "N", default_value = "500", hide_default_value = true, help_heading = LOGGING)]
     pub eval_steps: u64,
-    /// When to save a checkpoint: no, steps, epoch.
-    #[arg(long, value_name = "WHEN", default_value = "steps", value_parser = by_name::<IntervalStrategy>, help_heading = LOGGING)]
-    pub save_strategy: IntervalStrategy,
+    /// When to save a checkpoint: no, steps, epoch, best (each evaluation that is the best so far).
+    #[arg(long, value_name = "WHEN", default_value = "steps", value_parser = by_name::<SaveStrategy>, help_heading = LOGGING)]
+    pub save_strategy: SaveStrategy,
     /// Steps between checkpoints. There is one after the last step too.
     #[arg(long, value_name = "N", default_value = "500", help_heading = LOGGING)]
     pub save_steps: u64,
@@ -168,7 +193,8 @@ pub struct TrainingArguments {
     /// saves, which upstream does not do.
     #[arg(long, help_heading = LOGGING)]
     pub load_best_model_at_end: bool,
-    /// Metric that decides which evaluation is best; `eval_` may be left out [default: loss].
+    /// Metric that decides which evaluation is best; `eval_` may be left out, and the name of the data
+    /// set where one metric alone ends so [default: loss].
     #[arg(long, value_name = "KEY", help_heading = LOGGING)]
     pub metric_for_best_model: Option<String>,
     /// Whether more of that metric is better [default: unless its name ends in `loss`].
@@ -336,13 +362,24 @@ impl TrainingArguments {
         require(self.save_total_limit != Some(0), &|| {
             "--save-total-limit is 0: it must be at least 1; --save-strategy no writes no checkpoints".to_owned()
         })?;
-        if self.load_best_model_at_end {
-            require(self.eval_strategy != IntervalStrategy::No, &|| {
-                "--load-best-model-at-end needs evaluations: set --eval-strategy steps or epoch"
-                    .to_owned()
+        for (asks, flag) in [
+            (self.load_best_model_at_end, "--load-best-model-at-end"),
+            (
+                self.early_stopping_patience.is_some(),
+                "--early-stopping-patience",
+            ),
+            (
+                self.save_strategy == SaveStrategy::Best,
+                "--save-strategy best",
+            ),
+        ] {
+            require(!asks || self.eval_strategy != IntervalStrategy::No, &|| {
+                format!("{flag} needs evaluations: set --eval-strategy steps or epoch")
             })?;
-            require(self.eval_strategy == self.save_strategy, &|| {
-                "--load-best-model-at-end needs a checkpoint for each evaluation: give --save-strategy and --eval-strategy the same value".to_owned()
+        }
+        if self.load_best_model_at_end && self.save_strategy != SaveStrategy::Best {
+            require(self.eval_strategy == self.save_strategy.interval(), &|| {
+                "--load-best-model-at-end needs a checkpoint for each evaluation: give --save-strategy and --eval-strategy the same value, or --save-strategy best".to_owned()
             })?;
             require(
                 self.eval_strategy != IntervalStrategy::Steps
@@ -355,18 +392,19 @@ impl TrainingArguments {
                 },
             )?;
         }
-        require(
-            self.early_stopping_patience.is_none() || self.eval_strategy != IntervalStrategy::No,
-            &|| {
-                "--early-stopping-patience needs evaluations: set --eval-strategy steps or epoch"
-                    .to_owned()
-            },
-        )
+        Ok(())
     }
 
     /// Whether evaluations decide on the result of the run.
     pub fn evaluation_decides(&self) -> bool {
         self.load_best_model_at_end || self.early_stopping_patience.is_some()
+    }
+
+    /// Whether the best evaluation is to be known.
+    pub fn wants_best(&self) -> bool {
+        self.evaluation_decides()
+            || self.metric_for_best_model.is_some()
+            || self.save_strategy == SaveStrategy::Best
     }
 
     /// The optimizer that these arguments ask for.
@@ -379,22 +417,6 @@ impl TrainingArguments {
             epsilon: self.adam_epsilon,
             momentum: self.momentum,
         }
-    }
-
-    /// The metric that decides which evaluation is best, with its `eval_` in front.
-    pub fn best_metric_key(&self) -> String {
-        let name = self.metric_for_best_model.as_deref().unwrap_or("loss");
-        if name.starts_with("eval_") {
-            name.to_owned()
-        } else {
-            format!("eval_{name}")
-        }
-    }
-
-    /// Whether more of [`Self::best_metric_key`] is better.
-    pub fn best_is_greatest(&self) -> bool {
-        self.greater_is_better
-            .unwrap_or_else(|| !self.best_metric_key().ends_with("loss"))
     }
 }
 

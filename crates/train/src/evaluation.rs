@@ -203,6 +203,14 @@ impl Evaluation {
         }
     }
 
+    /// The number of texts of each column.
+    pub(crate) fn column_lengths(&self) -> Vec<usize> {
+        match &self.material {
+            Material::Data(data) => vec![data.dataset.n_rows(); data.dataset.columns.len()],
+            Material::Tables { columns, .. } => columns.iter().map(|one| one.texts.len()).collect(),
+        }
+    }
+
     /// Encodes all columns; `None` when `progress`, told the number of sentences done, breaks off.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! Randomness is derived from seed, step and micro-batch, never carried over from step to step.
 
 mod arguments;
+mod best_metric;
 mod chunking;
 mod device;
 mod error;
@@ -28,7 +29,7 @@ mod tokenizing;
 mod trained;
 mod trainer;
 
-pub use arguments::{IntervalStrategy, TrainingArguments, by_name, flag_defaults};
+pub use arguments::{IntervalStrategy, SaveStrategy, TrainingArguments, by_name, flag_defaults};
 pub use error::{NonFinite, TrainError};
 pub use evaluation::{ColumnEmbeddings, Evaluation, evaluator_labels};
 pub use loss_weights::LOSS_WEIGHTS;

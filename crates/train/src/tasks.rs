@@ -85,6 +85,17 @@ pub(crate) struct EvaluationTask<'a> {
     pub(crate) of_loss: Option<Task<'a>>,
 }
 
+impl EvaluationTask<'_> {
+    /// The prefix of the evaluation's own numbers in the log, of `n` evaluations.
+    pub(crate) fn prefix(&self, n: usize) -> String {
+        if n == 1 {
+            "eval".to_owned()
+        } else {
+            format!("eval_{}", self.evaluation.name())
+        }
+    }
+}
+
 /// A data set with its loss and everything that the loss takes beside the model's embeddings.
 #[derive(Debug)]
 pub(crate) struct Task<'a> {

@@ -13,7 +13,8 @@ use model::{Compute, SentenceTransformer};
 use serde_json::json;
 
 use crate::{
-    arguments::{IntervalStrategy, TrainingArguments},
+    arguments::{IntervalStrategy, SaveStrategy, TrainingArguments},
+    best_metric::BestMetric,
     chunking::Chunking,
     error::{NonFinite, TrainError},
     evaluation::Evaluation,
@@ -56,6 +57,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     plan: Plan,
     state: TrainerState,
+    /// The metric that decides which evaluation is best, where one does.
+    best_metric: Option<BestMetric>,
     arguments: TrainingArguments,
     folder: RunFolder,
     saver: Saver,
@@ -119,6 +122,7 @@ impl<'a> Trainer<'a> {
         let sampler = Sampler::training(&arguments);
         let training = tasks.training(&sampler)?;
         let evaluations = tasks.evaluations(&Sampler::evaluation(&arguments))?;
+        let best_metric = BestMetric::of_run(&arguments, &evaluations)?;
         let trained = Trained::new(model, &tasks.objectives, arguments.optimizer_options())?;
         let plan = Plan::new(&arguments, &training, &sampler, &trained)?;
         let parts = fingerprint_of(&trained, &tasks, &arguments, &sampler)?;
@@ -136,6 +140,7 @@ impl<'a> Trainer<'a> {
             trained,
             training,
             evaluations,
+            best_metric,
             sampler,
             plan,
             arguments,
@@ -398,7 +403,7 @@ impl<'a> Trainer<'a> {
         let arguments = &self.arguments;
         self.is_log_due(self.state.global_step)
             || self.is_due(arguments.eval_strategy, arguments.eval_steps)
-            || self.is_due(arguments.save_strategy, arguments.save_steps)
+            || self.is_due(arguments.save_strategy.interval(), arguments.save_steps)
             || self.is_over()
     }
 
@@ -441,8 +446,12 @@ impl<'a> Trainer<'a> {
             is_new_best = self.state.best_global_step == Some(self.state.global_step);
         }
         // Upstream saves at its interval alone, and so loses a best evaluation that falls between two saves.
-        let must_keep = is_new_best && self.arguments.load_best_model_at_end;
-        if must_keep || self.is_due(self.arguments.save_strategy, self.arguments.save_steps) {
+        let arguments = &self.arguments;
+        let keeps_best =
+            arguments.load_best_model_at_end || arguments.save_strategy == SaveStrategy::Best;
+        if (is_new_best && keeps_best)
+            || self.is_due(arguments.save_strategy.interval(), arguments.save_steps)
+        {
             self.save()?;
         }
         Ok(ControlFlow::Continue(()))

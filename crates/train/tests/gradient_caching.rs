@@ -18,7 +18,7 @@ fn run(loss_name: &str, mini_batch_tokens: Option<usize>) -> (Vec<LogEntry>, Ten
     run_on("triplets.jsonl", &|_| {}, loss_name, mini_batch_tokens, 1)
 }
 
-/// That, on other data, changed by `prepare`, and with gradients of several batches added up.
+/// The log and last weights of such a run on other data, changed by `prepare`, with gradients of several batches added up.
 fn run_on(
     file: &str,
     prepare: &dyn Fn(&mut TrainingData),

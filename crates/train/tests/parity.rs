@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use support::{arguments, fixture, loss, read, read_evaluation, tiny};
 use tch::{Device, Tensor};
-use train::{IntervalStrategy, RunFolder, RunOutcome, TrainError, Trainer};
+use train::{RunFolder, RunOutcome, SaveStrategy, TrainError, Trainer};
 
 /// Relative; reached: 3e-5 in `mnr_pairs`, 5e-6 or less in all other runs.
 const LOSS: f64 = 1e-4;
@@ -40,7 +40,7 @@ struct Run {
     max_steps: u64,
 }
 
-/// How far an entry's value may be from upstream's, and how far it is.
+/// The tolerance of an entry's value, and its deviation from upstream's.
 fn deviation(key: &str, found: f64, expected: f64) -> (f64, f64) {
     let absolute = (found - expected).abs();
     let relative = absolute / expected.abs();
@@ -84,7 +84,7 @@ fn check_by(engine: Engine, name: &str) {
     let folder = RunFolder::create(root.path()).unwrap();
     let arguments = arguments(&run.arguments);
     // Upstream notes the best step only where it saves.
-    let keeps_checkpoints = arguments.save_strategy != IntervalStrategy::No;
+    let keeps_checkpoints = arguments.save_strategy != SaveStrategy::No;
     let mut trainer = Trainer::new(
         &mut model,
         loss.as_ref(),

@@ -43,7 +43,7 @@ fn with(mut arguments: Value, changes: Value) -> Value {
     arguments
 }
 
-/// How a run came out.
+/// The end of a run, its state and its weights.
 struct Ran {
     outcome: RunOutcome,
     state: TrainerState,
@@ -383,17 +383,42 @@ fn the_metric_that_decides_must_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let changes = with(
         best_in_the_middle(),
-        json!({"metric-for-best-model": "accuracy"}),
+        json!({"metric-for-best-model": "eval_acuracy"}),
     );
-    let error = run(folder.path(), &changes, Some(DEV), None, &|| false)
+    let stop = || panic!("a step was begun");
+    let error = run(folder.path(), &changes, Some(DEV), None, &stop)
         .err()
         .unwrap();
     let message = error.to_string();
-    assert!(message.contains("`eval_accuracy`"), "{message}");
+    assert!(message.contains("`eval_acuracy`"), "{message}");
     assert!(
         message.contains("eval_triplets-dev_cosine_accuracy"),
         "{message}"
     );
+}
+
+#[test]
+fn save_strategy_best_saves_each_evaluation_that_is_the_best_so_far() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let changes = with(best_in_the_middle(), json!({"save-strategy": "best"}));
+    let ran = run_through(folder.path(), &changes, Some(DEV));
+    let mut best = f64::INFINITY;
+    let mut expected = Vec::new();
+    for (step, loss) in eval_losses(&ran.state) {
+        if loss < best {
+            best = loss;
+            expected.push(step);
+        }
+    }
+    let saved = RunFolder::create(folder.path())
+        .unwrap()
+        .checkpoints()
+        .unwrap();
+    assert_eq!(saved, expected);
+    // Neither every evaluation nor the last step.
+    assert!(saved.len() < eval_losses(&ran.state).len() && !saved.contains(&24));
+    assert_eq!(ran.state.best_global_step, saved.last().copied());
 }
 
 /// Notes the log entries that the trainer tells.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     arguments::TrainingArguments,
+    best_metric::BestMetric,
     error::TrainError,
     events::{LogEntry, Step},
     plan::Plan,
@@ -198,37 +199,32 @@ impl TrainerState {
     ///
     /// # Errors
     /// When the evaluation doesn't hold the metric that decides; the message lists those it holds.
-    pub fn note_evaluation(
+    pub(crate) fn note_evaluation(
         &mut self,
         entry: &LogEntry,
+        best: &BestMetric,
         arguments: &TrainingArguments,
     ) -> Result<(), TrainError> {
-        let wanted = arguments.load_best_model_at_end
-            || arguments.metric_for_best_model.is_some()
-            || arguments.early_stopping_patience.is_some();
-        if !wanted {
-            return Ok(());
-        }
-        let key = arguments.best_metric_key();
-        let metric = entry.get(&key).ok_or_else(|| {
+        let metric = entry.get(&best.key).ok_or_else(|| {
             let known: Vec<&str> = entry.keys().map(String::as_str).collect();
             TrainError::Arguments(format!(
-                "--metric-for-best-model `{key}` is not among the evaluation's metrics: {}",
+                "--metric-for-best-model `{}` is not among the evaluation's metrics: {}",
+                best.key,
                 known.join(", ")
             ))
         })?;
         // A metric that is no number is an entry without a value, and never the best.
         let metric = metric.as_f64().unwrap_or(f64::NAN);
-        let gain = |best: f64| {
-            if arguments.best_is_greatest() {
-                metric - best
+        let gain = |former: f64| {
+            if best.is_greatest {
+                metric - former
             } else {
-                best - metric
+                former - metric
             }
         };
         let improves = self
             .best_metric
-            .is_none_or(|best| gain(best) > arguments.early_stopping_threshold);
+            .is_none_or(|former| gain(former) > arguments.early_stopping_threshold);
         self.early_stopping_count = if improves {
             0
         } else {
@@ -240,7 +236,7 @@ impl TrainerState {
         {
             self.should_stop = true;
         }
-        if !metric.is_nan() && self.best_metric.is_none_or(|best| gain(best) > 0.0) {
+        if !metric.is_nan() && self.best_metric.is_none_or(|former| gain(former) > 0.0) {
             self.best_metric = Some(metric);
             self.best_global_step = Some(self.global_step);
         }

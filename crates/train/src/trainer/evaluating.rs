@@ -23,11 +23,7 @@ impl Trainer<'_> {
         let mut done = Vec::new();
         for i in 0..self.evaluations.len() {
             let evaluation = self.evaluations[i].evaluation;
-            let prefix = if self.evaluations.len() == 1 {
-                "eval".to_owned()
-            } else {
-                format!("eval_{}", evaluation.name())
-            };
+            let prefix = self.evaluations[i].prefix(self.evaluations.len());
             let started = Instant::now();
             let mut entry = LogEntry::new();
             if let Some(task) = &self.evaluations[i].of_loss {
@@ -73,8 +69,8 @@ impl Trainer<'_> {
             all.extend(entry.clone());
             self.log(entry)?;
         }
-        if !all.is_empty() {
-            self.state.note_evaluation(&all, &self.arguments)?;
+        if let Some(best) = &self.best_metric {
+            self.state.note_evaluation(&all, best, &self.arguments)?;
         }
         Ok(ControlFlow::Continue(()))
     }
