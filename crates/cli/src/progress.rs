@@ -175,6 +175,9 @@ impl Observer for TrainingProgress {
             Event::Overflow { step, loss_scale } => tracing::debug!(
                 "step {step} made no update: gradients times {loss_scale} are beyond fp16, the scale is halved"
             ),
+            Event::NothingLearnt { step } => tracing::warn!(
+                "step {step} taught nothing: its batch has one row, and the loss had no other to compare it with, so that loss and gradient are 0. Later steps of this kind are not told. --per-device-train-batch-size makes batches larger, --dataloader-drop-last leaves out an epoch's incomplete last batch; with --batch-sampler no_duplicates, rows that have a text in common never share a batch"
+            ),
             Event::NoGraphs(problem) => {
                 tracing::warn!("--cuda-graphs: going on without: {problem}");
             }

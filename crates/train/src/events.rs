@@ -33,6 +33,12 @@ pub enum Event<'a> {
         /// The scale that was too large.
         loss_scale: f64,
     },
+    /// Loss and gradient of a step whose batches have one row each are exactly zero, so that nothing was learnt. Told of
+    /// the first such step.
+    NothingLearnt {
+        /// The step.
+        step: u64,
+    },
     /// A batch did not fit in the GPU's memory; from here on it is embedded in smaller parts.
     CutSmaller {
         /// The step, which begins again.

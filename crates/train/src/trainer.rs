@@ -65,6 +65,7 @@ pub struct Trainer<'a> {
     /// The last step that this trainer began to write a checkpoint of.
     last_saved: Option<u64>,
     observers: Vec<Box<dyn Observer + 'a>>,
+    is_nothing_learnt_told: bool,
     is_interrupted: &'a dyn Fn() -> bool,
 }
 
@@ -148,6 +149,7 @@ impl<'a> Trainer<'a> {
             saver: Saver::default(),
             last_saved: None,
             observers: Vec::new(),
+            is_nothing_learnt_told: false,
             is_interrupted,
         })
     }
@@ -317,6 +319,7 @@ impl<'a> Trainer<'a> {
             let numbers = step.numbers;
             if numbers.is_finite() {
                 self.state.note_loss(Some(numbers.loss));
+                self.tell_if_nothing_learnt(&step)?;
                 let step = made_step(step);
                 self.tell(&Event::Step(&step))?;
                 self.log_step(&step)?;
@@ -329,6 +332,19 @@ impl<'a> Trainer<'a> {
             } else {
                 self.skip(step)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Tells, once, of a step whose batches have one row each and teach nothing: a loss that compares the rows of a batch
+    /// with each other has nothing to compare.
+    fn tell_if_nothing_learnt(&mut self, step: &SettledStep) -> Result<(), TrainError> {
+        let is_zero = step.numbers.loss == 0.0 && step.numbers.grad_norm == 0.0;
+        let is_single = step.facts.rows.iter().all(|(_, rows)| rows.len() == 1);
+        if is_zero && is_single && !self.is_nothing_learnt_told {
+            self.is_nothing_learnt_told = true;
+            let step = step.facts.step;
+            self.tell(&Event::NothingLearnt { step })?;
         }
         Ok(())
     }
