@@ -31,6 +31,16 @@ const ARTICLE_ROWS: i64 = 100_000;
 ///
 /// The result names every value that shapes the run, so that saved as TOML it repeats it.
 pub(crate) fn resolve(flags: TrainFlags, given: &BTreeSet<String>) -> anyhow::Result<TrainFlags> {
+    if let Some(receiver) = flags.call.ignored.unknown_receiver() {
+        return Err(UsageError(format!(
+            "--report-to {receiver}: there is no such receiver; the log goes to metrics.jsonl and TensorBoard's files in the folder of the run, and none and tensorboard are taken"
+        ))
+        .into());
+    }
+    let ignored = flags.call.ignored.reasons();
+    if !ignored.is_empty() {
+        tracing::info!("taken, and without effect here: {}", ignored.join(", "));
+    }
     let mut table = match &flags.call.config {
         Some(path) => read(path)?,
         None => Table::new(),

@@ -43,6 +43,10 @@ pub(crate) fn run(
     session: &Session,
 ) -> anyhow::Result<()> {
     let flags = resolve(flags, given)?;
+    if claim::is_complete(&flags)? {
+        tracing::info!("the run is complete: there is nothing to go on with");
+        return Ok(());
+    }
     let done = run_resolved(&flags, session)?;
     if flags.call.json {
         return Ok(print_json(&done.results.event())?);

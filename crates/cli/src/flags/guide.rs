@@ -10,7 +10,8 @@ use crate::flags::train::TrainFlags;
 fn tables() -> String {
     let command = TrainFlags::augment_args(Command::new("train"));
     let mut headings: Vec<&str> = Vec::new();
-    for arg in command.get_arguments() {
+    let shown = || command.get_arguments().filter(|arg| !arg.is_hide_set());
+    for arg in shown() {
         let heading = arg.get_help_heading().unwrap_or("Options");
         if !headings.contains(&heading) {
             headings.push(heading);
@@ -22,8 +23,7 @@ fn tables() -> String {
             text,
             "\n### {heading}\n\n| flag | default | what it does |\n|---|---|---|\n"
         );
-        let args = command.get_arguments();
-        for arg in args.filter(|arg| arg.get_help_heading().unwrap_or("Options") == heading) {
+        for arg in shown().filter(|arg| arg.get_help_heading().unwrap_or("Options") == heading) {
             let _ = writeln!(text, "{}", row(arg));
         }
     }

@@ -3,6 +3,8 @@
 // The doc comments of flags are also their help texts, where `<s>` is a token and not a tag.
 #![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
 
+mod ignored;
+
 use std::{path::PathBuf, str::FromStr};
 
 use clap::{Arg, ArgAction, Args};
@@ -179,7 +181,8 @@ pub(crate) struct TrainCall {
     /// Start over in a folder that already holds a run, and remove that run's files.
     #[arg(long, help_heading = DATA)]
     pub(crate) overwrite_output_dir: bool,
-    /// Go on from a checkpoint of the same run: a folder, or the newest one that is whole.
+    /// Go on from a checkpoint of the same run: a folder, or the newest one that is whole. With auto, go on where there is
+    /// one and start where there is none: one command line for the first start and for every restart.
     #[arg(long, alias = "resume", num_args = 0..=1, default_missing_value = "last", value_name = "CHECKPOINT", help_heading = DATA)]
     pub(crate) resume_from_checkpoint: Option<String>,
     /// Go on from the checkpoint even if data, loss, model or arguments are not those of its run.
@@ -200,6 +203,8 @@ pub(crate) struct TrainCall {
     /// Print every log entry and the results as JSON Lines to stdout.
     #[arg(long, help_heading = "Logging, evaluating, saving")]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ignored: ignored::IgnoredFlags,
 }
 
 impl Default for TrainCall {

@@ -1,5 +1,7 @@
 //! `sentune train` from flags to the final folder.
 
+mod first_steps;
+
 use serde_json::Value;
 
 use crate::sandbox::{Sandbox, data, json_lines};

@@ -16,15 +16,16 @@ pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Op
     let root = folder.root();
     let has_begun = root.join(CONFIG).exists();
     let has_ended = folder.final_model().exists();
-    match flags.call.resume_from_checkpoint.as_deref() {
-        Some("last") => match Checkpoint::newest(folder)? {
+    let wanted = flags.call.resume_from_checkpoint.as_deref();
+    match wanted {
+        Some(LAST | AUTO) => match Checkpoint::newest(folder)? {
             Some(newest) => {
                 for problem in newest.skipped {
                     tracing::warn!("{problem}: going on from an older one");
                 }
                 Ok(Some(newest.checkpoint))
             }
-            None if has_begun && !has_ended => {
+            None if has_begun && (!has_ended || wanted == Some(AUTO) && is_same(root, flags)?) => {
                 tracing::warn!(
                     "the run in {} ended before its first checkpoint: starting it again",
                     root.display()
@@ -32,8 +33,10 @@ pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Op
                 remove_run(folder)?;
                 Ok(None)
             }
+            None if wanted == Some(AUTO) && !has_ended => Ok(None),
+            None if wanted == Some(AUTO) => Err(holds_a_run(root)),
             None => bail!(
-                "--resume-from-checkpoint: {} holds no checkpoint; leave the flag out to start",
+                "--resume-from-checkpoint: {} holds no checkpoint; leave the flag out to start, or give --resume-from-checkpoint auto",
                 root.display()
             ),
         },
@@ -45,12 +48,39 @@ pub(super) fn claim(folder: &RunFolder, flags: &TrainFlags) -> anyhow::Result<Op
             remove_run(folder)?;
             Ok(None)
         }
-        None => Err(UsageError(format!(
-            "--output-dir {} already holds a run: give another folder, or add --resume-from-checkpoint to go on with it or --overwrite-output-dir to start over",
-            root.display()
-        ))
-        .into()),
+        None => Err(holds_a_run(root)),
     }
+}
+
+/// The value of `--resume-from-checkpoint` where none is given.
+const LAST: &str = "last";
+/// The value of `--resume-from-checkpoint` by which one command line starts a run and goes on with it.
+const AUTO: &str = "auto";
+
+/// Whether `--resume-from-checkpoint auto` finds this very run, trained to its end.
+///
+/// # Errors
+/// If the configuration in the folder can't be read.
+pub(super) fn is_complete(flags: &TrainFlags) -> anyhow::Result<bool> {
+    let is_auto = flags.call.resume_from_checkpoint.as_deref() == Some(AUTO);
+    match &flags.output_dir {
+        Some(root) if is_auto && root.join(RESULTS).exists() => is_same(root, flags),
+        _ => Ok(false),
+    }
+}
+
+/// Whether the folder of a run holds the configuration that these flags resolve to.
+fn is_same(root: &Path, flags: &TrainFlags) -> anyhow::Result<bool> {
+    let path = root.join(CONFIG);
+    Ok(path.exists() && fs_err::read_to_string(path)? == crate::config::to_toml(flags)?)
+}
+
+fn holds_a_run(root: &Path) -> anyhow::Error {
+    UsageError(format!(
+        "--output-dir {} already holds a run: give another folder, or add --resume-from-checkpoint to go on with it or --overwrite-output-dir to start over",
+        root.display()
+    ))
+    .into()
 }
 
 /// Removes the files of a run.
