@@ -78,6 +78,15 @@ impl Address {
         Self::parse(&format!("{scheme}://{}:{}{rest}", self.host, self.port))
     }
 
+    /// In lower case, an IPv6 address in its brackets.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn is_https(&self) -> bool {
         self.is_https
     }

@@ -30,6 +30,14 @@ use crate::{
     watcher::{Watcher, sleep},
 };
 
+/// The files of a revision in the cache.
+pub(crate) struct Cached {
+    pub(crate) listing: Listing,
+    /// Whether the listing is the hub's, so that a missing file is known; of a snapshot that Python fetched, only
+    /// the files that are there are listed.
+    pub(crate) is_whole: bool,
+}
+
 /// One repository, at one revision, in the cache.
 pub(crate) struct RepoFolder {
     id: RepoId,
@@ -82,8 +90,27 @@ impl RepoFolder {
             .pointer_path(commit)
     }
 
+    /// The files of the revision in the cache; none where it has no snapshot of it.
+    pub(crate) fn cached(&self) -> Option<Cached> {
+        let commit = self.commit()?;
+        if let Some(listing) = self.listing(&commit) {
+            return Some(Cached {
+                listing,
+                is_whole: true,
+            });
+        }
+        let listing = self
+            .snapshot(&commit)
+            .is_dir()
+            .then(|| self.walk(&commit))?;
+        Some(Cached {
+            listing,
+            is_whole: false,
+        })
+    }
+
     /// The commit that the revision stood for when it was last fetched.
-    pub(crate) fn commit(&self) -> Option<String> {
+    fn commit(&self) -> Option<String> {
         if is_commit(self.revision()) {
             return Some(self.revision().to_owned());
         }
@@ -100,8 +127,8 @@ impl RepoFolder {
         write_whole(&self.ref_path(), commit.as_bytes())
     }
 
-    /// The listing of a commit that was fetched before by us.
-    pub(crate) fn listing(&self, commit: &str) -> Option<Listing> {
+    // The listing of a commit that sentune fetched before.
+    fn listing(&self, commit: &str) -> Option<Listing> {
         let json = fs_err::read(self.listing_path(commit)).ok()?;
         Listing::from_json(&json).filter(|listing| listing.commit == commit)
     }
@@ -110,8 +137,8 @@ impl RepoFolder {
         write_whole(&self.listing_path(&listing.commit), &listing.to_json()?)
     }
 
-    /// A listing of what lies in the snapshot, for one that Python has fetched.
-    pub(crate) fn walk(&self, commit: &str) -> Listing {
+    // A listing of the snapshot's files, for one that Python has fetched.
+    fn walk(&self, commit: &str) -> Listing {
         let mut files = Vec::new();
         walk_into(&self.snapshot(commit), "", 0, &mut files);
         files.sort_by(|a: &Entry, b: &Entry| a.name.cmp(&b.name));

@@ -9,6 +9,7 @@ use std::{sync::mpsc::sync_channel, thread, time::Duration};
 use ureq::{
     Agent,
     http::{Method, Request, header},
+    tls::TlsConfig,
 };
 
 use crate::{
@@ -49,6 +50,10 @@ impl<'a> Client<'a> {
                 config.endpoint
             );
         }
+        let mut tls = TlsConfig::builder();
+        if endpoint.is_https() {
+            tls = tls.root_certs(config.network.root_certificates()?);
+        }
         let agent = Agent::config_builder()
             // Redirects, statuses and redirects' hosts are judged here, not there.
             .max_redirects(0)
@@ -62,6 +67,8 @@ impl<'a> Client<'a> {
             .timeout_recv_response(Some(config.silence))
             .timeout_per_read(Some(config.silence))
             .max_idle_connections_per_host(1)
+            .proxy(None)
+            .tls_config(tls.build())
             .build()
             .new_agent();
         Ok(Self {
@@ -75,6 +82,7 @@ impl<'a> Client<'a> {
     pub(crate) fn listing(
         &self,
         repo: &RepoFolder,
+        mut retries: Retries<'_>,
         watcher: &mut dyn Watcher,
     ) -> Result<Listing, HubError> {
         let url = format!(
@@ -83,7 +91,6 @@ impl<'a> Client<'a> {
             repo.api_path()
         );
         let subject = Subject { repo, file: None };
-        let mut retries = Retries::new(self.config);
         loop {
             let outcome = self
                 .request(&Method::GET, &url, 0, &subject, watcher)
@@ -112,12 +119,14 @@ impl<'a> Client<'a> {
         };
         match self.request(&Method::HEAD, &url, 0, &subject, watcher) {
             Ok(answer) => Ok(answer.facts.commit),
-            Err(Failure::Final(error @ HubError::Interrupted) | Failure::MayPass { error, .. }) => {
-                Err(error)
-            }
-            Err(Failure::Final(_)) => Ok(None),
+            Err(failure) => match failure.into_error() {
+                error if error.is_unreachable() => Err(error),
+                error @ HubError::Interrupted => Err(error),
+                _ => Ok(None),
+            },
         }
     }
+
     /// The address that a file of a revision is downloaded from.
     pub(crate) fn file_url(&self, repo: &RepoFolder, revision: &str, file: &str) -> String {
         let revision = revision.replace('/', "%2F");
@@ -235,12 +244,8 @@ impl<'a> Client<'a> {
                 reason,
             })
         })?;
-        let mut configured = self.agent.configure_request(request);
-        if address.is_loopback() {
-            // A proxy has no way to this machine's own servers.
-            configured = configured.proxy(None);
-        }
-        let request = configured.build();
+        let configured = self.agent.configure_request(request);
+        let request = configured.proxy(self.config.network.proxy(address)).build();
 
         let (sender, messages) = sync_channel(CHUNKS_IN_FLIGHT);
         let agent = self.agent.clone();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{address::Address, error::HubError};
+use crate::{address::Address, error::HubError, network::Network};
 
 /// The endpoint that is used where HF_ENDPOINT is not set.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -34,6 +34,8 @@ pub struct HubConfig {
     pub longest_pause: Duration,
     /// How long a connection may stay silent before it counts as broken.
     pub silence: Duration,
+    /// The certificate authorities and proxies.
+    pub network: Network,
 }
 
 impl HubConfig {
@@ -48,6 +50,7 @@ impl HubConfig {
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(60),
             silence: Duration::from_secs(30),
+            network: Network::default(),
         }
     }
 
@@ -66,13 +69,16 @@ impl HubConfig {
     /// - the token: HF_TOKEN, else the file HF_TOKEN_PATH, which defaults to `$HF_HOME/token`; none at
     ///   all with HF_HUB_DISABLE_IMPLICIT_TOKEN;
     /// - the endpoint: HF_ENDPOINT, else [`DEFAULT_ENDPOINT`];
-    /// - offline: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE.
+    /// - offline: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE;
+    /// - certificate authorities: SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, added up, in
+    ///   the place of the system's store;
+    /// - proxies: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in lower case first.
     ///
     /// An empty variable counts as unset; a switch is on with 1, ON, YES or TRUE in any case.
     ///
     /// # Errors
-    /// When there is no home folder to default to, the endpoint is no http(s) address, or the token
-    /// can't be read or can't be a token. The message never shows the token.
+    /// When there is no home folder to default to, the endpoint is no http(s) address, a proxy is no address,
+    /// or the token can't be read or can't be a token. The message never shows the token or a proxy.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, HubError> {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let switch = |name: &str| {
@@ -133,6 +139,7 @@ impl HubConfig {
         Ok(Self {
             token,
             offline: switch("HF_HUB_OFFLINE") || switch("TRANSFORMERS_OFFLINE"),
+            network: Network::from_lookup(lookup)?,
             ..Self::new(endpoint, cache_dir)
         })
     }

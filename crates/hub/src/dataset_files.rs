@@ -7,6 +7,9 @@ use std::{
 
 use crate::{error::HubError, snapshot::Snapshot, watcher::Watcher};
 
+/// The revision under which the hub keeps its conversion of a data set to parquet.
+pub(crate) const CONVERSION: &str = "refs/convert/parquet";
+
 /// The parquet files of one subset, by split; each list is in the order of the shards and may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DatasetFiles {
@@ -34,13 +37,10 @@ pub(crate) fn gather_dataset(
     };
     let shards = match subset {
         _ if subsets.is_empty() => {
-            return Err(HubError::Incomplete {
-                missing: "there is no parquet file".into(),
-                next: format!(
-                    "the hub makes them for most data sets under another revision, try `{}@refs/convert/parquet`",
-                    repo.split('@').next().unwrap_or(&repo)
-                ),
+            return Err(HubError::NoParquet {
                 repo,
+                conversion: CONVERSION,
+                next: "download its files and give them as files",
             });
         }
         Some(subset) => subsets.get(subset).ok_or_else(|| HubError::Subset {
@@ -63,6 +63,7 @@ pub(crate) fn gather_dataset(
     let has_splits = shards.iter().any(|shard| shard.split().is_some());
     let mut files = DatasetFiles::default();
     let mut left_out = BTreeSet::new();
+    let mut partial = BTreeSet::new();
     let mut counts: BTreeMap<(&str, usize), usize> = BTreeMap::new();
     for shard in shards {
         let split = match shard.split() {
@@ -73,6 +74,9 @@ pub(crate) fn gather_dataset(
             None => Split::Train,
             Some(split) => split,
         };
+        if shard.is_partial {
+            partial.insert(shard.label);
+        }
         if let Some(count) = shard.count {
             *counts.entry((shard.label, count)).or_default() += 1;
         }
@@ -90,6 +94,9 @@ pub(crate) fn gather_dataset(
             missing: format!("{found} of the {count} files of {label} are there"),
             next: "fetch again, or check the revision".into(),
         });
+    }
+    for split in partial {
+        tracing::warn!("{repo}: {split} is incomplete, since the hub converts only the first 5 GB");
     }
     for left_out in left_out {
         tracing::info!("{repo}: {left_out} is none of train, dev and test, left out");
@@ -171,6 +178,8 @@ struct Shard<'a> {
     label: &'a str,
     /// How many files the split has, where the name says so.
     count: Option<usize>,
+    /// Whether it belongs to the first part of a split that the hub converted no further.
+    is_partial: bool,
 }
 
 impl<'a> Shard<'a> {
@@ -203,7 +212,14 @@ impl<'a> Shard<'a> {
             [] | ["data"] => "default",
             ["data", subset, ..] | [subset, ..] => subset,
         };
-        Some((subset, Self { name, label, count }))
+        let whole = label.strip_prefix("partial-");
+        let shard = Self {
+            name,
+            label: whole.unwrap_or(label),
+            count,
+            is_partial: whole.is_some(),
+        };
+        Some((subset, shard))
     }
 
     fn split(&self) -> Option<Split> {

@@ -117,6 +117,31 @@ pub enum HubError {
         reason: String,
     },
 
+    /// The certificate of a server, or of a proxy in between, can't be verified.
+    #[error(
+        "{url}: {reason}: if your network signs certificates with an authority of its own, set SSL_CERT_FILE \
+         (or REQUESTS_CA_BUNDLE) to that authority's certificate as a PEM file"
+    )]
+    Certificate {
+        /// The address asked for.
+        url: String,
+        /// The defect of the certificate.
+        reason: String,
+    },
+
+    /// The hub can't be reached, and the snapshot in the cache lacks a file.
+    #[error("{repo}: the snapshot in the cache {cache} lacks a file ({missing}), and {source}")]
+    Lacking {
+        /// The repository.
+        repo: String,
+        /// The missing file, in words.
+        missing: String,
+        /// The cache folder.
+        cache: String,
+        /// The failure to reach the hub.
+        source: Box<HubError>,
+    },
+
     /// A redirect that is not followed.
     #[error("{from}: refused a redirect to {to}: {reason}")]
     Redirect {
@@ -180,6 +205,19 @@ pub enum HubError {
         needed: String,
     },
 
+    /// A data set without parquet files, also in the hub's own conversion.
+    #[error(
+        "{repo}: there is no parquet file, and no conversion by the hub under {conversion}: {next}"
+    )]
+    NoParquet {
+        /// The repository.
+        repo: String,
+        /// The revision that the hub converts data sets to.
+        conversion: &'static str,
+        /// The next action.
+        next: &'static str,
+    },
+
     /// A repository that lacks a required file.
     #[error("{repo}: {missing}: {next}")]
     Incomplete {
@@ -209,4 +247,15 @@ pub enum HubError {
     /// Reading or writing the cache; the message names the path.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl HubError {
+    /// Whether the hub gave no usable answer, so that one might come later, or by another network.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Transport { .. } | Self::Certificate { .. } | Self::RateLimited { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 500..=599),
+            _ => false,
+        }
+    }
 }

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use hf_hub::RepoType;
 
 use crate::{
-    cache::RepoFolder,
+    cache::{Cached, RepoFolder},
     client::Client,
     config::HubConfig,
-    dataset_files::{DatasetFiles, gather_dataset, gather_splits},
+    dataset_files::{CONVERSION, DatasetFiles, gather_dataset, gather_splits},
     error::HubError,
     model_files::gather_model,
-    name::{DatasetId, RepoId},
+    name::{DEFAULT_REVISION, DatasetId, RepoId},
+    retry::Retries,
     snapshot::Snapshot,
     watcher::Watcher,
 };
@@ -21,8 +22,8 @@ use crate::{
 /// safetensors, single or sharded.
 ///
 /// A snapshot that is whole costs one HEAD, to ask whether the revision has moved; none when the
-/// revision is a commit or the configuration is offline. Where that HEAD gets no answer, the snapshot
-/// is used and a warning logged.
+/// revision is a commit or the configuration is offline. Where the hub can't be reached, the snapshot
+/// in the cache is used and a warning logged, also one that Python fetched.
 ///
 /// # Errors
 /// Every [`HubError`] but those of data sets. [`HubError::PickleOnly`] where weights are there only as
@@ -42,7 +43,9 @@ pub fn fetch_model(
 /// The subset is the folder that the files lie in (`triplet/train-00000-of-00001.parquet`), or
 /// `default` for files in `data/` or at the root; both `<subset>/<split>-00000-of-00001.parquet` and
 /// `<subset>/<split>/0000.parquet` (the layout of the hub's `refs/convert/parquet`) are known. Splits
-/// that are none of train, dev and test are left where they are, and named in the log.
+/// that are none of train, dev and test are left where they are, and named in the log. A repository
+/// without parquet files, such as one with a script or with CSV, is taken from that conversion, where
+/// no revision is asked for.
 ///
 /// # Errors
 /// Every [`HubError`]; [`HubError::Subset`] lists the subsets when there are several and none was
@@ -52,10 +55,40 @@ pub fn fetch_dataset(
     dataset: &DatasetId,
     watcher: &mut dyn Watcher,
 ) -> Result<DatasetFiles, HubError> {
-    let repo = RepoFolder::new(config, RepoType::Dataset, &dataset.repo);
-    fetch(config, &repo, watcher, |snapshot, watcher| {
-        gather_dataset(snapshot, dataset.subset.as_deref(), watcher)
-    })
+    let fetch_from = |config: &HubConfig, id: &RepoId, watcher: &mut dyn Watcher| {
+        let repo = RepoFolder::new(config, RepoType::Dataset, id);
+        fetch(config, &repo, watcher, |snapshot, watcher| {
+            gather_dataset(snapshot, dataset.subset.as_deref(), watcher)
+        })
+    };
+    let error = match fetch_from(config, &dataset.repo, watcher) {
+        Err(error) if dataset.repo.revision() == DEFAULT_REVISION => error,
+        fetched => return fetched,
+    };
+    let converted = dataset.repo.at(CONVERSION);
+    let fetched = match &error {
+        HubError::NoParquet { .. } | HubError::NotCached { .. } => {
+            fetch_from(config, &converted, watcher)
+        }
+        unreachable if unreachable.is_unreachable() => {
+            let mut offline = config.clone();
+            offline.offline = true;
+            fetch_from(&offline, &converted, watcher)
+        }
+        _ => return Err(error),
+    };
+    match fetched {
+        Ok(files) => {
+            tracing::info!(
+                "{dataset}: no parquet files, using the hub's conversion ({CONVERSION})"
+            );
+            Ok(files)
+        }
+        Err(
+            HubError::NotFound { .. } | HubError::NotCached { .. } | HubError::NoParquet { .. },
+        ) => Err(error),
+        Err(error) => Err(error),
+    }
 }
 
 /// Brings the parquet files of splits by their own names, each given as subset and split, and returns their
@@ -86,69 +119,75 @@ fn fetch<T>(
     watcher: &mut dyn Watcher,
     gather: impl Fn(&Snapshot<'_>, &mut dyn Watcher) -> Result<T, HubError>,
 ) -> Result<T, HubError> {
-    let not_cached = |missing: String| HubError::NotCached {
-        repo: repo.to_string(),
-        missing,
-        cache: repo.cache_dir().display().to_string(),
-    };
-    let commit = repo.commit();
+    let cached = repo.cached();
     if config.offline {
-        let commit = commit
-            .filter(|commit| repo.snapshot(commit).is_dir())
-            .ok_or_else(|| not_cached(format!("revision {}", repo.revision())))?;
-        let (listing, is_ours) = match repo.listing(&commit) {
-            Some(listing) => (listing, true),
-            None => (repo.walk(&commit), false),
+        let not_cached = |missing: String| HubError::NotCached {
+            repo: repo.to_string(),
+            missing,
+            cache: repo.cache_dir().display().to_string(),
         };
-        if !is_ours {
+        let Some(Cached { listing, is_whole }) = cached else {
+            return Err(not_cached(format!("revision {}", repo.revision())));
+        };
+        if !is_whole {
             tracing::info!(
                 "{repo}: not fetched by sentune, so what the cache lacks of it can't be told"
             );
         }
-        return gather(
-            &Snapshot {
-                repo,
-                listing,
-                client: None,
-            },
-            watcher,
-        )
-        .map_err(|error| match error {
-            // What a listing of the cache's own files lacks may well be on the hub.
-            HubError::Incomplete { missing, .. } if !is_ours => not_cached(missing),
+        let found = gather(&Snapshot::cached(repo, listing), watcher);
+        return found.map_err(|error| match error {
+            // A file that the cache lacks may well be on the hub.
+            HubError::Incomplete { missing, .. } if !is_whole => not_cached(missing),
             error => error,
         });
     }
 
     let client = Client::new(config)?;
-    if let Some(listing) = commit.and_then(|commit| repo.listing(&commit)) {
-        let snapshot = Snapshot {
-            repo,
-            listing,
-            client: None,
-        };
-        if let Ok(found) = gather(&snapshot, &mut ()) {
-            let commit = &snapshot.listing.commit;
-            let Some(file) = snapshot.listing.files.first() else {
-                return Ok(found);
-            };
-            if commit == repo.revision() {
-                return Ok(found);
-            }
-            match client.current_commit(repo, &file.name, watcher) {
-                Ok(Some(current)) if current == *commit => return Ok(found),
-                Ok(_) => {}
-                Err(HubError::Interrupted) => return Err(HubError::Interrupted),
-                Err(error) => {
-                    tracing::warn!(
-                        "{repo}: using the cached commit {commit}, for the hub gave no answer: {error}"
-                    );
-                    return Ok(found);
+    // The files as the cache has them, with the commit; of use where the hub confirms the commit, or can't be
+    // reached.
+    let mut in_cache = None;
+    if let Some(Cached { listing, is_whole }) = cached {
+        let commit = listing.commit.clone();
+        let first = listing.files.first().map(|file| file.name.clone());
+        let found = gather(&Snapshot::cached(repo, listing), &mut ());
+        match (found, first) {
+            (Ok(found), None) => return Ok(found),
+            (Ok(found), Some(_)) if is_whole && commit == repo.revision() => return Ok(found),
+            (Ok(found), Some(first)) if is_whole => {
+                match client.current_commit(repo, &first, watcher) {
+                    Ok(Some(current)) if current == commit => return Ok(found),
+                    Ok(_) => in_cache = Some((commit, Ok(found))),
+                    Err(HubError::Interrupted) => return Err(HubError::Interrupted),
+                    Err(error) => return Ok(out_of_reach(repo, &commit, found, &error)),
                 }
             }
+            (found, _) => in_cache = Some((commit, found)),
         }
     }
-    let listing = client.listing(repo, watcher)?;
+    let retries = match in_cache {
+        Some((_, Ok(_))) => Retries::none(config),
+        _ => Retries::new(config),
+    };
+    let listing = match (client.listing(repo, retries, watcher), in_cache) {
+        (Ok(listing), _) => listing,
+        (Err(error), Some((commit, Ok(found)))) if error.is_unreachable() => {
+            return Ok(out_of_reach(repo, &commit, found, &error));
+        }
+        (Err(error), Some((_, Err(in_cache)))) if error.is_unreachable() => {
+            return Err(match in_cache {
+                HubError::NotCached { missing, .. } | HubError::Incomplete { missing, .. } => {
+                    HubError::Lacking {
+                        repo: repo.to_string(),
+                        missing,
+                        cache: repo.cache_dir().display().to_string(),
+                        source: Box::new(error),
+                    }
+                }
+                other => other,
+            });
+        }
+        (Err(error), _) => return Err(error),
+    };
     repo.write_listing(&listing)?;
     let snapshot = Snapshot {
         repo,
@@ -159,4 +198,10 @@ fn fetch<T>(
     // Last, so that until then the revision stands for the older snapshot, which is whole.
     repo.write_commit(&snapshot.listing.commit)?;
     Ok(found)
+}
+
+// Warns that the cache is used without the hub's word.
+fn out_of_reach<T>(repo: &RepoFolder, commit: &str, found: T, error: &HubError) -> T {
+    tracing::warn!("{repo}: using the cached commit {commit}, for the hub gave no answer: {error}");
+    found
 }

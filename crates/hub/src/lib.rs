@@ -57,6 +57,7 @@ pub mod fetch;
 mod listing;
 mod model_files;
 pub mod name;
+pub mod network;
 mod partial_file;
 mod request;
 mod retry;

@@ -8,6 +8,9 @@ use std::fmt;
 
 use crate::error::HubError;
 
+/// The revision of a name without one.
+pub const DEFAULT_REVISION: &str = "main";
+
 /// A repository and a revision of it: `org/name` or `org/name@revision`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RepoId {
@@ -23,16 +26,42 @@ impl RepoId {
     /// [`HubError::Name`], which names the rule that is broken. The rules are those of
     /// `huggingface_hub.utils.validate_repo_id`, except that the organisation is required.
     pub fn parse(text: &str) -> Result<Self, HubError> {
-        let (id, revision) = match text.split_once('@') {
-            Some((id, revision)) => (id, revision),
-            None => (text, "main"),
-        };
+        let (id, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         check_repo(id).map_err(|rule| name_error("hub name", text, rule))?;
         check_revision(revision).map_err(|rule| name_error("revision", revision, rule))?;
         Ok(Self {
             id: id.to_owned(),
             revision: revision.to_owned(),
         })
+    }
+
+    /// Takes the name of a model as sentence-transformers does: [`Self::parse`], or a name without a slash, which is
+    /// one of the organisation sentence-transformers unless the hub has had it since before there were organisations
+    /// (`bert-base-uncased`).
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_model(text: &str) -> Result<Self, HubError> {
+        let (name, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
+        if name.contains('/') {
+            return Self::parse(text);
+        }
+        let full = Self::parse(&format!("{SHORT_NAMES_ORGANISATION}/{name}@{revision}"))?;
+        if MODELS_WITHOUT_ORGANISATION.contains(&name.to_ascii_lowercase().as_str()) {
+            return Ok(Self {
+                id: name.to_owned(),
+                ..full
+            });
+        }
+        Ok(full)
+    }
+
+    /// The same repository at another revision.
+    pub(crate) fn at(&self, revision: &str) -> Self {
+        Self {
+            id: self.id.clone(),
+            revision: revision.to_owned(),
+        }
     }
 
     /// The repository without the revision, as in `microsoft/mpnet-base`.
@@ -49,7 +78,7 @@ impl RepoId {
 impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)?;
-        if self.revision != "main" {
+        if self.revision != DEFAULT_REVISION {
             write!(f, "@{}", self.revision)?;
         }
         Ok(())
@@ -96,6 +125,83 @@ impl fmt::Display for DatasetId {
         }
     }
 }
+
+/// The organisation of a model's short name.
+const SHORT_NAMES_ORGANISATION: &str = "sentence-transformers";
+
+/// Models whose name on the hub has no organisation.
+///
+/// Source: `ORIGINAL_TRANSFORMER_MODELS` in `sentence_transformers/util/misc.py` (6.2.0).
+const MODELS_WITHOUT_ORGANISATION: &[&str] = &[
+    "albert-base-v1",
+    "albert-base-v2",
+    "albert-large-v1",
+    "albert-large-v2",
+    "albert-xlarge-v1",
+    "albert-xlarge-v2",
+    "albert-xxlarge-v1",
+    "albert-xxlarge-v2",
+    "bert-base-cased",
+    "bert-base-cased-finetuned-mrpc",
+    "bert-base-chinese",
+    "bert-base-german-cased",
+    "bert-base-german-dbmdz-cased",
+    "bert-base-german-dbmdz-uncased",
+    "bert-base-multilingual-cased",
+    "bert-base-multilingual-uncased",
+    "bert-base-uncased",
+    "bert-large-cased",
+    "bert-large-cased-whole-word-masking",
+    "bert-large-cased-whole-word-masking-finetuned-squad",
+    "bert-large-uncased",
+    "bert-large-uncased-whole-word-masking",
+    "bert-large-uncased-whole-word-masking-finetuned-squad",
+    "camembert-base",
+    "ctrl",
+    "distilbert-base-cased",
+    "distilbert-base-cased-distilled-squad",
+    "distilbert-base-german-cased",
+    "distilbert-base-multilingual-cased",
+    "distilbert-base-uncased",
+    "distilbert-base-uncased-distilled-squad",
+    "distilbert-base-uncased-finetuned-sst-2-english",
+    "distilgpt2",
+    "distilroberta-base",
+    "gpt2",
+    "gpt2-large",
+    "gpt2-medium",
+    "gpt2-xl",
+    "openai-gpt",
+    "roberta-base",
+    "roberta-base-openai-detector",
+    "roberta-large",
+    "roberta-large-mnli",
+    "roberta-large-openai-detector",
+    "t5-11b",
+    "t5-3b",
+    "t5-base",
+    "t5-large",
+    "t5-small",
+    "transfo-xl-wt103",
+    "xlm-clm-ende-1024",
+    "xlm-clm-enfr-1024",
+    "xlm-mlm-100-1280",
+    "xlm-mlm-17-1280",
+    "xlm-mlm-en-2048",
+    "xlm-mlm-ende-1024",
+    "xlm-mlm-enfr-1024",
+    "xlm-mlm-enro-1024",
+    "xlm-mlm-tlm-xnli15-1024",
+    "xlm-mlm-xnli15-1024",
+    "xlm-roberta-base",
+    "xlm-roberta-large",
+    "xlm-roberta-large-finetuned-conll02-dutch",
+    "xlm-roberta-large-finetuned-conll02-spanish",
+    "xlm-roberta-large-finetuned-conll03-english",
+    "xlm-roberta-large-finetuned-conll03-german",
+    "xlnet-base-cased",
+    "xlnet-large-cased",
+];
 
 /// Whether this is a full commit hash, which never moves.
 pub(crate) fn is_commit(text: &str) -> bool {

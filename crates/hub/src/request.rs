@@ -155,13 +155,14 @@ impl Answer {
     }
 
     fn transport(&self, error: ureq::Error) -> Failure {
-        // A certificate that is wrong now is wrong in a second as well.
+        if let Some(reason) = certificate_error(&error) {
+            // A certificate that is wrong now is wrong in a second as well.
+            let url = self.url.clone();
+            return Failure::Final(HubError::Certificate { url, reason });
+        }
         let is_final = matches!(
             error,
-            ureq::Error::Tls(_)
-                | ureq::Error::Rustls(_)
-                | ureq::Error::BadUri(_)
-                | ureq::Error::InvalidProxyUrl
+            ureq::Error::Tls(_) | ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl
         );
         let error = HubError::Transport {
             url: self.url.clone(),
@@ -172,6 +173,19 @@ impl Answer {
         } else {
             Failure::may_pass(error)
         }
+    }
+}
+
+/// The defect of the server's certificate, where that is what ended the handshake.
+fn certificate_error(error: &ureq::Error) -> Option<String> {
+    let error = match error {
+        ureq::Error::Rustls(error) => error,
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref::<rustls::Error>()?,
+        _ => return None,
+    };
+    match error {
+        rustls::Error::InvalidCertificate(_) => Some(error.to_string()),
+        _ => None,
     }
 }
 

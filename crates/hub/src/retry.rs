@@ -24,6 +24,12 @@ impl Failure {
     pub(crate) fn may_pass(error: HubError) -> Self {
         Self::MayPass { error, after: None }
     }
+
+    pub(crate) fn into_error(self) -> HubError {
+        match self {
+            Self::Final(error) | Self::MayPass { error, .. } => error,
+        }
+    }
 }
 /// Counts the retries and sleeps between them.
 pub(crate) struct Retries<'a> {
@@ -38,6 +44,14 @@ impl<'a> Retries<'a> {
             config,
             left: config.retries,
             pause: config.first_pause,
+        }
+    }
+
+    /// No retry at all.
+    pub(crate) fn none(config: &'a HubConfig) -> Self {
+        Self {
+            left: 0,
+            ..Self::new(config)
         }
     }
 

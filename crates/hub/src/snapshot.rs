@@ -17,7 +17,16 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) client: Option<&'a Client<'a>>,
 }
 
-impl Snapshot<'_> {
+impl<'a> Snapshot<'a> {
+    /// The snapshot as the cache has it.
+    pub(crate) fn cached(repo: &'a RepoFolder, listing: Listing) -> Self {
+        Self {
+            repo,
+            listing,
+            client: None,
+        }
+    }
+
     /// The path of a listed file, which is downloaded where the cache lacks it.
     pub(crate) fn bring(&self, name: &str, watcher: &mut dyn Watcher) -> Result<PathBuf, HubError> {
         check_portable(name)?;

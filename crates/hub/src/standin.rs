@@ -3,7 +3,7 @@
 //!
 //! Two servers on two ports: the hub (API, small files, redirects) and the storage that large files
 //! are redirected to, which is another host to every client. Both speak HTTP/1.1 with one request per
-//! connection and end with the value.
+//! connection, on request with TLS by an authority of the stand-in's own, and end with the value.
 //!
 //! ```
 //! use hub::{config::HubConfig, fetch::fetch_dataset, name::DatasetId, standin::StandIn};
@@ -20,9 +20,11 @@
 //! # }
 //! ```
 
+mod tls;
+
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -36,10 +38,14 @@ use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::address::escape;
+use self::tls::{Authority, Stream};
+use crate::{address::escape, dataset_files::CONVERSION};
 
 /// The commit that `main` stands for at first.
 pub const FIRST_COMMIT: &str = "1111111111111111111111111111111111111111";
+
+/// The commit of conversions to parquet.
+const CONVERSION_COMMIT: &str = "cccccccccccccccccccccccccccccccccccccccc";
 
 /// A running stand-in. Its repositories and faults can be changed at any time.
 pub struct StandIn {
@@ -52,11 +58,24 @@ impl StandIn {
     /// # Errors
     /// When the ports can't be had.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// Starts both servers with TLS, by certificates that only [`Self::authority`] vouches for.
+    ///
+    /// # Errors
+    /// When the ports can't be had or the certificates not made.
+    pub fn start_with_tls() -> io::Result<Self> {
+        Self::start_with(Some(Authority::new().map_err(io::Error::other)?))
+    }
+
+    fn start_with(authority: Option<Authority>) -> io::Result<Self> {
         let hub = TcpListener::bind("127.0.0.1:0")?;
         let storage = TcpListener::bind("127.0.0.1:0")?;
         let state = Arc::new(State {
             hub: hub.local_addr()?,
             storage: storage.local_addr()?,
+            authority,
             is_over: AtomicBool::new(false),
             content: Mutex::new(Content::default()),
         });
@@ -69,7 +88,15 @@ impl StandIn {
 
     /// The value for HF_ENDPOINT.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.state.hub)
+        match self.state.authority {
+            None => format!("http://{}", self.state.hub),
+            Some(_) => format!("https://localhost:{}", self.state.hub.port()),
+        }
+    }
+
+    /// The certificate of the authority behind both servers, in PEM form; none without TLS.
+    pub fn authority(&self) -> Option<&str> {
+        self.state.authority.as_ref().map(Authority::pem)
     }
 
     /// The address of the storage, as redirects have it.
@@ -85,6 +112,12 @@ impl StandIn {
     /// A data set to fill with files; made empty where it isn't there.
     pub fn dataset(&self, id: &str) -> StandInRepo<'_> {
         self.repo(format!("datasets/{id}"))
+    }
+
+    /// The hub's conversion of a data set to parquet, to fill with files; made empty where it isn't there.
+    pub fn conversion(&self, id: &str) -> StandInRepo<'_> {
+        self.repo(format!("datasets/{id}/{CONVERSION}"))
+            .commit(CONVERSION_COMMIT)
     }
 
     /// Lets the next `times` requests whose `METHOD /path` holds `part`, on that server, go wrong.
@@ -259,6 +292,7 @@ pub enum Fault {
 struct State {
     hub: SocketAddr,
     storage: SocketAddr,
+    authority: Option<Authority>,
     is_over: AtomicBool,
     content: Mutex<Content>,
 }
@@ -266,7 +300,12 @@ struct State {
 impl State {
     // Another name than the hub's: Python takes two ports of one name for the same host.
     fn storage_url(&self) -> String {
-        format!("http://localhost:{}", self.storage.port())
+        let scheme = if self.authority.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://localhost:{}", self.storage.port())
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
@@ -337,20 +376,23 @@ fn listen(listener: &TcpListener, server: Server, state: &Arc<State>) {
         let state = Arc::clone(state);
         thread::spawn(move || {
             // A client that goes away in the middle is what many tests are about.
-            let _ = answer(stream, server, &state);
+            if let Ok(stream) = Stream::open(stream, state.authority.as_ref()) {
+                let mut stream = BufReader::new(stream);
+                let _ = answer(&mut stream, server, &state);
+                stream.get_mut().close();
+            }
         });
     }
 }
 
-fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
+fn answer(stream: &mut BufReader<Stream>, server: Server, state: &State) -> io::Result<()> {
+    let mut lines = stream.by_ref().lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let mut words = first.split(' ');
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Ok(());
     };
-    let mut headers = Vec::new();
+    let mut headers: Vec<(String, String)> = Vec::new();
     for line in lines {
         let line = line?;
         if line.is_empty() {
@@ -360,6 +402,14 @@ fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let length = length.and_then(|(_, length)| length.parse().ok());
+    let mut body = Vec::new();
+    stream
+        .by_ref()
+        .take(length.unwrap_or(0))
+        .read_to_end(&mut body)?;
+    let stream = stream.get_mut();
     let request = Recorded {
         server,
         method: method.to_owned(),
@@ -422,14 +472,14 @@ fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()
     match fault {
         None | Some(Fault::IgnoreRange | Fault::WrongRange) => {}
         Some(Fault::HangUp) => return Ok(()),
-        Some(Fault::Raw(bytes)) => return stream.write_all(&bytes),
+        Some(Fault::Raw(bytes)) => return stream.write_all(&bytes).and_then(|()| stream.flush()),
         Some(Fault::RawForever(head, more)) => {
             stream.write_all(&head)?;
-            return write_forever(&mut stream, &more, state);
+            return write_forever(stream, &more, state);
         }
         Some(Fault::Forever(body)) => {
             stream.write_all(b"HTTP/1.1 200 stand-in\r\nconnection: close\r\n\r\n")?;
-            return write_forever(&mut stream, &body, state);
+            return write_forever(stream, &body, state);
         }
         Some(Fault::Status(status, headers)) => {
             reply = Reply {
@@ -479,6 +529,7 @@ fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
+    stream.flush()?;
     if request.method == "HEAD" {
         return Ok(());
     }
@@ -492,13 +543,14 @@ fn answer(mut stream: TcpStream, server: Server, state: &State) -> io::Result<()
             thread::sleep(pause);
         }
     }
+    stream.flush()?;
     while stalls && !state.is_over.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-fn write_forever(stream: &mut TcpStream, bytes: &[u8], state: &State) -> io::Result<()> {
+fn write_forever(stream: &mut Stream, bytes: &[u8], state: &State) -> io::Result<()> {
     while !state.is_over.load(Ordering::Relaxed) {
         stream.write_all(bytes)?;
     }
@@ -521,15 +573,14 @@ fn hub_reply(content: &Content, request: &Recorded, state: &State) -> Reply {
         let mut parts = path.split('/');
         let (kind, org, name) = (parts.next(), parts.next(), parts.next());
         let key = [kind, org, name].map(Option::unwrap_or_default).join("/");
-        let Some(repo) = content.repos.get(&key) else {
-            return Reply::error(404, "RepoNotFound");
-        };
         return match (parts.next(), parts.next(), parts.next()) {
-            (Some("revision"), Some(revision), None) if has_revision(repo, revision) => {
-                let body = listing(&key, repo).to_string();
-                Reply::new(200, &[("content-type", "application/json")], body)
-            }
-            (Some("revision"), Some(_), None) => Reply::error(404, "RevisionNotFound"),
+            (Some("revision"), Some(revision), None) => match find(content, &key, revision) {
+                Ok((_, repo)) => {
+                    let body = listing(&key, repo).to_string();
+                    Reply::new(200, &[("content-type", "application/json")], body)
+                }
+                Err(code) => Reply::error(404, code),
+            },
             _ => Reply::error(404, ""),
         };
     }
@@ -541,15 +592,13 @@ fn hub_reply(content: &Content, request: &Recorded, state: &State) -> Reply {
     } else {
         format!("models/{repo}")
     };
-    let Some(repo) = content.repos.get(&key) else {
-        return Reply::error(404, "RepoNotFound");
-    };
     let Some((revision, file)) = rest.split_once('/') else {
         return Reply::error(404, "EntryNotFound");
     };
-    if !has_revision(repo, revision) {
-        return Reply::error(404, "RevisionNotFound");
-    }
+    let (key, repo) = match find(content, &key, revision) {
+        Ok(found) => found,
+        Err(code) => return Reply::error(404, code),
+    };
     let Some((_, found)) = repo
         .files
         .iter()
@@ -597,8 +646,25 @@ fn storage_reply(content: &Content, request: &Recorded) -> Reply {
     }
 }
 
-fn has_revision(repo: &Repo, revision: &str) -> bool {
-    revision == "main" || revision == "refs%2Fpr%2F1" || revision == repo.commit
+/// The repository of a revision with its key, or the hub's code of the error.
+fn find<'a>(
+    content: &'a Content,
+    key: &str,
+    revision: &str,
+) -> Result<(String, &'a Repo), &'static str> {
+    let repo = content.repos.get(key);
+    let converted_key = format!("{key}/{CONVERSION}");
+    let converted = content.repos.get(&converted_key);
+    if repo.is_none() && converted.is_none() {
+        return Err("RepoNotFound");
+    }
+    let is_converted = revision.replace("%2F", "/") == CONVERSION;
+    let is_main = ["main", "refs%2Fpr%2F1"].contains(&revision);
+    match (repo, converted) {
+        (Some(repo), _) if is_main || revision == repo.commit => Ok((key.to_owned(), repo)),
+        (_, Some(repo)) if is_converted || revision == repo.commit => Ok((converted_key, repo)),
+        _ => Err("RevisionNotFound"),
+    }
 }
 
 fn listing(key: &str, repo: &Repo) -> Value {

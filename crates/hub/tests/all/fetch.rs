@@ -160,6 +160,55 @@ fn a_hub_out_of_reach_is_no_obstacle_where_the_cache_is_whole() {
 }
 
 #[test]
+fn a_cache_that_python_filled_serves_where_the_hub_is_out_of_reach() {
+    for endpoint in ["http://127.0.0.1:1", "http://no-such-host.invalid"] {
+        let mut world = World::new();
+        let folder = world.model().expect("fetched");
+        let files = world.dataset("org/nli:triplet").expect("fetched");
+        // Python writes no listings.
+        for repo in ["models--org--base", "datasets--org--nli"] {
+            fs::remove_dir_all(world.cache().join(repo).join(".listings")).expect("removed");
+        }
+        world.config.endpoint = endpoint.to_owned();
+        // One attempt, not four.
+        world.config.first_pause = std::time::Duration::from_secs(60);
+        world.config.longest_pause = world.config.first_pause;
+        assert_eq!(world.model().expect("there"), folder);
+        assert_eq!(world.dataset("org/nli:triplet").expect("there"), files);
+
+        world.config.retries = 0;
+        fs::remove_file(folder.join("model.safetensors")).expect("removed");
+        let error = message(world.model());
+        for part in ["org/base", "no model.safetensors", endpoint] {
+            assert!(error.contains(part), "no {part:?} in {error}");
+        }
+        let error = message(world.dataset("org/nli:pair"));
+        assert!(error.contains("no subset pair"), "{error}");
+    }
+}
+
+#[test]
+fn a_cache_that_python_filled_in_part_is_completed_by_the_hub() {
+    let world = World::new();
+    let folder = world.model().expect("fetched");
+    fs::remove_dir_all(world.cache().join("models--org--base/.listings")).expect("removed");
+    fs::remove_file(folder.join("vocab.txt")).expect("removed");
+    assert_eq!(world.model().expect("fetched"), folder);
+    assert!(folder.join("vocab.txt").is_file());
+}
+
+#[test]
+fn a_hub_that_refuses_is_not_out_of_reach() {
+    let mut world = World::new();
+    world.model().expect("fetched");
+    fs::remove_dir_all(world.cache().join("models--org--base/.listings")).expect("removed");
+    world.standin.require_token("hf_other");
+    world.config.token = None;
+    let error = message(world.model());
+    assert!(error.contains("401"), "{error}");
+}
+
+#[test]
 fn offline_asks_nobody() {
     let mut world = World::new();
     world.config.offline = true;
@@ -390,13 +439,70 @@ fn a_subset_that_is_not_named_or_not_there_lists_those_that_are() {
     assert!(error.contains("repository not found"), "{error}");
     world.standin.dataset("org/csv").small("train.csv", "a,b");
     let error = message(world.dataset("org/csv"));
-    assert!(error.contains("org/csv@refs/convert/parquet"), "{error}");
+    for part in [
+        "no parquet file",
+        "refs/convert/parquet",
+        "give them as files",
+    ] {
+        assert!(error.contains(part), "no {part:?} in {error}");
+    }
     world
         .standin
         .dataset("org/half")
         .large("data/train-00001-of-00002.parquet", b"x");
     let error = message(world.dataset("org/half"));
     assert!(error.contains("1 of the 2 files of train"), "{error}");
+}
+
+#[test]
+fn a_data_set_without_parquet_files_is_taken_from_the_hubs_conversion() {
+    let mut world = World::new();
+    for id in ["org/csv", "org/script", "org/mixed"] {
+        world
+            .standin
+            .conversion(id)
+            .large("pair/train/0000.parquet", b"pair")
+            .large("triplet/train/0000.parquet", b"train 0")
+            .large("triplet/train/0001.parquet", b"train 1")
+            .large("triplet/validation/0000.parquet", b"dev")
+            .large("triplet/partial-test/0000.parquet", b"test");
+    }
+    world
+        .standin
+        .dataset("org/csv")
+        .small("triplet/train.csv", "a,b");
+    world
+        .standin
+        .dataset("org/script")
+        .small("script.py", "import os");
+    // What the repository has itself comes first.
+    world
+        .standin
+        .dataset("org/mixed")
+        .small("mixed.py", "import os")
+        .large("triplet/train-00000-of-00001.parquet", b"own");
+    let read = |paths: &[PathBuf]| -> Vec<Vec<u8>> {
+        let read = |path: &PathBuf| fs::read(path).expect("there");
+        paths.iter().map(read).collect()
+    };
+    for is_offline in [false, true] {
+        world.config.offline = is_offline;
+        for id in ["org/csv", "org/script"] {
+            let files = world.dataset(&format!("{id}:triplet")).expect(id);
+            assert_eq!(read(&files.train), [b"train 0", b"train 1"]);
+            assert_eq!(read(&files.dev), [b"dev"]);
+            assert_eq!(read(&files.test), [b"test"]);
+        }
+        let files = world.dataset("org/mixed:triplet").expect("own files");
+        assert_eq!(read(&files.train), [b"own"]);
+    }
+    world.config.offline = false;
+    let error = message(world.dataset("org/csv"));
+    assert!(error.contains("pair, triplet"), "{error}");
+    world.config.endpoint = "http://127.0.0.1:1".into();
+    let files = world.dataset("org/csv:triplet").expect("in the cache");
+    assert_eq!(read(&files.dev), [b"dev"]);
+    assert!(world.requests_for("script.py").is_empty());
 }
 
 #[test]

@@ -7,3 +7,4 @@ mod fetch;
 mod hostile;
 mod names;
 mod support;
+mod tls;

@@ -41,6 +41,38 @@ fn good_names_come_back_as_they_were() {
     assert_eq!(dataset.subset.as_deref(), Some("x"));
 }
 
+#[test]
+fn a_short_name_means_what_it_means_in_python() {
+    for (short, id, revision) in [
+        (
+            "all-mpnet-base-v2",
+            "sentence-transformers/all-mpnet-base-v2",
+            "main",
+        ),
+        (
+            "all-mpnet-base-v2@v1",
+            "sentence-transformers/all-mpnet-base-v2",
+            "v1",
+        ),
+        ("mpnet-base", "sentence-transformers/mpnet-base", "main"),
+        ("bert-base-uncased", "bert-base-uncased", "main"),
+        (
+            "BERT-base-uncased@refs/pr/1",
+            "BERT-base-uncased",
+            "refs/pr/1",
+        ),
+        ("microsoft/mpnet-base", "microsoft/mpnet-base", "main"),
+    ] {
+        let model = RepoId::parse_model(short).expect(short);
+        assert_eq!((model.id(), model.revision()), (id, revision), "{short}");
+    }
+    for bad in [
+        "", "..", "a b", ".hidden", "name.git", "a\\b", "name@", "a:b",
+    ] {
+        RepoId::parse_model(bad).expect_err(bad);
+    }
+}
+
 // Each with the words that the message has to have, so that it names the rule.
 const BAD_MODELS: &[(&str, &str)] = &[
     ("", "org/name"),
