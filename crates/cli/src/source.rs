@@ -32,18 +32,22 @@ pub(crate) fn model(model: &str, session: &Session) -> anyhow::Result<PathBuf> {
     if path.is_dir() {
         return Ok(path.to_owned());
     }
-    if path.exists() || !is_name(model) {
+    if path.exists() || !(is_name(model) || is_short_name(model)) {
         bail!(
             "model `{model}` is not a folder: give the folder of a model, or a name on the hub such as microsoft/mpnet-base"
         );
     }
-    let id = RepoId::parse(model).with_context(|| {
+    let id = RepoId::parse_model(model).with_context(|| {
         format!("model `{model}` is neither a folder here nor a name on the hub")
     })?;
+    let full_name = id.to_string();
+    if full_name != model {
+        tracing::info!("model `{model}` is {full_name} on the hub");
+    }
     let config = HubConfig::from_env()?;
     fetched(fetch_model(&config, &id, &mut Download::new(session)), session).with_context(|| {
         format!(
-            "model `{model}` is neither a folder here nor could it be had from the hub: give a folder with config.json, tokenizer.json and model.safetensors, or run `cargo xtask fetch-data --model {model}` where the hub can be reached"
+            "model `{model}` is neither a folder here nor could it be had from the hub: give a folder with config.json, tokenizer.json and model.safetensors, or run `cargo xtask fetch-data --model {full_name}` where the hub can be reached"
         )
     })
 }
@@ -114,12 +118,36 @@ pub(crate) fn splits(
 /// or pattern would have.
 fn is_name(text: &str) -> bool {
     let is_path = text.starts_with(['/', '.', '~']) || text.contains(['*', '?', '[', '\\']);
-    let known = [
-        ".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".arrow", ".gz", ".zst",
-    ];
     !is_path
         && text.split('@').next().unwrap_or(text).matches('/').count() == 1
-        && !known.iter().any(|ending| text.ends_with(ending))
+        && !is_file_name(text)
+}
+
+/// Whether a text looks like the short name of a model on the hub, such as `all-mpnet-base-v2`.
+fn is_short_name(text: &str) -> bool {
+    let name = text.split('@').next().unwrap_or(text);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(is_plain)
+        && !is_file_name(name)
+}
+
+fn is_file_name(text: &str) -> bool {
+    let known = [
+        ".parquet",
+        ".csv",
+        ".tsv",
+        ".jsonl",
+        ".ndjson",
+        ".json",
+        ".txt",
+        ".arrow",
+        ".gz",
+        ".zst",
+        ".safetensors",
+        ".bin",
+    ];
+    known.iter().any(|ending| text.ends_with(ending))
 }
 
 /// `all-nli-test` for the test split of `sentence-transformers/all-nli`, as the article has it.
@@ -205,6 +233,30 @@ mod tests {
             "~/x",
         ] {
             assert!(!is_name(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn short_names_are_words_without_a_slash() {
+        for name in [
+            "all-mpnet-base-v2",
+            "all-MiniLM-L6-v2@refs/pr/1",
+            "bert-base-uncased",
+        ] {
+            assert!(is_short_name(name), "{name}");
+        }
+        for other in [
+            "",
+            "..",
+            "./x",
+            "~",
+            "a b",
+            "a/b",
+            "model.safetensors",
+            "C:\\m",
+            "m*",
+        ] {
+            assert!(!is_short_name(other), "{other}");
         }
     }
 

@@ -33,15 +33,17 @@ const MODEL: &str = "microsoft/mpnet-base";
 ///
 /// Without flags: the article's model and data set, microsoft/mpnet-base and
 /// sentence-transformers/all-nli:triplet. A download that was interrupted goes on where it stopped.
-/// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+/// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HUB_OFFLINE, SSL_CERT_FILE and HTTPS_PROXY are
+/// heeded.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask fetch-data")]
 struct Args {
     /// Data set to fetch, as org/name or org/name:subset; may be given several times
     #[arg(long, value_name = "NAME", value_parser = DatasetId::parse)]
     dataset: Vec<DatasetId>,
-    /// Model to fetch, as org/name or org/name@revision; may be given several times
-    #[arg(long, value_name = "NAME", value_parser = RepoId::parse)]
+    /// Model to fetch, as org/name or org/name@revision, or by its name alone where sentence-transformers has it;
+    /// may be given several times
+    #[arg(long, value_name = "NAME", value_parser = RepoId::parse_model)]
     model: Vec<RepoId>,
     /// Folder that the links go into
     #[arg(long, value_name = "FOLDER", default_value = "data")]

@@ -290,7 +290,15 @@ fn a_refusal_names_the_next_action() -> io::Result<()> {
             1,
             ["no subset c", "there are a, b"],
         ),
-        ("--model=base", 2, ["--model <NAME>", "\"base\""]),
+        (
+            "--model=base",
+            1,
+            [
+                "sentence-transformers/base: repository not found",
+                "check the spelling",
+            ],
+        ),
+        ("--model=a b", 2, ["--model <NAME>", "a b"]),
         ("--dataset=../x", 2, ["--dataset <NAME>", "\"../x\""]),
     ] {
         assert_fails(&world.program(&[arg]).output()?, code, &parts);

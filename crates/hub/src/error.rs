@@ -130,7 +130,9 @@ pub enum HubError {
     },
 
     /// The hub can't be reached, and the snapshot in the cache lacks a file.
-    #[error("{repo}: the snapshot in the cache {cache} lacks a file ({missing}), and {source}")]
+    #[error(
+        "{repo}: the snapshot in the cache {cache} lacks a file ({missing}), and the hub gives no answer: {error}"
+    )]
     Lacking {
         /// The repository.
         repo: String,
@@ -139,7 +141,7 @@ pub enum HubError {
         /// The cache folder.
         cache: String,
         /// The failure to reach the hub.
-        source: Box<HubError>,
+        error: Box<HubError>,
     },
 
     /// A redirect that is not followed.

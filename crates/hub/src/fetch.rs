@@ -180,7 +180,7 @@ fn fetch<T>(
                         repo: repo.to_string(),
                         missing,
                         cache: repo.cache_dir().display().to_string(),
-                        source: Box::new(error),
+                        error: Box::new(error),
                     }
                 }
                 other => other,

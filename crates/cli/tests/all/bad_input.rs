@@ -241,7 +241,14 @@ fn models_and_data_that_are_nowhere_name_both_ways_to_get_them() {
     };
     with_model("nosuch").failed(
         1,
-        &["model `nosuch` is not a folder", "microsoft/mpnet-base"],
+        &[
+            "model `nosuch` is neither a folder",
+            "sentence-transformers/nosuch",
+        ],
+    );
+    with_model("./nosuch").failed(
+        1,
+        &["model `./nosuch` is not a folder", "microsoft/mpnet-base"],
     );
     with_model("org/nosuch").failed(
         1,

@@ -6,6 +6,7 @@ mod device;
 mod evaluators;
 mod formats;
 mod installation;
+mod hub_names;
 mod libtorch_engine;
 mod losses;
 mod merge;
