@@ -8,7 +8,10 @@ use std::{sync::mpsc::sync_channel, thread, time::Duration};
 
 use ureq::{
     Agent,
-    http::{Method, Request, header},
+    http::{
+        Method, Request,
+        header::{self, HeaderName},
+    },
     tls::TlsConfig,
 };
 
@@ -18,7 +21,7 @@ use crate::{
     config::HubConfig,
     error::HubError,
     listing::Listing,
-    request::{Answer, CHUNKS_IN_FLIGHT, Facts, run_request},
+    request::{Answer, CHUNKS_IN_FLIGHT, Facts, Payload, Sending, run_request},
     retry::{Failure, Retries},
     watcher::Watcher,
 };
@@ -66,6 +69,7 @@ impl<'a> Client<'a> {
             .timeout_connect(Some(config.silence))
             .timeout_recv_response(Some(config.silence))
             .timeout_per_read(Some(config.silence))
+            .timeout_per_write(Some(config.silence))
             .max_idle_connections_per_host(1)
             .proxy(None)
             .tls_config(tls.build())
@@ -82,7 +86,7 @@ impl<'a> Client<'a> {
     pub(crate) fn listing(
         &self,
         repo: &RepoFolder,
-        mut retries: Retries<'_>,
+        retries: Retries<'_>,
         watcher: &mut dyn Watcher,
     ) -> Result<Listing, HubError> {
         let url = format!(
@@ -90,15 +94,24 @@ impl<'a> Client<'a> {
             self.config.endpoint,
             repo.api_path()
         );
-        let subject = Subject { repo, file: None };
+        let body = self.get(&url, retries, &Subject::reading(repo, None), watcher)?;
+        Listing::from_answer(&url, &body)
+    }
+
+    /// An answer of the hub's API.
+    pub(crate) fn get(
+        &self,
+        url: &str,
+        mut retries: Retries<'_>,
+        subject: &Subject<'_>,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Vec<u8>, HubError> {
         loop {
-            let outcome = self
-                .request(&Method::GET, &url, 0, &subject, watcher)
+            let body = self
+                .request(&Method::GET, url, 0, subject, watcher)
                 .and_then(|answer| answer.read_whole(LONGEST_LISTING, watcher));
-            match outcome {
-                Ok(body) => {
-                    return Listing::from_answer(&url, &body);
-                }
+            match body {
+                Ok(body) => return Ok(body),
                 Err(failure) => retries.wait(failure, watcher)?,
             }
         }
@@ -113,10 +126,7 @@ impl<'a> Client<'a> {
         watcher: &mut dyn Watcher,
     ) -> Result<Option<String>, HubError> {
         let url = self.file_url(repo, repo.revision(), file);
-        let subject = Subject {
-            repo,
-            file: Some(file),
-        };
+        let subject = Subject::reading(repo, Some(file));
         match self.request(&Method::HEAD, &url, 0, &subject, watcher) {
             Ok(answer) => Ok(answer.facts.commit),
             Err(failure) => match failure.into_error() {
@@ -149,15 +159,14 @@ impl<'a> Client<'a> {
         watcher: &mut dyn Watcher,
     ) -> Result<Answer, Failure> {
         let mut facts = Facts::default();
-        let mut address = Address::parse(url).map_err(|reason| {
-            Failure::Final(HubError::Setting {
-                name: "HF_ENDPOINT".into(),
-                reason: reason.into(),
-            })
-        })?;
+        let mut address = self.parse(url)?;
         for _ in 0..=MOST_REDIRECTS {
             let is_hub = address.has_origin_of(&self.endpoint);
-            let mut answer = self.hop(method, &address, is_hub, offset, watcher)?;
+            let mut call = Call::new(method.clone());
+            if offset > 0 {
+                call = call.header(header::RANGE, &format!("bytes={offset}-"));
+            }
+            let mut answer = self.hop(call, &address, is_hub, watcher)?;
             if is_hub {
                 facts.learn(&answer).map_err(|reason| {
                     Failure::Final(HubError::Protocol {
@@ -219,23 +228,94 @@ impl<'a> Client<'a> {
         Ok(next)
     }
 
+    /// Sends a payload to the hub's API and returns the whole answer; follows the redirects of a renamed
+    /// repository.
+    pub(crate) fn post(
+        &self,
+        url: &str,
+        headers: &[(HeaderName, &str)],
+        payload: &[u8],
+        subject: &Subject<'_>,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut address = self.parse(url)?;
+        for _ in 0..=MOST_REDIRECTS {
+            let is_hub = address.has_origin_of(&self.endpoint);
+            let mut call = Call::new(Method::POST);
+            for (name, value) in headers {
+                call = call.header(name.clone(), value);
+            }
+            call.payload = Payload::Bytes(payload.to_vec());
+            let answer = self.hop(call, &address, is_hub, watcher)?;
+            match answer.status {
+                200..=299 => return answer.read_whole(LONGEST_LISTING, watcher),
+                307 | 308 => {
+                    let location = answer.header("location").unwrap_or_default();
+                    let judged = self.judge_redirect(&address, location);
+                    address = judged.map_err(Failure::Final)?;
+                }
+                _ => return Err(self.refusal(&answer, url, is_hub, subject)),
+            }
+        }
+        Err(Failure::Final(HubError::Redirect {
+            from: url.to_owned(),
+            to: address.to_shown(),
+            reason: "too many redirects in a row",
+        }))
+    }
+
+    /// Sends a part of a file to the address that the hub gave for it, and returns the answer's ETag. Without the
+    /// token, unless that is the hub itself.
+    pub(crate) fn put(
+        &self,
+        url: &str,
+        payload: Payload,
+        sending: &Sending<'_>,
+        subject: &Subject<'_>,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Option<String>, Failure> {
+        let address = self.judge_redirect(&self.endpoint, url);
+        let address = address.map_err(Failure::Final)?;
+        let is_hub = address.has_origin_of(&self.endpoint);
+        let mut call = Call::new(Method::PUT);
+        call.payload = payload;
+        call.sending = Some(sending);
+        let answer = self.hop(call, &address, is_hub, watcher)?;
+        match answer.status {
+            200..=299 => Ok(answer.header("etag").map(str::to_owned)),
+            _ => Err(self.refusal(&answer, &address.to_shown(), is_hub, subject)),
+        }
+    }
+
+    fn parse(&self, url: &str) -> Result<Address, Failure> {
+        Address::parse(url).map_err(|reason| {
+            Failure::Final(HubError::Setting {
+                name: "HF_ENDPOINT".into(),
+                reason: reason.into(),
+            })
+        })
+    }
+
     // One request to one host, on a thread of its own. The token goes to the endpoint alone.
     fn hop(
         &self,
-        method: &Method,
+        call: Call<'_>,
         address: &Address,
         is_hub: bool,
-        offset: u64,
         watcher: &mut dyn Watcher,
     ) -> Result<Answer, Failure> {
         let url = address.to_url();
         let shown = address.to_shown();
-        let mut request = Request::builder().method(method.clone()).uri(&url);
+        let has_body = matches!(call.method, Method::GET | Method::POST);
+        let mut request = Request::builder().method(call.method).uri(&url);
         if is_hub && let Some(token) = &self.config.token {
             request = request.header(header::AUTHORIZATION, token.header());
         }
-        if offset > 0 {
-            request = request.header(header::RANGE, format!("bytes={offset}-"));
+        for (name, value) in call.headers {
+            request = request.header(name, value);
+        }
+        if let Some(len) = call.payload.len() {
+            request = request.header(header::CONTENT_LENGTH, len);
         }
         let request = request.body(()).map_err(|error| {
             let reason = format!("not an address that can be asked for: {error}");
@@ -249,13 +329,14 @@ impl<'a> Client<'a> {
 
         let (sender, messages) = sync_channel(CHUNKS_IN_FLIGHT);
         let agent = self.agent.clone();
-        let has_body = *method == Method::GET;
+        let payload = call.payload;
         thread::Builder::new()
             .name("hub".into())
-            .spawn(move || run_request(&agent, request, has_body, &sender))
+            .spawn(move || run_request(&agent, request, payload, has_body, &sender))
             .map_err(|error| Failure::Final(error.into()))?;
         // The worker's own time-outs come first; this one is for a name look-up that has none.
-        Answer::head(shown, messages, self.config.silence * 2, watcher)
+        let patience = self.config.silence * 2;
+        Answer::head(shown, messages, patience, call.sending, watcher)
     }
 
     fn refusal(&self, answer: &Answer, url: &str, is_hub: bool, subject: &Subject<'_>) -> Failure {
@@ -310,13 +391,22 @@ impl<'a> Client<'a> {
             }
             401 => HubError::Unauthorized {
                 url,
-                next: if self.config.token.is_some() {
-                    "check the name, and that the token in HF_TOKEN is valid and may read it"
-                } else {
-                    "check the name; if it is private, set HF_TOKEN to a token that may read it"
+                next: match (self.config.token.is_some(), subject.right) {
+                    (true, "write") => {
+                        "check that the token in HF_TOKEN is valid and may write to it"
+                    }
+                    (true, _) => {
+                        "check the name, and that the token in HF_TOKEN is valid and may read it"
+                    }
+                    (false, _) => {
+                        "check the name; if it is private, set HF_TOKEN to a token that may read it"
+                    }
                 },
             },
-            403 => HubError::Forbidden { url },
+            403 => HubError::Forbidden {
+                url,
+                right: subject.right,
+            },
             404 => {
                 let (what, next) = match (code, subject.file) {
                     ("RevisionNotFound", _) => (
@@ -338,10 +428,55 @@ impl<'a> Client<'a> {
         Failure::Final(error)
     }
 }
+/// One request without its address.
+struct Call<'a> {
+    method: Method,
+    headers: Vec<(HeaderName, String)>,
+    payload: Payload,
+    sending: Option<&'a Sending<'a>>,
+}
+
+impl Call<'_> {
+    fn new(method: Method) -> Self {
+        Self {
+            method,
+            headers: Vec::new(),
+            payload: Payload::None,
+            sending: None,
+        }
+    }
+
+    fn header(mut self, name: HeaderName, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
+        self
+    }
+}
+
 /// The repository and file that a request is about, for messages.
 pub(crate) struct Subject<'a> {
     pub(crate) repo: &'a RepoFolder,
     pub(crate) file: Option<&'a str>,
+    /// The right that the token needs: "read" or "write".
+    pub(crate) right: &'static str,
+}
+
+impl<'a> Subject<'a> {
+    /// Of a request that reads.
+    pub(crate) fn reading(repo: &'a RepoFolder, file: Option<&'a str>) -> Self {
+        Self {
+            repo,
+            file,
+            right: "read",
+        }
+    }
+
+    /// Of a request that writes.
+    pub(crate) fn writing(repo: &'a RepoFolder, file: Option<&'a str>) -> Self {
+        Self {
+            right: "write",
+            ..Self::reading(repo, file)
+        }
+    }
 }
 #[cfg(test)]
 mod tests {

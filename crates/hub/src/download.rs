@@ -30,10 +30,7 @@ impl Client<'_> {
         watcher: &mut dyn Watcher,
     ) -> Result<String, HubError> {
         let url = self.file_url(repo, commit, &entry.name);
-        let subject = Subject {
-            repo,
-            file: Some(&entry.name),
-        };
+        let subject = Subject::reading(repo, Some(&entry.name));
         let mut retries = Retries::new(self.config);
         loop {
             let facts = loop {

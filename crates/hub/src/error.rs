@@ -64,11 +64,13 @@ pub enum HubError {
 
     /// 403: the token lacks the right.
     #[error(
-        "{url}: the hub answers 403 (forbidden): check that the token in HF_TOKEN may read this repository"
+        "{url}: the hub answers 403 (forbidden): check that the token in HF_TOKEN may {right} this repository"
     )]
     Forbidden {
         /// The address asked for.
         url: String,
+        /// The right that is needed: "read" or "write".
+        right: &'static str,
     },
 
     /// 404: no such repository, revision or file.
@@ -252,6 +254,14 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// The status of an answer that no other variant is for.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
     /// Whether the hub gave no usable answer, so that one might come later, or by another network.
     pub(crate) fn is_unreachable(&self) -> bool {
         match self {

@@ -59,6 +59,7 @@ mod model_files;
 pub mod name;
 pub mod network;
 mod partial_file;
+pub mod push;
 mod request;
 mod retry;
 mod snapshot;

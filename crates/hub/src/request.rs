@@ -6,13 +6,15 @@
 //! socket, or with the process.
 
 use std::{
-    io::{self, Read},
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender},
     time::{Duration, Instant},
 };
 
 use ureq::{
-    Agent,
+    Agent, SendBody,
     http::{HeaderMap, Request},
 };
 
@@ -27,8 +29,77 @@ use crate::{
 pub(crate) const CHUNK: usize = 128 * 1024;
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 8;
 
-/// One piece of an answer, from the worker's thread.
+/// The body of a request.
+#[derive(Clone)]
+pub(crate) enum Payload {
+    None,
+    Bytes(Vec<u8>),
+    /// `len` bytes of a file from `start` on.
+    Slice {
+        path: PathBuf,
+        start: u64,
+        len: u64,
+    },
+}
+
+impl Payload {
+    pub(crate) fn len(&self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::Slice { len, .. } => Some(*len),
+        }
+    }
+}
+
+impl Payload {
+    fn open(
+        self,
+        sender: &SyncSender<Result<Message, ureq::Error>>,
+    ) -> io::Result<SendBody<'static>> {
+        Ok(match self {
+            Self::None => SendBody::none(),
+            Self::Bytes(bytes) => SendBody::from_owned_reader(io::Cursor::new(bytes)),
+            Self::Slice { path, start, len } => {
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(start))?;
+                SendBody::from_owned_reader(Reported {
+                    reader: file.take(len),
+                    sender: sender.clone(),
+                })
+            }
+        })
+    }
+}
+
+/// A reader that reports what is taken from it, and fails when nobody listens any more.
+struct Reported {
+    reader: io::Take<File>,
+    sender: SyncSender<Result<Message, ureq::Error>>,
+}
+
+impl Read for Reported {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(buffer)?;
+        self.sender
+            .send(Ok(Message::Sent(n as u64)))
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(n)
+    }
+}
+
+/// The progress of a payload, for the watcher.
+pub(crate) struct Sending<'a> {
+    pub(crate) file: &'a str,
+    /// Bytes of the file that were sent before.
+    pub(crate) start: u64,
+    pub(crate) total: u64,
+}
+
+/// One piece of an answer, or of the news on the way to it, from the worker's thread.
 pub(crate) enum Message {
+    /// So many bytes of the payload were taken.
+    Sent(u64),
     Head(u16, HeaderMap),
     Bytes(Vec<u8>),
     End,
@@ -51,6 +122,7 @@ impl Answer {
         url: String,
         messages: Receiver<Result<Message, ureq::Error>>,
         patience: Duration,
+        sending: Option<&Sending<'_>>,
         watcher: &mut dyn Watcher,
     ) -> Result<Self, Failure> {
         let mut answer = Self {
@@ -61,13 +133,24 @@ impl Answer {
             messages,
             patience,
         };
-        match answer.next_message(watcher)? {
-            Message::Head(status, headers) => {
-                answer.status = status;
-                answer.headers = headers;
-                Ok(answer)
+        let mut n_sent = 0;
+        loop {
+            match answer.next_message(watcher)? {
+                Message::Sent(n) => {
+                    n_sent += n;
+                    if let Some(Sending { file, start, total }) = sending {
+                        watcher.progress(file, start + n_sent, *total);
+                    }
+                }
+                Message::Head(status, headers) => {
+                    answer.status = status;
+                    answer.headers = headers;
+                    return Ok(answer);
+                }
+                Message::Bytes(_) | Message::End => {
+                    return Err(answer.broken("the answer has no head"));
+                }
             }
-            Message::Bytes(_) | Message::End => Err(answer.broken("the answer has no head")),
         }
     }
 
@@ -99,7 +182,7 @@ impl Answer {
         match self.next_message(watcher)? {
             Message::Bytes(bytes) => Ok(Some(bytes)),
             Message::End => Ok(None),
-            Message::Head(..) => Err(self.broken("the answer has two heads")),
+            Message::Head(..) | Message::Sent(_) => Err(self.broken("the answer has two heads")),
         }
     }
 
@@ -193,10 +276,15 @@ fn certificate_error(error: &ureq::Error) -> Option<String> {
 pub(crate) fn run_request(
     agent: &Agent,
     request: Request<()>,
+    payload: Payload,
     has_body: bool,
     sender: &SyncSender<Result<Message, ureq::Error>>,
 ) {
-    let mut response = match agent.run(request) {
+    let response = payload
+        .open(sender)
+        .map_err(ureq::Error::from)
+        .and_then(|body| agent.run(request.map(|()| body)));
+    let mut response = match response {
         Ok(response) => response,
         Err(error) => {
             let _ = sender.send(Err(error));

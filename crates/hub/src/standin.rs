@@ -21,6 +21,7 @@
 //! ```
 
 mod tls;
+mod upload;
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +39,10 @@ use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use self::tls::{Authority, Stream};
+use self::{
+    tls::{Authority, Stream},
+    upload::Bucket,
+};
 use crate::{address::escape, dataset_files::CONVERSION};
 
 /// The commit that `main` stands for at first.
@@ -88,10 +92,7 @@ impl StandIn {
 
     /// The value for HF_ENDPOINT.
     pub fn endpoint(&self) -> String {
-        match self.state.authority {
-            None => format!("http://{}", self.state.hub),
-            Some(_) => format!("https://localhost:{}", self.state.hub.port()),
-        }
+        self.state.hub_url()
     }
 
     /// The certificate of the authority behind both servers, in PEM form; none without TLS.
@@ -142,6 +143,29 @@ impl StandIn {
         self.state.content().token = Some(token.to_owned());
     }
 
+    /// The files of a model that was pushed, by name, with whether each is large; none where there is no such
+    /// repository.
+    pub fn pushed(&self, id: &str) -> Option<BTreeMap<String, (Vec<u8>, bool)>> {
+        let content = self.state.content();
+        let repo = content.repos.get(&format!("models/{id}"))?;
+        let file = |(name, file): (&String, &StoredFile)| {
+            (name.clone(), (file.content.clone(), file.is_large))
+        };
+        Some(repo.files.iter().map(file).collect())
+    }
+
+    /// How often a model was pushed, and whether it was made private.
+    pub fn history(&self, id: &str) -> Option<(usize, bool)> {
+        let content = self.state.content();
+        let repo = content.repos.get(&format!("models/{id}"))?;
+        Some((repo.n_commits, repo.is_private))
+    }
+
+    /// Takes uploads of more bytes than this in parts of this size.
+    pub fn part_size(&self, part_size: usize) {
+        self.state.content().bucket.part_size = part_size;
+    }
+
     /// Every request so far, in the order of arrival.
     pub fn requests(&self) -> Vec<Recorded> {
         self.state.content().requests.clone()
@@ -153,15 +177,9 @@ impl StandIn {
     }
 
     fn repo(&self, key: String) -> StandInRepo<'_> {
-        let fresh = || Repo {
-            commit: FIRST_COMMIT.to_owned(),
-            files: BTreeMap::new(),
-        };
-        self.state
-            .content()
-            .repos
-            .entry(key.clone())
-            .or_insert_with(fresh);
+        let mut content = self.state.content();
+        content.repos.entry(key.clone()).or_insert_with(Repo::new);
+        drop(content);
         StandInRepo {
             state: &self.state,
             key,
@@ -237,12 +255,14 @@ pub enum Server {
 pub struct Recorded {
     /// Where it arrived.
     pub server: Server,
-    /// GET or HEAD.
+    /// GET, HEAD, POST or PUT.
     pub method: String,
     /// With the query.
     pub path: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
+    /// The body of a POST or PUT.
+    pub body: Vec<u8>,
 }
 
 impl Recorded {
@@ -262,6 +282,14 @@ pub enum Fault {
     Status(u16, Vec<(String, String)>),
     /// Closes the connection before any answer.
     HangUp,
+    /// Does what is asked, and closes the connection before any answer.
+    LoseAnswer,
+    /// Reads so many bytes of the request's body and closes the connection.
+    CutRequest(u64),
+    /// Has someone else commit first, where a repository is committed to.
+    MoveHead,
+    /// Leaves a header of the answer out.
+    Without(&'static str),
     /// Announces everything and closes the connection after so many bytes of the body.
     BreakAfter(usize),
     /// Sends so many bytes of the body and then nothing, with the connection open.
@@ -298,6 +326,13 @@ struct State {
 }
 
 impl State {
+    fn hub_url(&self) -> String {
+        match self.authority {
+            None => format!("http://{}", self.hub),
+            Some(_) => format!("https://localhost:{}", self.hub.port()),
+        }
+    }
+
     // Another name than the hub's: Python takes two ports of one name for the same host.
     fn storage_url(&self) -> String {
         let scheme = if self.authority.is_some() {
@@ -318,6 +353,7 @@ struct Content {
     /// By `models/org/name` or `datasets/org/name`.
     repos: BTreeMap<String, Repo>,
     token: Option<String>,
+    bucket: Bucket,
     faults: Vec<Planned>,
     requests: Vec<Recorded>,
 }
@@ -325,6 +361,19 @@ struct Content {
 struct Repo {
     commit: String,
     files: BTreeMap<String, StoredFile>,
+    n_commits: usize,
+    is_private: bool,
+}
+
+impl Repo {
+    fn new() -> Self {
+        Self {
+            commit: FIRST_COMMIT.to_owned(),
+            files: BTreeMap::new(),
+            n_commits: 0,
+            is_private: false,
+        }
+    }
 }
 
 struct StoredFile {
@@ -404,35 +453,48 @@ fn answer(stream: &mut BufReader<Stream>, server: Server, state: &State) -> io::
     }
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let length = length.and_then(|(_, length)| length.parse().ok());
+    let fault = {
+        let line = format!("{method} {path}");
+        let mut content = state.content();
+        let planned = content.faults.iter_mut().find(|planned| {
+            planned.times > 0 && planned.server == server && line.contains(&planned.part)
+        });
+        planned.map(|planned| {
+            planned.times -= 1;
+            planned.fault.clone()
+        })
+    };
+    let mut length = length.unwrap_or(0);
+    if let Some(Fault::CutRequest(n)) = fault {
+        length = length.min(n);
+    }
     let mut body = Vec::new();
-    stream
-        .by_ref()
-        .take(length.unwrap_or(0))
-        .read_to_end(&mut body)?;
+    stream.by_ref().take(length).read_to_end(&mut body)?;
     let stream = stream.get_mut();
     let request = Recorded {
         server,
         method: method.to_owned(),
         path: path.to_owned(),
         headers,
+        body,
     };
-
-    let (mut reply, fault) = {
+    let mut reply = {
         let mut content = state.content();
         content.requests.push(request.clone());
-        let line = format!("{method} {path}");
-        let planned = content.faults.iter_mut().find(|planned| {
-            planned.times > 0 && planned.server == server && line.contains(&planned.part)
-        });
-        let fault = planned.map(|planned| {
-            planned.times -= 1;
-            planned.fault.clone()
-        });
-        let reply = match server {
-            Server::Hub => hub_reply(&content, &request, state),
-            Server::Storage => storage_reply(&content, &request),
-        };
-        (reply, fault)
+        if let Some(Fault::MoveHead) = fault {
+            for repo in content.repos.values_mut() {
+                repo.commit = git_sha1(repo.commit.as_bytes());
+            }
+        }
+        // A fault that takes the answer's place leaves nothing done.
+        let acts = !matches!(
+            fault,
+            Some(Fault::Status(..) | Fault::HangUp | Fault::CutRequest(_) | Fault::Raw(_))
+        );
+        match server {
+            Server::Hub => hub_reply(&mut content, &request, acts, state),
+            Server::Storage => storage_reply(&mut content, &request, acts, state),
+        }
     };
 
     let range = request.header("range").and_then(|range| {
@@ -471,7 +533,9 @@ fn answer(stream: &mut BufReader<Stream>, server: Server, state: &State) -> io::
     let mut stalls = false;
     match fault {
         None | Some(Fault::IgnoreRange | Fault::WrongRange) => {}
-        Some(Fault::HangUp) => return Ok(()),
+        Some(Fault::MoveHead) => {}
+        Some(Fault::HangUp | Fault::LoseAnswer | Fault::CutRequest(_)) => return Ok(()),
+        Some(Fault::Without(header)) => reply.headers.retain(|(name, _)| name != header),
         Some(Fault::Raw(bytes)) => return stream.write_all(&bytes).and_then(|()| stream.flush()),
         Some(Fault::RawForever(head, more)) => {
             stream.write_all(&head)?;
@@ -557,11 +621,17 @@ fn write_forever(stream: &mut Stream, bytes: &[u8], state: &State) -> io::Result
     Ok(())
 }
 
-fn hub_reply(content: &Content, request: &Recorded, state: &State) -> Reply {
+fn hub_reply(content: &mut Content, request: &Recorded, acts: bool, state: &State) -> Reply {
     if let Some(token) = &content.token
         && request.header("authorization") != Some(&format!("Bearer {token}"))
     {
         return Reply::error(401, "RepoNotFound");
+    }
+    if acts && let Some(reply) = upload::reply(content, request, state) {
+        return reply;
+    }
+    if request.path == "/api/whoami-v2" {
+        return Reply::new(200, &[], json!({"name": "me", "orgs": []}).to_string());
     }
     let path = request
         .path
@@ -626,7 +696,10 @@ fn hub_reply(content: &Content, request: &Recorded, state: &State) -> Reply {
     Reply::new(302, &headers, "Found. Redirecting")
 }
 
-fn storage_reply(content: &Content, request: &Recorded) -> Reply {
+fn storage_reply(content: &mut Content, request: &Recorded, acts: bool, state: &State) -> Reply {
+    if acts && let Some(reply) = upload::reply(content, request, state) {
+        return reply;
+    }
     let path = request
         .path
         .split('?')

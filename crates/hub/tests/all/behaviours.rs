@@ -17,7 +17,7 @@ use hub::{
 };
 use serde_json::json;
 
-use crate::support::{CANARY, WEIGHTS, World, listing, message, weights};
+use crate::support::{CANARY, WEIGHTS, World, headers, listing, message, status, weights};
 
 /// The end of a fetch from a hostile server.
 enum Verdict {
@@ -39,18 +39,6 @@ const LONGEST: Duration = Duration::from_secs(20);
 
 /// The most requests to any of them.
 const MOST_REQUESTS: usize = 60;
-
-fn headers(pairs: &[(&str, &str)]) -> Fault {
-    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    Fault::Headers(pairs.iter().map(owned).collect())
-}
-
-fn status(status: u16, pairs: &[(&str, &str)]) -> Fault {
-    match headers(pairs) {
-        Fault::Headers(headers) => Fault::Status(status, headers),
-        _ => Fault::Status(status, Vec::new()),
-    }
-}
 
 /// A redirect; `STORAGE` in the address stands for that of the storage.
 fn redirect(location: &str) -> Fault {

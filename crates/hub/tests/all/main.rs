@@ -6,5 +6,6 @@ mod download;
 mod fetch;
 mod hostile;
 mod names;
+mod push;
 mod support;
 mod tls;

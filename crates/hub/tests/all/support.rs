@@ -170,6 +170,21 @@ pub(crate) fn listing(names: &[&str]) -> Fault {
     Fault::Body(listing.to_string().into_bytes())
 }
 
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    pairs.iter().map(owned).collect()
+}
+
+/// The fault of these headers.
+pub(crate) fn headers(pairs: &[(&str, &str)]) -> Fault {
+    Fault::Headers(owned(pairs))
+}
+
+/// The fault of a status with these headers.
+pub(crate) fn status(status: u16, pairs: &[(&str, &str)]) -> Fault {
+    Fault::Status(status, owned(pairs))
+}
+
 pub(crate) fn repo(name: &str) -> RepoId {
     RepoId::parse(name).expect("a valid name")
 }
