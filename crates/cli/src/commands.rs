@@ -11,6 +11,7 @@ pub(crate) mod init;
 pub(crate) mod man;
 pub(crate) mod merge;
 pub(crate) mod mine;
+pub(crate) mod push;
 pub(crate) mod search;
 pub(crate) mod sweep;
 pub(crate) mod train;

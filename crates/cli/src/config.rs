@@ -16,6 +16,7 @@ use train::TrainingArguments;
 
 use crate::{
     flags::{
+        hub::HubFlags,
         prompts,
         tables::TableFlags,
         train::{ARTICLE_DATA, TrainCall, TrainFlags},
@@ -137,6 +138,7 @@ fn deserialize(table: Table) -> Result<TrainFlags, UsageError> {
         |error: toml::de::Error| UsageError(error.to_string().trim_end().replace('\n', " "));
     Ok(TrainFlags {
         tables: TableFlags::from_table(&table)?,
+        hub: HubFlags::deserialize(table.clone()).map_err(refused)?,
         arguments: TrainingArguments::deserialize(table.clone()).map_err(refused)?,
         ..TrainFlags::deserialize(table).map_err(refused)?
     })

@@ -9,7 +9,8 @@ use crate::{
     flags::{
         compare::CompareFlags, completions::CompletionsFlags, data::DataCommand,
         doctor::DoctorFlags, encode::EncodeFlags, eval::EvalFlags, help::HelpFlags,
-        init::InitFlags, man::ManFlags, merge::MergeFlags, mine::MineFlags, search::SearchFlags,
+        init::InitFlags, man::ManFlags, merge::MergeFlags, mine::MineFlags, push::PushFlags,
+        search::SearchFlags,
         sweep::SweepFlags, train::TrainFlags,
     },
 };
@@ -23,11 +24,13 @@ pub(crate) mod eval;
 #[cfg(test)]
 mod guide;
 pub(crate) mod help;
+pub(crate) mod hub;
 pub(crate) mod init;
 pub(crate) mod man;
 pub(crate) mod merge;
 pub(crate) mod mine;
 pub(crate) mod prompts;
+pub(crate) mod push;
 pub(crate) mod reading;
 pub(crate) mod search;
 pub(crate) mod sweep;
@@ -127,6 +130,10 @@ pub(crate) enum Command {
     #[command(before_help = "Example:
   sentune help losses")]
     Help(HelpFlags),
+    /// Push the trained model of a run to the hub, in one commit that is there whole or not at all. Takes HF_TOKEN.
+    #[command(before_help = "Example:
+  sentune push runs/mpnet-base-own org/mpnet-base-own")]
+    Push(PushFlags),
 }
 
 impl Command {
@@ -143,6 +150,7 @@ impl Command {
             Self::Data(_)
             | Self::Init(_)
             | Self::Merge(_)
+            | Self::Push(_)
             | Self::Doctor(_)
             | Self::Completions(_)
             | Self::Man(_)

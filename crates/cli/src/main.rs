@@ -14,6 +14,7 @@ mod named;
 mod npy;
 mod output;
 mod progress;
+mod pushing;
 mod session;
 mod source;
 mod table;
@@ -90,6 +91,7 @@ fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()
         Command::Completions(flags) => commands::completions::run(&flags),
         Command::Man(flags) => commands::man::run(&flags),
         Command::Help(flags) => commands::help::run(&flags),
+        Command::Push(flags) => commands::push::run(&flags, &session),
     }
 }
 

@@ -176,14 +176,14 @@ fn fetched<T>(result: Result<T, hub::error::HubError>, session: &Session) -> any
     Ok(result?)
 }
 
-/// A bar for the file that is coming.
-struct Download<'a> {
+/// A progress bar for the file that is on its way from or to the hub.
+pub(crate) struct Download<'a> {
     session: &'a Session,
     bar: Option<(String, ProgressBar)>,
 }
 
 impl<'a> Download<'a> {
-    fn new(session: &'a Session) -> Self {
+    pub(crate) fn new(session: &'a Session) -> Self {
         Self { session, bar: None }
     }
 }

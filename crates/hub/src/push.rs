@@ -9,7 +9,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -112,20 +111,18 @@ pub struct Pushed {
     pub n_files: usize,
 }
 
-/// Pushes files to a model repository in one commit; creates the repository where it is not there. `name` is
-/// `org/name`, or `name` alone for a repository of the token's own account, each with `@revision` for another
-/// branch than `main`. Files of the repository that have none of these names stay.
+/// The repository to push to: `org/name`, or `name` alone for one of the token's own account, each with `@revision`
+/// for another branch than `main`. Asks the hub whose token it is, so that a token that is not valid is found out
+/// before there is anything to push.
 ///
 /// # Errors
-/// Every [`HubError`] but those of data sets; [`HubError::Setting`] where there is no token or the configuration is
-/// offline. After an error, the repository has either all of the files or none; pushing again goes on.
-pub fn push_model(
+/// [`HubError::Name`]; [`HubError::Setting`] where there is no token or the configuration is offline;
+/// [`HubError::Unauthorized`] where the hub does not know the token; those of the connection.
+pub fn destination(
     config: &HubConfig,
     name: &str,
-    files: &[PushFile],
-    options: &PushOptions,
     watcher: &mut dyn Watcher,
-) -> Result<Pushed, HubError> {
+) -> Result<RepoId, HubError> {
     let setting = |name: &str, reason: &str| HubError::Setting {
         name: name.to_owned(),
         reason: reason.to_owned(),
@@ -138,18 +135,46 @@ pub fn push_model(
         let reason = "not set: pushing takes a token with the right to write";
         return Err(setting("HF_TOKEN", reason));
     }
+    // Judges the name before the hub is asked.
+    let judged = match name.contains('/') {
+        true => RepoId::parse(name)?,
+        false => RepoId::parse(&format!("user/{name}"))?,
+    };
+    let client = Client::new(config)?;
+    let repo = RepoFolder::new(config, RepoType::Model, &judged);
+    let url = format!("{}/api/whoami-v2", config.endpoint);
+    let (retries, subject) = (Retries::new(config), Subject::writing(&repo, None));
+    let account: Account = parse(&url, &client.get(&url, retries, &subject, watcher)?)?;
+    if name.contains('/') {
+        return Ok(judged);
+    }
+    RepoId::parse(&format!("{}/{name}", account.name))
+}
+
+/// Pushes files to a model repository in one commit; creates the repository where it is not there. Files of the
+/// repository that have none of these names stay.
+///
+/// # Errors
+/// Every [`HubError`] but those of data sets. After an error, the repository has either all of the files or none;
+/// pushing again goes on.
+pub fn push_model(
+    config: &HubConfig,
+    id: &RepoId,
+    files: &[PushFile],
+    options: &PushOptions,
+    watcher: &mut dyn Watcher,
+) -> Result<Pushed, HubError> {
     for file in files {
         check_portable(&file.name)?;
     }
     let client = Client::new(config)?;
-    let id = client.full_id(name, watcher)?;
-    let repo = RepoFolder::new(config, RepoType::Model, &id);
+    let repo = RepoFolder::new(config, RepoType::Model, id);
     let local = files
         .iter()
         .map(|file| LocalFile::read(file, watcher))
         .collect::<Result<Vec<_>, _>>()?;
 
-    client.create(&repo, &id, options.is_private, watcher)?;
+    client.create(&repo, id, options.is_private, watcher)?;
     let mut head = client.listing(&repo, Retries::new(config), watcher)?;
     let changed: Vec<&LocalFile> = local.iter().filter(|file| !file.is_in(&head)).collect();
     let pushed = |commit: String, n_files| Pushed {
@@ -283,25 +308,6 @@ enum Kind {
 }
 
 impl Client<'_> {
-    /// The repository of a name; a name without organisation belongs to the token's account.
-    fn full_id(&self, name: &str, watcher: &mut dyn Watcher) -> Result<RepoId, HubError> {
-        if name.contains('/') {
-            return RepoId::parse(name);
-        }
-        // Judges the name before the hub is asked.
-        let placeholder = RepoId::parse(&format!("user/{name}"))?;
-        let repo = RepoFolder::new(self.config, RepoType::Model, &placeholder);
-        let url = format!("{}/api/whoami-v2", self.config.endpoint);
-        let body = self.get(
-            &url,
-            Retries::new(self.config),
-            &Subject::writing(&repo, None),
-            watcher,
-        )?;
-        let account: Account = parse(&url, &body)?;
-        RepoId::parse(&format!("{}/{name}", account.name))
-    }
-
     fn create(
         &self,
         repo: &RepoFolder,
@@ -383,7 +389,8 @@ impl Upload<'_> {
                     (false, "lfs") => Kind::Large,
                     (false, "regular") => Kind::Small,
                     (false, mode) => {
-                        let reason = format!("{}: unknown way to upload {mode:?}", file.path);
+                        let reason =
+                            format!("{}: unknown way to upload {:?}", file.path, shown(mode));
                         return Err(protocol(&url, reason));
                     }
                 };
@@ -648,9 +655,7 @@ fn commit_lines(
             );
             continue;
         }
-        let mut content = Vec::new();
-        File::open(&file.path)?.read_to_end(&mut content)?;
-        let content = BASE64_STANDARD.encode(content);
+        let content = BASE64_STANDARD.encode(fs_err::read(&file.path)?);
         line(
             "file",
             json!({"content": content, "path": file.name, "encoding": "base64"}),

@@ -8,7 +8,7 @@ mod prepared;
 pub(crate) mod results;
 mod teacher;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context;
 use eval::{Metrics, csv::At};
@@ -32,6 +32,7 @@ use crate::{
     models::{encode_evaluation, load_model, set_compute, set_max_seq_length},
     output::{print, print_json},
     progress::TrainingProgress,
+    pushing::{CheckpointPushes, Destination},
     session::Session,
     usage::UsageError,
 };
@@ -86,7 +87,8 @@ pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Res
         flags,
         session,
     };
-    let outcome = run.make();
+    let destination = Destination::of_run(&flags.hub, &output_dir, session);
+    let outcome = destination.and_then(|to| run.make(to.map(Arc::new).as_ref()));
     // The lock's file goes first.
     drop(folder);
     if outcome.is_err() {
@@ -104,7 +106,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn make(&self) -> anyhow::Result<Done> {
+    /// Trains, and pushes to the hub where there is a destination.
+    fn make(&self, destination: Option<&Arc<Destination>>) -> anyhow::Result<Done> {
         let checkpoint = claim(self.folder, self.flags)?;
         check_losses(self.flags)?;
         let mut laps = Laps::start();
@@ -119,8 +122,16 @@ impl Run<'_> {
         if let Some(classes) = classes {
             write_file(&root.join(CLASSES), classes.as_bytes())?;
         }
-        let results = self.train(&mut model, &prepared, checkpoint, laps)?;
-        self.report(&model, &prepared, results)
+        let pushes = destination.and_then(|to| {
+            let strategy = self.flags.hub.hub_strategy;
+            CheckpointPushes::new(to, strategy, root, self.session)
+        });
+        let results = self.train(&mut model, &prepared, checkpoint, laps, pushes)?;
+        let done = self.report(&model, &prepared, results)?;
+        if let Some(destination) = destination {
+            destination.push(&self.folder.final_model(), "End of training", self.session)?;
+        }
+        Ok(done)
     }
 
     /// The model to start from, with all that flags change in it.
@@ -149,6 +160,7 @@ impl Run<'_> {
         prepared: &Prepared,
         checkpoint: Option<Checkpoint>,
         laps: Laps,
+        pushes: Option<CheckpointPushes>,
     ) -> anyhow::Result<Results> {
         let is_interrupted = || self.session.interrupt.is_set();
         let mut trainer = Trainer::with_tasks(
@@ -172,6 +184,9 @@ impl Run<'_> {
             tracing::info!("going on from {}", checkpoint.path().display());
         }
         self.observe(&mut trainer, prepared.unit(), laps)?;
+        if let Some(pushes) = pushes {
+            trainer.observe(pushes);
+        }
         let unsaved = self.session.interrupt.hold();
         let outcome = trainer.train()?;
         drop(unsaved);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use train::{TrainingArguments, by_name, flag_defaults};
 
 use crate::{
-    flags::{prompts, reading::ReadingFlags, tables::TableFlags},
+    flags::{hub::HubFlags, prompts, reading::ReadingFlags, tables::TableFlags},
     named::Named,
 };
 
@@ -101,6 +101,10 @@ pub(crate) struct TrainFlags {
     #[command(flatten)]
     #[serde(flatten, skip_deserializing)]
     pub(crate) tables: TableFlags,
+
+    #[command(flatten)]
+    #[serde(flatten, skip_deserializing)]
+    pub(crate) hub: HubFlags,
 
     #[command(flatten)]
     #[serde(skip)]

@@ -13,7 +13,7 @@ use hub::{
     config::{HubConfig, Token},
     error::HubError,
     fetch::fetch_model,
-    push::{PushFile, PushOptions, Pushed, push_model},
+    push::{PushFile, PushOptions, Pushed, destination, push_model},
     standin::{Fault, Server, StandIn},
     watcher::Watcher,
 };
@@ -90,7 +90,8 @@ impl World {
             is_private: Some(true),
             summary: "End of training".into(),
         };
-        push_model(&self.config, name, &files, &options, watcher)
+        let id = destination(&self.config, name, watcher)?;
+        push_model(&self.config, &id, &files, &options, watcher)
     }
 
     fn push(&self, name: &str) -> Result<Pushed, HubError> {
@@ -220,6 +221,15 @@ fn nothing_is_asked_without_a_token_or_offline_or_with_a_bad_name() {
     world.config.token = None;
     assert!(message(world.push("me/model")).starts_with("HF_TOKEN: not set"));
     assert!(world.standin.requests().is_empty());
+}
+
+#[test]
+fn a_token_that_is_not_valid_is_found_out_before_there_is_anything_to_push() {
+    let mut world = World::new();
+    world.config.token = Token::parse("test", "hf_other").expect("a valid token");
+    let error = message(world.push("me/model"));
+    assert!(error.contains("token in HF_TOKEN is valid"), "{error}");
+    assert_eq!(world.standin.requests().len(), 1);
 }
 
 #[test]

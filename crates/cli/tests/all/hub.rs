@@ -1,0 +1,268 @@
+//! Models from the hub (a cache that Python filled, certificates of a network's own, short names) and to it.
+
+use std::{ffi::OsStr, path::Path};
+
+use hub::standin::{Server, StandIn, StandInRepo};
+
+use crate::sandbox::{Ended, Sandbox, data, model};
+
+/// Embeddings of two texts by a model that is given by folder or name.
+fn encode(sandbox: &Sandbox, model: &dyn AsRef<OsStr>, variables: &[(&str, &str)]) -> Ended {
+    sandbox.write("texts.txt", "A harbour at night.\nTwo dogs.\n");
+    let arguments: [&dyn AsRef<OsStr>; 7] = [
+        &"encode",
+        &"--model",
+        &model,
+        &"--input",
+        &"texts.txt",
+        &"--output",
+        &"embeddings.npy",
+    ];
+    let mut command = sandbox.command(&arguments);
+    command.env_remove("HF_HUB_OFFLINE");
+    for proxy in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"] {
+        command.env_remove(proxy).env_remove(proxy.to_lowercase());
+    }
+    command.envs(variables.iter().copied());
+    Ended::from(command.output().unwrap())
+}
+
+/// Checks that the last embeddings are those of the tiny model's own folder.
+#[track_caller]
+fn assert_encoded(sandbox: &Sandbox) {
+    let found = fs_err::read(sandbox.path("embeddings.npy")).unwrap();
+    encode(sandbox, &model(), &[]).ok();
+    let expected = fs_err::read(sandbox.path("embeddings.npy")).unwrap();
+    assert_eq!(expected.len(), 128 + 2 * 32 * 4);
+    assert_eq!(found, expected);
+}
+
+/// Each file below a folder, by its path with slashes.
+fn files(folder: &Path, prefix: &str) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let name = format!("{prefix}{name}");
+        if path.is_dir() {
+            found.extend(files(&path, &format!("{name}/")));
+        } else {
+            found.push((name, fs_err::read(&path).unwrap()));
+        }
+    }
+    found
+}
+
+/// Puts the tiny model's files in, all of them served by the hub itself.
+fn fill(mut repo: StandInRepo<'_>) {
+    for (name, content) in files(&model(), "") {
+        repo = repo.small(&name, content);
+    }
+}
+
+/// A cache as Python leaves it: blobs, links to them in a snapshot, and the commit of main.
+#[cfg(unix)]
+fn python_cache(sandbox: &Sandbox) {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let repo = sandbox.path("hub/hub/models--acme--tiny");
+    for folder in ["blobs", "refs"] {
+        fs_err::create_dir_all(repo.join(folder)).unwrap();
+    }
+    fs_err::write(repo.join("refs/main"), COMMIT).unwrap();
+    for (i, (name, content)) in files(&model(), "").into_iter().enumerate() {
+        let blob = repo.join(format!("blobs/{i:040x}"));
+        fs_err::write(&blob, content).unwrap();
+        let link = repo.join("snapshots").join(COMMIT).join(name);
+        fs_err::create_dir_all(link.parent().unwrap()).unwrap();
+        fs_err::os::unix::fs::symlink(blob, link).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_cache_that_python_filled_serves_with_one_warning_where_the_hub_is_out_of_reach() {
+    for endpoint in ["http://127.0.0.1:9", "http://no-such-host.invalid"] {
+        let sandbox = Sandbox::new();
+        python_cache(&sandbox);
+        let ended = encode(&sandbox, &"acme/tiny", &[("HF_ENDPOINT", endpoint)]);
+        let warnings: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter(|line| line.to_lowercase().contains("warn"))
+            .collect();
+        assert!(
+            matches!(warnings.as_slice(), [one] if one.contains("acme/tiny: using the cached commit 0123456789")),
+            "{ended:?}"
+        );
+        ended.ok();
+        assert_encoded(&sandbox);
+    }
+}
+
+#[test]
+fn an_authority_of_the_network_is_heeded_and_an_unknown_one_named() {
+    let standin = StandIn::start_with_tls().unwrap();
+    fill(standin.model("acme/tiny"));
+    let sandbox = Sandbox::new();
+    let authority = sandbox.write("authority.pem", standin.authority().unwrap());
+    let endpoint = standin.endpoint();
+    let endpoint = ("HF_ENDPOINT", endpoint.as_str());
+    let ended = encode(&sandbox, &"acme/tiny", &[endpoint]);
+    ended.failed(1, &["acme/tiny", "UnknownIssuer", "set SSL_CERT_FILE"]);
+    assert!(standin.requests().is_empty());
+    let authority = ("SSL_CERT_FILE", authority.to_str().unwrap());
+    encode(&sandbox, &"acme/tiny", &[endpoint, authority]).ok();
+    assert_encoded(&sandbox);
+}
+
+#[test]
+fn a_short_name_is_one_of_sentence_transformers() {
+    let standin = StandIn::start().unwrap();
+    fill(standin.model("sentence-transformers/tiny"));
+    let sandbox = Sandbox::new();
+    let endpoint = standin.endpoint();
+    let ended = encode(&sandbox, &"tiny", &[("HF_ENDPOINT", endpoint.as_str())]);
+    assert!(
+        ended
+            .stderr
+            .contains("model `tiny` is sentence-transformers/tiny on the hub"),
+        "{ended:?}"
+    );
+    ended.ok();
+    assert_encoded(&sandbox);
+}
+
+/// A token that must be seen nowhere but in the endpoint's own requests.
+const CANARY: &str = "hf_CANARY";
+
+/// Runs a command that pushes, and checks that the token goes to the hub and into no output.
+fn push(sandbox: &Sandbox, standin: &StandIn, arguments: &[&dyn AsRef<OsStr>]) -> Ended {
+    standin.require_token(CANARY);
+    let mut command = sandbox.command(arguments);
+    command
+        .env_remove("HF_HUB_OFFLINE")
+        .env("HF_ENDPOINT", standin.endpoint())
+        .env("HF_TOKEN", CANARY);
+    let ended = Ended::from(command.output().unwrap());
+    assert!(!format!("{ended:?}").contains(CANARY), "{ended:?}");
+    for request in standin.requests() {
+        let expected = match request.server {
+            Server::Hub => Some("Bearer hf_CANARY"),
+            Server::Storage => None,
+        };
+        assert_eq!(
+            request.header("authorization"),
+            expected,
+            "{}",
+            request.path
+        );
+        assert!(!String::from_utf8_lossy(&request.body).contains(CANARY));
+    }
+    ended
+}
+
+/// What the hub has of a model, without a folder of checkpoints.
+fn pushed(standin: &StandIn, id: &str, without: &str) -> Vec<(String, Vec<u8>)> {
+    let files = standin.pushed(id).unwrap();
+    let files = files
+        .into_iter()
+        .map(|(name, (content, _))| (name, content));
+    files
+        .filter(|(name, _)| without.is_empty() || !name.starts_with(without))
+        .collect()
+}
+
+/// Each file below a folder of the sandbox, in order of their names.
+fn sorted_files(sandbox: &Sandbox, folder: &str) -> Vec<(String, Vec<u8>)> {
+    let mut files = files(&sandbox.path(folder), "");
+    files.sort();
+    files
+}
+
+#[test]
+fn a_model_is_pushed_byte_for_byte_and_once() {
+    let standin = StandIn::start().unwrap();
+    let sandbox = Sandbox::new();
+    sandbox.copy_of_model();
+    let page = format!("{}/me/tiny\n", standin.endpoint());
+    let arguments: [&dyn AsRef<OsStr>; 4] = [&"push", &"model", &"me/tiny", &"--private"];
+    assert_eq!(push(&sandbox, &standin, &arguments).ok(), page);
+    assert_eq!(
+        pushed(&standin, "me/tiny", ""),
+        sorted_files(&sandbox, "model")
+    );
+    assert_eq!(standin.history("me/tiny"), Some((1, true)));
+    // A name alone is of the token's account; nothing has changed.
+    let arguments: [&dyn AsRef<OsStr>; 3] = [&"push", &"model", &"tiny"];
+    assert_eq!(push(&sandbox, &standin, &arguments).ok(), page);
+    assert_eq!(standin.history("me/tiny"), Some((1, true)));
+
+    let arguments: [&dyn AsRef<OsStr>; 3] = [&"push", &"nowhere", &"me/tiny"];
+    push(&sandbox, &standin, &arguments).failed(1, &["nowhere holds no model"]);
+    sandbox
+        .run(&[&"push", &"model", &"me/tiny"])
+        .failed(1, &["HF_HUB_OFFLINE: set, so nothing can be pushed"]);
+}
+
+#[test]
+fn a_run_is_pushed_with_its_checkpoints_as_the_strategy_has_it() {
+    for (strategy, folder) in [
+        ("end", ""),
+        ("every_save", ""),
+        ("checkpoint", "last-checkpoint/"),
+        ("all_checkpoints", "checkpoint-"),
+    ] {
+        let standin = StandIn::start().unwrap();
+        let sandbox = Sandbox::new();
+        let (model, pairs) = (model(), data("pairs.csv"));
+        let strategy_flag = format!("--hub-strategy={strategy}");
+        let arguments: [&dyn AsRef<OsStr>; 15] = [
+            &"train",
+            &"--model",
+            &model,
+            &"--train-data",
+            &pairs,
+            &"--output-dir",
+            &"tiny-run",
+            &"--max-steps=2",
+            &"--save-steps=1",
+            &"--save-strategy=steps",
+            &"--push-to-hub",
+            &"--hub-private-repo",
+            &strategy_flag,
+            &"--model-card-license=mit",
+            &"--model-card-language=en",
+        ];
+        push(&sandbox, &standin, &arguments).ok();
+        assert_eq!(
+            pushed(&standin, "me/tiny-run", folder),
+            sorted_files(&sandbox, "tiny-run/final"),
+            "{strategy}"
+        );
+        let (n_commits, is_private) = standin.history("me/tiny-run").unwrap();
+        assert!(is_private);
+        assert_eq!(n_commits == 1, strategy == "end", "{strategy}: {n_commits}");
+        let files = standin.pushed("me/tiny-run").unwrap();
+        let has_state = files
+            .keys()
+            .any(|name| name.ends_with("trainer_state.json"));
+        assert_eq!(has_state, !folder.is_empty(), "{strategy}");
+        // Nothing of the token, and nothing of what was on its way.
+        for (name, content) in sorted_files(&sandbox, "tiny-run") {
+            assert!(
+                !String::from_utf8_lossy(&content).contains(CANARY),
+                "{name}"
+            );
+            assert!(!name.starts_with(".push-"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_run_that_can_not_be_pushed_ends_before_its_first_step() {
+    let sandbox = Sandbox::new();
+    let pairs = data("pairs.csv");
+    let ended = sandbox.train(&pairs, &["--push-to-hub", "--max-steps=1"]);
+    ended.failed(1, &["--push-to-hub", "HF_HUB_OFFLINE"]);
+    assert!(!sandbox.path("run").exists());
+}
