@@ -173,19 +173,22 @@ impl Card {
     /// A sentence with others to compare it with, out of the evaluation data or else the training data.
     fn widget(&self) -> Value {
         let of = |data: &DataSection| {
-            let texts: Vec<usize> = (0..data.columns.len())
-                .filter(|i| data.columns[*i].kind == "string")
+            let columns = data.columns.iter().enumerate();
+            let texts: Vec<usize> = columns
+                .filter(|(_, column)| column.kind == "string")
+                .map(|(i, _)| i)
                 .collect();
-            let sample = |row: &Vec<String>| {
-                let texts = texts.iter().filter_map(|i| row.get(*i));
-                let mut texts: Vec<&String> = texts.collect();
-                (texts.len() > 1).then(|| (texts.remove(0).clone(), texts))
-            };
-            let samples: Vec<_> = data.samples.iter().filter_map(sample).collect();
-            samples
-                .into_iter()
-                .map(|(source, sentences)| json!({"source_sentence": source, "sentences": sentences}))
-                .collect::<Vec<_>>()
+            let mut widget = Vec::new();
+            for row in &data.samples {
+                let mut texts = texts.iter().filter_map(|i| row.get(*i));
+                if let Some(source) = texts.next() {
+                    let sentences: Vec<&String> = texts.collect();
+                    if !sentences.is_empty() {
+                        widget.push(json!({"source_sentence": source, "sentences": sentences}));
+                    }
+                }
+            }
+            widget
         };
         let data = self.evaluation.iter().chain(&self.training);
         json!(

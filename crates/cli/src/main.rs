@@ -4,6 +4,7 @@
 //! SIGINT, SIGTERM and SIGUSR1.
 
 mod cache;
+mod card;
 mod commands;
 mod config;
 mod device;

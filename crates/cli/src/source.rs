@@ -114,6 +114,21 @@ pub(crate) fn splits(
     fetched(files, session)
 }
 
+/// The name on the hub of a model that is no folder here.
+pub(crate) fn model_on_hub(model: &str) -> Option<String> {
+    let is_here = Path::new(model).exists() || !(is_name(model) || is_short_name(model));
+    let id = RepoId::parse_model(model).ok().filter(|_| !is_here)?;
+    Some(id.id().to_owned())
+}
+
+/// The name on the hub of a data set that is no file here, without revision and subset.
+pub(crate) fn dataset_on_hub(source: &str) -> Option<String> {
+    let is_here =
+        Path::new(source).exists() || !is_name(source.split(':').next().unwrap_or(source));
+    let id = DatasetId::parse(source).ok().filter(|_| !is_here)?;
+    Some(id.repo.id().to_owned())
+}
+
 /// Whether a text looks like a name on the hub rather than a path: one slash, and nothing that only a path
 /// or pattern would have.
 fn is_name(text: &str) -> bool {

@@ -166,6 +166,11 @@ impl Evaluation {
             .map_or("rows", |(entry, _)| entry.unit)
     }
 
+    /// Name of the evaluator, such as `triplet`.
+    pub fn evaluator_name(&self) -> Option<&'static str> {
+        self.evaluator.as_ref().map(|(entry, _)| entry.name)
+    }
+
     /// Name of the data set or tables, which the metrics' keys begin with.
     pub fn name(&self) -> &str {
         match &self.material {

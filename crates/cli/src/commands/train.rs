@@ -127,7 +127,8 @@ impl Run<'_> {
             CheckpointPushes::new(to, strategy, root, self.session)
         });
         let results = self.train(&mut model, &prepared, checkpoint, laps, pushes)?;
-        let done = self.report(&model, &prepared, results)?;
+        let id = destination.map(|destination| destination.id());
+        let done = self.report(&model, &prepared, results, id)?;
         if let Some(destination) = destination {
             destination.push(&self.folder.final_model(), "End of training", self.session)?;
         }
@@ -248,15 +249,23 @@ impl Run<'_> {
         })
     }
 
-    /// Writes the model card and the results.
+    /// Writes the model card and the results. `id` is the repository that the model is pushed to, if any.
     fn report(
         &self,
         model: &SentenceTransformer,
         prepared: &Prepared,
         results: Results,
+        id: Option<&str>,
     ) -> anyhow::Result<Done> {
         let final_model = self.folder.final_model();
-        let card = model_card(self.flags, prepared, model, &results)?;
+        let card = model_card(
+            self.flags,
+            prepared,
+            model,
+            &results,
+            self.folder.root(),
+            id,
+        )?;
         write_file(&final_model.join("README.md"), card.as_bytes())?;
         let json = results.to_json()?;
         write_file(&self.folder.root().join(RESULTS), json.as_bytes())?;

@@ -84,11 +84,18 @@ fn a_run_leaves_a_whole_folder_whose_configuration_repeats_it() {
     let read = |name: &str| fs_err::read_to_string(sandbox.path(name)).unwrap();
     let card = read("run/final/README.md");
     assert!(
-        card.starts_with("---\nlibrary_name: sentence-transformers\n"),
+        card.starts_with("---\ntags:\n- sentence-transformers\n"),
         "{card}"
     );
-    assert!(card.contains("loss:MultipleNegativesRankingLoss"), "{card}");
-    assert!(card.contains("| triplets-dev_cosine_accuracy |"), "{card}");
+    for part in [
+        "\nlibrary_name: sentence-transformers\n",
+        "\n- loss:MultipleNegativesRankingLoss\n",
+        "\nmetrics:\n- cosine_accuracy\n",
+        "      type: triplets-dev\n",
+        "\n| cosine_accuracy | ",
+    ] {
+        assert!(card.contains(part), "no {part:?} in {card}");
+    }
 
     // Three entries of training, two evaluations (the last step's too), one summary.
     let log = json_lines(&read("run/metrics.jsonl"));

@@ -7,6 +7,7 @@ use data::Dataset;
 use eval::{EvaluatorKind, Options, Similarity};
 use losses::{Accepts, BuildContext, LabelKind, Loss, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
+use serde_json::Value;
 use train::{Evaluation, Objective, Tasks, TrainingData};
 
 use crate::{
@@ -111,10 +112,31 @@ impl Prepared {
         self.training.iter().map(|(data, _)| &data.dataset)
     }
 
-    /// The classes of the losses, as the hub names them, with commas between.
-    pub(super) fn loss_names(&self) -> String {
-        let names: Vec<&str> = self.losses.iter().map(|built| built.loss.name()).collect();
-        names.join(", ")
+    /// The training data, each with its loss.
+    pub(super) fn training(&self) -> impl Iterator<Item = (&TrainingData, &LossFacts)> {
+        self.training
+            .iter()
+            .map(|(data, place)| (data, &self.losses[*place].facts))
+    }
+
+    /// The evaluation data, each with its loss.
+    pub(super) fn evaluations(&self) -> impl Iterator<Item = (&Evaluation, &LossFacts)> {
+        self.evaluations
+            .iter()
+            .map(|(data, place)| (data, &self.losses[*place].facts))
+    }
+
+    /// The class names of all losses, those that others wrap too, each once.
+    pub(super) fn loss_classes(&self) -> Vec<String> {
+        let mut classes: Vec<String> = Vec::new();
+        for facts in self.losses.iter().map(|built| &built.facts) {
+            for class in [facts.class].iter().chain(&facts.wrapped) {
+                if !classes.iter().any(|known| known == class) {
+                    classes.push((*class).to_owned());
+                }
+            }
+        }
+        classes
     }
 
     /// The plural of a training row.
@@ -223,6 +245,45 @@ struct BuiltLoss {
     name: Option<String>,
     loss: Box<dyn losses::Loss>,
     guide: Option<SentenceTransformer>,
+    facts: LossFacts,
+}
+
+/// Names and parameters of a loss.
+pub(super) struct LossFacts {
+    /// Such as `MultipleNegativesRankingLoss`.
+    pub(super) class: &'static str,
+    /// The classes of the losses that it wraps.
+    pub(super) wrapped: Vec<&'static str>,
+    /// The parameters that were given.
+    pub(super) parameters: Value,
+}
+
+impl LossFacts {
+    fn of(
+        config: &LossConfig,
+        loss: &dyn losses::Loss,
+        context: &BuildContext,
+    ) -> anyhow::Result<Self> {
+        let mut parameters = serde_json::to_value(config)?;
+        if let Some(parameters) = parameters.as_object_mut() {
+            parameters.remove("name");
+        }
+        let mut wrapped = Vec::new();
+        // A loss that wraps another has that behind a slash; a path may have slashes too.
+        let mut text = config.to_string();
+        while let Some((_, inner)) = text.split_once('/') {
+            let Ok(config) = inner.parse::<LossConfig>() else {
+                break;
+            };
+            wrapped.push(config.build(context)?.name());
+            text = inner.to_owned();
+        }
+        Ok(Self {
+            class: loss.name(),
+            wrapped,
+            parameters,
+        })
+    }
 }
 
 fn build_losses(
@@ -244,16 +305,19 @@ impl BuiltLoss {
         seed: u64,
         session: &Session,
     ) -> anyhow::Result<Self> {
-        let loss = config.value.build(&BuildContext {
+        let context = BuildContext {
             dimension: Some(model.dimension()),
             device: device::chosen(),
             seed,
-        })?;
+        };
+        let loss = config.value.build(&context)?;
+        let facts = LossFacts::of(&config.value, loss.as_ref(), &context)?;
         let guide = loss.guide().map(|guide| load_model(guide, session));
         Ok(Self {
             name: config.name.clone(),
             guide: guide.transpose().context("guide")?,
             loss,
+            facts,
         })
     }
 
