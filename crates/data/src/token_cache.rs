@@ -94,8 +94,7 @@ impl TokenKey {
     }
 
     fn file_name(&self) -> String {
-        let digits: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{digits}.{EXTENSION}")
+        format!("{}.{EXTENSION}", hex::encode(self.0))
     }
 }
 

@@ -201,7 +201,7 @@ fn score(score: f64) -> String {
 }
 
 /// A count with commas between thousands.
-fn thousands(n: usize) -> String {
+pub fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -161,7 +161,7 @@ fn push(sandbox: &Sandbox, standin: &StandIn, arguments: &[&dyn AsRef<OsStr>]) -
     ended
 }
 
-/// What the hub has of a model, without a folder of checkpoints.
+/// The files that the hub has of a model, without a folder of checkpoints.
 fn pushed(standin: &StandIn, id: &str, without: &str) -> Vec<(String, Vec<u8>)> {
     let files = standin.pushed(id).unwrap();
     let files = files

@@ -98,7 +98,7 @@ impl World {
         self.push_watched(name, &mut ())
     }
 
-    /// What the hub has of the model, byte for byte.
+    /// The files that the hub has of the model, byte for byte.
     fn pushed(&self) -> BTreeMap<String, Vec<u8>> {
         let files = self.standin.pushed("me/model").unwrap_or_default();
         files

@@ -21,7 +21,7 @@ use tch::{Device, Tensor, no_grad};
 use crate::{
     error::{TrainError, chain},
     run::{
-        fingerprint::{hex, sha256},
+        fingerprint::sha256,
         folder::{RunFolder, remove_folder, step_of_name, write_folder},
         state::TrainerState,
     },
@@ -269,7 +269,7 @@ fn verify_file(path: &Path, entry: &Entry, mut keep: Option<&mut Vec<u8>>) -> Re
             keep.extend_from_slice(&buffer[..n]);
         }
     }
-    if hex(&hash.finalize()) != entry.sha256 {
+    if hex::encode(hash.finalize()) != entry.sha256 {
         return Err("is damaged: its sha256 is not the manifest's".to_owned());
     }
     Ok(())

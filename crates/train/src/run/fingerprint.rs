@@ -51,7 +51,7 @@ pub(crate) fn fingerprint(
             for (_, bytes) in guide.files()?.files() {
                 hash.update(bytes);
             }
-            insert(&what("guide"), hex(&hash.finalize()));
+            insert(&what("guide"), hex::encode(hash.finalize()));
         }
     }
     if order_version > 1 {
@@ -172,16 +172,12 @@ fn sha256_of_data(data: &Dataset) -> String {
                 .for_each(|value| hash.update(value.to_le_bytes()));
         }
     }
-    hex(&hash.finalize())
+    hex::encode(hash.finalize())
 }
 
 /// The sha256 of some bytes, in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]
