@@ -5,28 +5,10 @@ use std::{collections::BTreeMap, str};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{Content, Recorded, Reply, Repo, Server, State, StoredFile, git_sha1, sha256};
+use super::state::{Content, Recorded, Reply, Repo, Server, State, StoredFile, git_sha1, sha256};
 
 /// Files whose name ends so are large, whatever their size.
 const LARGE: [&str; 3] = [".safetensors", ".bin", ".parquet"];
-
-/// The storage's objects, and the parts of those that are on their way.
-pub(super) struct Bucket {
-    pub(super) objects: BTreeMap<String, Vec<u8>>,
-    parts: BTreeMap<(String, usize), Vec<u8>>,
-    /// Objects of more bytes than this come in parts of this size.
-    pub(super) part_size: usize,
-}
-
-impl Default for Bucket {
-    fn default() -> Self {
-        Self {
-            objects: BTreeMap::new(),
-            parts: BTreeMap::new(),
-            part_size: 100_000,
-        }
-    }
-}
 
 /// The answer to a POST or PUT, which takes effect; none for a path that is no such route.
 pub(super) fn reply(content: &mut Content, request: &Recorded, state: &State) -> Option<Reply> {
