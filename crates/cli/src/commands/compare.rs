@@ -17,12 +17,12 @@ use crate::{
 };
 
 /// One metric of both models.
-struct Difference {
-    key: String,
-    first: f64,
-    second: f64,
-    /// Of second minus first; none for a maximum over similarities.
-    interval: Option<Interval>,
+pub(crate) struct Difference {
+    pub(crate) key: String,
+    pub(crate) first: f64,
+    pub(crate) second: f64,
+    /// Interval of second minus first; none for a maximum over similarities.
+    pub(crate) interval: Option<Interval>,
 }
 
 /// Prints each metric of both models and their difference with a 95 % interval.
@@ -32,31 +32,12 @@ pub(crate) fn run(flags: &CompareFlags, session: &Session) -> anyhow::Result<()>
     };
     let (before, first_embeddings) = evaluate(first, flags, session)?;
     let (after, second_embeddings) = evaluate(second, flags, session)?;
-    let first_metrics = before.metrics(&first_embeddings)?;
-    let second_metrics = after.metrics(&second_embeddings)?;
     let how = Bootstrap {
         resamples: flags.bootstrap as usize,
         seed: flags.seed,
         ..Bootstrap::default()
     };
-    let rows = before.row_figures(&first_embeddings)?;
-    let rows = rows.zip(after.row_figures(&second_embeddings)?);
-    let intervals = rows.and_then(|(before, after)| before.differences(&after, &how));
-    let intervals = intervals.unwrap_or_default();
-    let mut differences = Vec::new();
-    for (key, value) in first_metrics.iter() {
-        let interval = intervals.iter().find(|(of, _)| of == key);
-        let interval = interval.map(|(_, interval)| *interval);
-        let second = second_metrics
-            .get(key)
-            .context("both models give the same metrics")?;
-        differences.push(Difference {
-            key: key.to_owned(),
-            first: value,
-            second,
-            interval,
-        });
-    }
+    let differences = differences([&before, &after], [&first_embeddings, &second_embeddings], &how)?;
     if flags.json {
         for Difference {
             key,
@@ -106,6 +87,35 @@ pub(crate) fn run(flags: &CompareFlags, session: &Session) -> anyhow::Result<()>
         "95 % interval",
     ];
     Ok(print(&table(&header, &rows))?)
+}
+
+/// Every metric of two models on the same data, with the interval of its difference. Each model has an evaluation of its
+/// own, since tokenizers may differ.
+pub(crate) fn differences(
+    evaluations: [&Evaluation; 2],
+    embeddings: [&ColumnEmbeddings; 2],
+    how: &Bootstrap,
+) -> anyhow::Result<Vec<Difference>> {
+    let [first, second] = [0, 1].map(|i| evaluations[i].metrics(embeddings[i]));
+    let (first, second) = (first?, second?);
+    let [before, after] = [0, 1].map(|i| evaluations[i].row_figures(embeddings[i]));
+    let rows = before?.zip(after?);
+    let intervals = rows.and_then(|(before, after)| before.differences(&after, how));
+    let intervals = intervals.unwrap_or_default();
+    first
+        .iter()
+        .map(|(key, value)| {
+            let interval = intervals.iter().find(|(of, _)| of == key);
+            Ok(Difference {
+                key: key.to_owned(),
+                first: value,
+                second: second
+                    .get(key)
+                    .context("both models give the same metrics")?,
+                interval: interval.map(|(_, interval)| *interval),
+            })
+        })
+        .collect()
 }
 
 /// The data set that evaluation flags name.
