@@ -1,6 +1,6 @@
 //! `sentune data`: statistics of data sets, and conversions into others.
 
-mod stat;
+pub(crate) mod stat;
 
 use std::path::Path;
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use data::{Dataset, Labels, TextColumn};
+use model::SentenceTransformer;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     models::{load_model, set_max_seq_length},
     output::{print, print_json},
     session::Session,
-    table::{table, thousands},
+    table::{self, thousands},
 };
 
 /// Classes that the table of labels shows.
@@ -21,22 +22,43 @@ const N_TEXTS_PER_CHUNK: usize = 4096;
 
 /// Prints the statistics of a data set, after its first rows where they are asked for.
 pub(super) fn run(flags: &StatFlags, dataset: &Dataset, session: &Session) -> anyhow::Result<()> {
-    let statistics = Statistics {
-        columns: dataset.columns.iter().map(ColumnStat::new).collect(),
-        lengths: lengths(flags, dataset, session)?,
-        dataset,
+    let model = match &flags.model {
+        None => None,
+        Some(name) => {
+            let mut model = load_model(name, session)?;
+            set_max_seq_length(&mut model, flags.max_seq_length)?;
+            Some(model)
+        }
     };
+    let statistics = Statistics::new(dataset, model.as_ref(), session)?;
     if flags.json {
         return Ok(print_json(&statistics.to_json())?);
     }
     for row in 0..dataset.n_rows().min(flags.head) {
         print_json(&row_json(dataset, row))?;
     }
-    Ok(print(&statistics.tables())?)
+    let tables = statistics.tables().into_iter().map(|StatTable { header, rows }| {
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        table::table(&header, &rows)
+    });
+    Ok(print(&tables.collect::<Vec<_>>().join("\n"))?)
 }
 
-/// Everything that is printed of a data set.
-struct Statistics<'a> {
+/// A table of statistics.
+pub(crate) struct StatTable {
+    pub(crate) header: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+fn table(header: &[&str], rows: &[Vec<String>]) -> StatTable {
+    StatTable {
+        header: header.iter().map(|&name| name.to_owned()).collect(),
+        rows: rows.to_vec(),
+    }
+}
+
+/// The statistics of a data set.
+pub(crate) struct Statistics<'a> {
     dataset: &'a Dataset,
     columns: Vec<ColumnStat>,
     lengths: Option<Lengths>,
@@ -48,17 +70,12 @@ struct Lengths {
     columns: Vec<TokenLengths>,
 }
 
-/// Counts tokens, where a model is given.
+/// Counts the tokens of all texts, without truncation.
 fn lengths(
-    flags: &StatFlags,
     dataset: &Dataset,
+    model: &SentenceTransformer,
     session: &Session,
-) -> anyhow::Result<Option<Lengths>> {
-    let Some(name) = &flags.model else {
-        return Ok(None);
-    };
-    let mut model = load_model(name, session)?;
-    set_max_seq_length(&mut model, flags.max_seq_length)?;
+) -> anyhow::Result<Lengths> {
     let limit = model.max_seq_length();
     let tokenizer = model.tokenizer().without_truncation()?;
     let bar = session.bar("tokenizing", dataset.n_rows() * dataset.columns.len());
@@ -78,12 +95,26 @@ fn lengths(
         .map(of_column)
         .collect::<Result<_, _>>()?;
     bar.finish_and_clear();
-    Ok(Some(Lengths { limit, columns }))
+    Ok(Lengths { limit, columns })
 }
 
-impl Statistics<'_> {
+impl<'a> Statistics<'a> {
+    /// Counts a data set's texts, with a model also their tokens.
+    pub(crate) fn new(
+        dataset: &'a Dataset,
+        model: Option<&SentenceTransformer>,
+        session: &Session,
+    ) -> anyhow::Result<Self> {
+        let lengths = model.map(|model| lengths(dataset, model, session));
+        Ok(Self {
+            columns: dataset.columns.iter().map(ColumnStat::new).collect(),
+            lengths: lengths.transpose()?,
+            dataset,
+        })
+    }
+
     /// The tables of rows, columns, tokens and labels, as far as there are such.
-    fn tables(&self) -> String {
+    pub(crate) fn tables(&self) -> Vec<StatTable> {
         let tokens = self
             .lengths
             .as_ref()
@@ -96,10 +127,10 @@ impl Statistics<'_> {
             tokens,
             labels,
         ];
-        tables.into_iter().flatten().collect::<Vec<_>>().join("\n")
+        tables.into_iter().flatten().collect()
     }
 
-    fn rows_table(&self) -> String {
+    fn rows_table(&self) -> StatTable {
         let dataset = self.dataset;
         let rows = [
             ("rows", dataset.n_rows()),
@@ -111,7 +142,7 @@ impl Statistics<'_> {
         table(&[&dataset.name, "number"], &rows)
     }
 
-    fn columns_table(&self) -> String {
+    fn columns_table(&self) -> StatTable {
         let rows: Vec<Vec<String>> = self
             .columns
             .iter()
@@ -135,7 +166,7 @@ impl Statistics<'_> {
         table(&header, &rows)
     }
 
-    fn tokens_table(&self, lengths: &Lengths) -> String {
+    fn tokens_table(&self, lengths: &Lengths) -> StatTable {
         let columns = self.columns.iter().zip(&lengths.columns);
         let rows: Vec<Vec<String>> = columns
             .map(|(column, lengths)| {
@@ -339,7 +370,7 @@ fn score_range(labels: &[f32]) -> [f64; 3] {
     ]
 }
 
-fn labels_table(labels: &Labels, words: &[String]) -> String {
+fn labels_table(labels: &Labels, words: &[String]) -> StatTable {
     match labels {
         Labels::Integer(labels) => {
             let classes = classes(labels);
