@@ -12,6 +12,8 @@ pub(crate) mod man;
 pub(crate) mod merge;
 pub(crate) mod mine;
 pub(crate) mod push;
+pub(crate) mod report;
 pub(crate) mod search;
 pub(crate) mod sweep;
 pub(crate) mod train;
+pub(crate) mod watch;

@@ -7,11 +7,22 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSour
 use crate::{
     device::DeviceName,
     flags::{
-        compare::CompareFlags, completions::CompletionsFlags, data::DataCommand,
-        doctor::DoctorFlags, encode::EncodeFlags, eval::EvalFlags, help::HelpFlags,
-        init::InitFlags, man::ManFlags, merge::MergeFlags, mine::MineFlags, push::PushFlags,
+        compare::CompareFlags,
+        completions::CompletionsFlags,
+        data::DataCommand,
+        doctor::DoctorFlags,
+        encode::EncodeFlags,
+        eval::EvalFlags,
+        help::HelpFlags,
+        init::InitFlags,
+        man::ManFlags,
+        merge::MergeFlags,
+        mine::MineFlags,
+        push::PushFlags,
+        report::{ReportFlags, WatchFlags},
         search::SearchFlags,
-        sweep::SweepFlags, train::TrainFlags,
+        sweep::SweepFlags,
+        train::TrainFlags,
     },
 };
 
@@ -32,6 +43,7 @@ pub(crate) mod mine;
 pub(crate) mod prompts;
 pub(crate) mod push;
 pub(crate) mod reading;
+pub(crate) mod report;
 pub(crate) mod search;
 pub(crate) mod sweep;
 pub(crate) mod tables;
@@ -106,6 +118,15 @@ pub(crate) enum Command {
     #[command(before_help = "Example:
   sentune compare microsoft/mpnet-base runs/mpnet-base-own/final --data own-test.csv")]
     Compare(CompareFlags),
+    /// Write one HTML page about a run, or about several: curves, figures before and after, rows that turned,
+    /// neighbours, similarities, data, speed, configuration.
+    #[command(before_help = "Example:
+  sentune report runs/mpnet-base-own")]
+    Report(ReportFlags),
+    /// Follow a run of another process or machine from its folder.
+    #[command(before_help = "Example:
+  sentune watch runs/mpnet-base-own")]
+    Watch(WatchFlags),
     /// Make a model with random weights, to be trained from nothing.
     #[command(before_help = "Example:
   sentune init --vocab-file vocab.txt --output small --hidden-size 64 --num-attention-heads 4")]
@@ -146,11 +167,13 @@ impl Command {
             | Self::Encode(_)
             | Self::Mine(_)
             | Self::Search(_)
-            | Self::Compare(_) => true,
+            | Self::Compare(_)
+            | Self::Report(_) => true,
             Self::Data(_)
             | Self::Init(_)
             | Self::Merge(_)
             | Self::Push(_)
+            | Self::Watch(_)
             | Self::Doctor(_)
             | Self::Completions(_)
             | Self::Man(_)

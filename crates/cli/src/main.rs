@@ -86,6 +86,8 @@ fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()
         Command::Search(flags) => commands::search::run(&flags, &session),
         Command::Data(command) => commands::data::run(&command, &session),
         Command::Compare(flags) => commands::compare::run(&flags, &session),
+        Command::Report(flags) => commands::report::run(&flags, &session),
+        Command::Watch(flags) => commands::watch::run(&flags, &session),
         Command::Init(flags) => commands::init::run(&flags),
         Command::Merge(flags) => commands::merge::run(&flags, &session),
         Command::Doctor(flags) => commands::doctor::run(&flags, None),

@@ -78,6 +78,14 @@ impl Talk {
         let _ = self.clone().write_all(text.as_bytes());
     }
 
+    /// Shows a drawing, where there is a terminal.
+    pub(crate) fn plot(&self, text: &str) -> io::Result<()> {
+        if self.has_bars {
+            self.clone().write_all(text.as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// A bar over `n` things; hidden where there is no terminal.
     pub(crate) fn bar(&self, what: &str, n: usize) -> ProgressBar {
         if !self.has_bars {

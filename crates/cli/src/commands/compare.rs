@@ -37,7 +37,11 @@ pub(crate) fn run(flags: &CompareFlags, session: &Session) -> anyhow::Result<()>
         seed: flags.seed,
         ..Bootstrap::default()
     };
-    let differences = differences([&before, &after], [&first_embeddings, &second_embeddings], &how)?;
+    let differences = differences(
+        [&before, &after],
+        [&first_embeddings, &second_embeddings],
+        &how,
+    )?;
     if flags.json {
         for Difference {
             key,

@@ -112,6 +112,14 @@ pub(crate) fn run(flags: &DoctorFlags, launch_error: Option<&LaunchError>) -> an
     }
 }
 
+/// The facts about the program and its libtorch.
+pub(crate) fn facts() -> Vec<(&'static str, String)> {
+    let mut findings = Findings::default();
+    program(&mut findings);
+    libtorch(&mut findings);
+    findings.facts
+}
+
 fn program(findings: &mut Findings) {
     let features = if graph::AVAILABLE {
         "cuda-graphs"

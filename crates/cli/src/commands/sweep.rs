@@ -6,8 +6,7 @@
 
 mod figures;
 mod grid;
-mod plot;
-mod summary;
+pub(crate) mod summary;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,6 +18,7 @@ use train::{CONFIG, FINAL, RunFolder, write_file};
 
 use crate::{
     commands::{
+        report,
         sweep::{
             figures::Figures,
             grid::{Grid, Point, SweepFile, comparable, label},
@@ -78,6 +78,8 @@ pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
     let outcome = run_all(&grid, states, &mut summary, folder.root(), session);
     summary.write(folder.root())?;
     outcome?;
+    drop(folder);
+    report::at_end(&output_dir, session);
     if flags.json {
         print_json(&summary.to_json())?;
     } else {

@@ -4,7 +4,7 @@ mod claim;
 mod inputs;
 mod model_card;
 mod observers;
-mod prepared;
+pub(crate) mod prepared;
 pub(crate) mod results;
 mod teacher;
 
@@ -19,13 +19,16 @@ use train::{
 };
 
 use crate::{
-    commands::train::{
-        claim::claim,
-        inputs::Inputs,
-        model_card::model_card,
-        observers::{JsonLines, Laps, Profile},
-        prepared::{Prepared, check_losses},
-        results::{RESULTS, Results},
+    commands::{
+        report::{self, PROFILE},
+        train::{
+            claim::claim,
+            inputs::Inputs,
+            model_card::model_card,
+            observers::{JsonLines, Laps, Profile},
+            prepared::{Prepared, check_losses},
+            results::{RESULTS, Results},
+        },
     },
     config::{resolve, to_toml},
     flags::train::TrainFlags,
@@ -49,6 +52,13 @@ pub(crate) fn run(
         return Ok(());
     }
     let done = run_resolved(&flags, session)?;
+    if let Some(folder) = flags
+        .output_dir
+        .as_deref()
+        .filter(|_| !flags.call.no_report)
+    {
+        report::at_end(folder, session);
+    }
     if flags.call.json {
         return Ok(print_json(&done.results.event())?);
     }
@@ -219,9 +229,11 @@ impl Run<'_> {
         trainer.observe(metrics);
         trainer.observe(tensorboard);
         trainer.observe(TrainingProgress::new(&self.session.talk, unit));
-        if self.flags.call.profile {
-            trainer.observe(Profile::new(is_json));
-        }
+        trainer.observe(Profile::new(
+            self.folder.root().join(PROFILE),
+            self.flags.call.profile,
+            is_json,
+        ));
         if is_json {
             trainer.observe(JsonLines::new(laps));
         }

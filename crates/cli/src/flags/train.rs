@@ -204,6 +204,9 @@ pub(crate) struct TrainCall {
     /// Log at the end where the time of a step went: matrix products, attention and so on.
     #[arg(long, help_heading = "Logging, evaluating, saving")]
     pub(crate) profile: bool,
+    /// Write no report.html at the end.
+    #[arg(long, help_heading = "Logging, evaluating, saving")]
+    pub(crate) no_report: bool,
     /// Print every log entry and the results as JSON Lines to stdout.
     #[arg(long, help_heading = "Logging, evaluating, saving")]
     pub(crate) json: bool,

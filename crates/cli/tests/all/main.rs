@@ -14,6 +14,7 @@ mod messages;
 mod prompts;
 #[cfg(unix)]
 mod reliability;
+mod report;
 mod sandbox;
 mod search;
 mod signals;

@@ -124,7 +124,8 @@ impl<'s> Training<'s> {
     fn command(&self, more: &[&str]) -> Command {
         let mut command = self
             .sandbox
-            .command(&[&"train", &"--output-dir", &self.run]);
+            // The report comes after the run, and a failure of it is only warned of.
+            .command(&[&"train", &"--no-report", &"--output-dir", &self.run]);
         let more = more.iter().map(|flag| (*flag).to_owned());
         let mut flags: Vec<String> = self.flags.iter().cloned().chain(more).collect();
         // Training data given twice would be two data sets.

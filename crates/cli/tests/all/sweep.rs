@@ -99,7 +99,13 @@ fn a_grid_is_run_and_set_side_by_side() {
     assert!(after.is_sorted_by(|a, b| a >= b), "{table}");
 
     let mut expected: Vec<&str> = NAMES.to_vec();
-    expected.extend(["sweep.csv", "sweep.json", "sweep.svg", "sweep.toml"]);
+    expected.extend([
+        "report.html",
+        "sweep.csv",
+        "sweep.json",
+        "sweep.svg",
+        "sweep.toml",
+    ]);
     assert_eq!(sandbox.files("out"), expected);
     let summary = json(&sandbox.path("out/sweep.json"));
     assert_eq!(summary["metric"], "triplets-dev_max_accuracy");

@@ -45,9 +45,12 @@ fn a_run_leaves_a_whole_folder_whose_configuration_repeats_it() {
             "checkpoint-4",
             "checkpoint-6",
             "config.toml",
+            "environment.json",
             "eval",
             "final",
             "metrics.jsonl",
+            "profile.json",
+            "report.html",
             "results.json",
             "runs",
             "test"

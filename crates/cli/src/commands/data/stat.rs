@@ -37,10 +37,13 @@ pub(super) fn run(flags: &StatFlags, dataset: &Dataset, session: &Session) -> an
     for row in 0..dataset.n_rows().min(flags.head) {
         print_json(&row_json(dataset, row))?;
     }
-    let tables = statistics.tables().into_iter().map(|StatTable { header, rows }| {
-        let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        table::table(&header, &rows)
-    });
+    let tables = statistics
+        .tables()
+        .into_iter()
+        .map(|StatTable { header, rows }| {
+            let header: Vec<&str> = header.iter().map(String::as_str).collect();
+            table::table(&header, &rows)
+        });
     Ok(print(&tables.collect::<Vec<_>>().join("\n"))?)
 }
 
@@ -128,6 +131,12 @@ impl<'a> Statistics<'a> {
             labels,
         ];
         tables.into_iter().flatten().collect()
+    }
+
+    /// The mean tokens of a row, where they were counted.
+    pub(crate) fn tokens_per_row(&self) -> Option<f64> {
+        let lengths = self.lengths.as_ref()?;
+        Some(lengths.columns.iter().map(|lengths| lengths.mean).sum())
     }
 
     fn rows_table(&self) -> StatTable {

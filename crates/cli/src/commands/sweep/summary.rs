@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use report::panels::{self, Dot, Panel, Plot};
 use serde_json::{Map, Value, json};
 use train::write_file;
 
@@ -9,7 +10,6 @@ use crate::{
     commands::sweep::{
         figures::Figures,
         grid::{Grid, label},
-        plot::{self, Dot, Panel, Plot},
     },
     table::table,
     usage::UsageError,
@@ -17,7 +17,8 @@ use crate::{
 
 const CSV: &str = "sweep.csv";
 const JSON: &str = "sweep.json";
-const PLOT: &str = "sweep.svg";
+/// Name of the plot.
+pub(crate) const PLOT: &str = "sweep.svg";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,7 +243,7 @@ impl Summary {
                 })
                 .collect(),
         });
-        plot::svg(&Plot {
+        panels::svg(&Plot {
             metric: key.to_owned(),
             before,
             n_runs: done.len(),

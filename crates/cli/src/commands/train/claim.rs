@@ -5,7 +5,14 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use train::{CONFIG, Checkpoint, METRICS, RunFolder};
 
-use crate::{commands::train::results::RESULTS, flags::train::TrainFlags, usage::UsageError};
+use crate::{
+    commands::{
+        report::{ENVIRONMENT, PAGE, PROFILE},
+        train::results::RESULTS,
+    },
+    flags::train::TrainFlags,
+    usage::UsageError,
+};
 
 /// The checkpoint to go on from, where the flags ask for one. Else the folder holds nothing of another run, or no
 /// longer does.
@@ -98,7 +105,7 @@ fn remove_run(folder: &RunFolder) -> anyhow::Result<()> {
             fs_err::remove_dir_all(path)?;
         }
     }
-    for name in [CONFIG, METRICS, RESULTS] {
+    for name in [CONFIG, METRICS, RESULTS, ENVIRONMENT, PROFILE, PAGE] {
         let path = folder.root().join(name);
         if path.exists() {
             fs_err::remove_file(path)?;

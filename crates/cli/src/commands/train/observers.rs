@@ -1,6 +1,6 @@
 //! Observers of a run: JSON lines on stdout, and where the time of a step goes.
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 use kernels::profile;
 use serde_json::{Map, Value, json};
@@ -91,8 +91,11 @@ impl Observer for JsonLines {
     }
 }
 
-/// Logs at the end where the time of a step went. The first steps, in which buffers grow, don't count.
+/// Writes at the end where the time of a step went, for the report, and logs it if asked to. The first steps, in which
+/// buffers grow, don't count.
 pub(super) struct Profile {
+    path: PathBuf,
+    is_logged: bool,
     is_json: bool,
     /// When the last step ended, once the stopwatch runs.
     last: Option<Instant>,
@@ -104,8 +107,10 @@ impl Profile {
     /// Steps before the stopwatch starts.
     const N_WARMUP: u64 = 2;
 
-    pub(super) fn new(is_json: bool) -> Self {
+    pub(super) fn new(path: PathBuf, is_logged: bool, is_json: bool) -> Self {
         Self {
+            path,
+            is_logged,
             is_json,
             last: None,
             seconds: 0.0,
@@ -140,12 +145,19 @@ impl Profile {
     fn tell(&self) -> Result<(), TrainError> {
         let parts = self.parts();
         let total: f64 = parts.iter().map(|(_, milliseconds)| milliseconds).sum();
+        let by_name: Map<String, Value> = parts
+            .iter()
+            .map(|(name, milliseconds)| ((*name).to_owned(), json!(milliseconds)))
+            .collect();
+        let line = json!({"type": "profile", "n_steps": self.n_steps, "milliseconds_per_step": total, "parts": by_name});
+        // The report does without.
+        if let Err(error) = fs_err::write(&self.path, line.to_string()) {
+            tracing::warn!("{error}");
+        }
+        if !self.is_logged {
+            return Ok(());
+        }
         if self.is_json {
-            let parts: Map<String, Value> = parts
-                .iter()
-                .map(|(name, milliseconds)| ((*name).to_owned(), json!(milliseconds)))
-                .collect();
-            let line = json!({"type": "profile", "n_steps": self.n_steps, "milliseconds_per_step": total, "parts": parts});
             return Ok(print_json(&line)?);
         }
         tracing::info!("a step took {total:.1} ms, the mean of {}", self.n_steps);

@@ -179,7 +179,7 @@ impl Tokens<'_> {
 }
 
 /// The evaluator of data sets that the flags name.
-fn kind_of(flags: &TrainFlags) -> Option<EvaluatorKind> {
+pub(crate) fn kind_of(flags: &TrainFlags) -> Option<EvaluatorKind> {
     match flags.evaluator {
         Some(RunEvaluator::Columns(kind)) => Some(kind),
         _ => None,

@@ -1,0 +1,49 @@
+//! Versions and machine, as the report shows them.
+
+use std::fs;
+
+use serde_json::{Map, Value};
+use tch::Device;
+
+use crate::{commands::doctor, device};
+
+/// Name and value of each fact, in order.
+pub(super) fn environment() -> Map<String, Value> {
+    let mut facts = doctor::facts();
+    let device = match device::chosen() {
+        Device::Cuda(number) => format!("cuda:{number}"),
+        _ => "cpu".to_owned(),
+    };
+    facts.push(("device", device));
+    facts.push(("threads", rayon::current_num_threads().to_string()));
+    facts.extend(field("/proc/cpuinfo", "model name").map(|name| ("processor's name", name)));
+    facts.extend(field("/proc/meminfo", "MemTotal").map(|size| ("memory", size)));
+    let facts = facts.into_iter();
+    facts
+        .map(|(name, fact)| (name.to_owned(), Value::String(fact)))
+        .collect()
+}
+
+fn field(path: &str, name: &str) -> Option<String> {
+    field_of(&fs::read_to_string(path).ok()?, name)
+}
+
+/// The value after `name` and a colon in a text of lines.
+fn field_of(text: &str, name: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim().to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found() {
+        let text = "processor\t: 0\nmodel name\t: AMD EPYC\n";
+        assert_eq!(field_of(text, "model name").as_deref(), Some("AMD EPYC"));
+        assert_eq!(field_of(text, "absent"), None);
+    }
+}
