@@ -12,7 +12,7 @@ use eval::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{flags::eval::EvaluatorFlags, source::local_name, usage::UsageError};
+use crate::{flags::eval::EvaluatorFlags, source::local_name, table::counted, usage::UsageError};
 
 /// The tables of an evaluator, read.
 #[derive(Debug, Clone)]
@@ -67,6 +67,9 @@ impl Tables {
             }
             refuse_repeated(table, &columns, sources.data_flag)?;
             tables.push(columns);
+        }
+        if let ([queries, corpus, qrels], None) = (tables.as_slice(), sources.max_rows) {
+            warn_of_unknown_ids(queries, corpus, qrels);
         }
         let own = || match needs.tables[needs.named_by].flag {
             None => local_name(Path::new(files[needs.named_by])),
@@ -154,7 +157,65 @@ fn read(table: &Table, source: &str, sources: &Sources<'_>) -> anyhow::Result<en
             wanted.optional &= names.is_empty();
         }
     }
-    Ok(cells(load_fields(source, &wanted, sources.on_bad_row)?))
+    let has_titles = given.is_none() && table.flag.is_some_and(|flag| flag.name == "corpus");
+    if has_titles {
+        wanted.push(Wanted {
+            names: &["title"],
+            holds: FieldKind::TextOrNone,
+            optional: true,
+        });
+    }
+    let mut columns = cells(load_fields(source, &wanted, sources.on_bad_row)?);
+    if has_titles && let Some(Cells::Texts(titles)) = columns.pop().flatten() {
+        put_titles(&mut columns, &titles);
+    }
+    Ok(columns)
+}
+
+/// Puts the titles of a corpus, which are those of its rows, before the texts.
+fn put_titles(corpus: &mut entry::Columns, titles: &[String]) {
+    let mut n_titles = 0;
+    let Some(Some(Cells::Texts(texts))) = corpus.get_mut(1) else {
+        return;
+    };
+    for (text, title) in texts.iter_mut().zip(titles) {
+        if !title.trim().is_empty() {
+            n_titles += 1;
+            *text = format!("{title} {text}");
+        }
+    }
+    if n_titles > 0 {
+        tracing::info!(
+            "--corpus: texts with their titles before them: {} (--corpus-columns with the id and the text alone leaves them out)",
+            counted(n_titles, "titles")
+        );
+    }
+}
+
+/// Warns of judgements of queries and documents that are not there.
+fn warn_of_unknown_ids(queries: &entry::Columns, corpus: &entry::Columns, qrels: &entry::Columns) {
+    let texts = |columns: &entry::Columns| match columns.first() {
+        Some(Some(Cells::Texts(ids))) => ids.iter().cloned().collect(),
+        _ => HashSet::new(),
+    };
+    let (query_ids, document_ids) = (texts(queries), texts(corpus));
+    let judged: HashSet<&String> = match qrels.get(1) {
+        Some(Some(Cells::Lists(lists))) => lists.iter().flatten().collect(),
+        _ => HashSet::new(),
+    };
+    let judged_queries = texts(qrels);
+    let n_queries = judged_queries.difference(&query_ids).count();
+    let n_documents = judged
+        .iter()
+        .filter(|id| !document_ids.contains(**id))
+        .count();
+    if n_queries > 0 || n_documents > 0 {
+        tracing::warn!(
+            "--qrels: {} and {} of the judgements are not there",
+            counted(n_queries, "queries"),
+            counted(n_documents, "documents")
+        );
+    }
 }
 
 /// Reads files of a table with its usual columns, without those that it may lack.

@@ -226,6 +226,40 @@ impl Dataset {
         self.select(&indices)
     }
 
+    /// The triplets of rows with several negatives, such as `sentune mine` writes: the anchor and the positive with each
+    /// of the negatives. A data set with at most one negative, or with labels, stays as it is.
+    pub fn into_triplets(self) -> Self {
+        if self.columns.len() < 4 || self.labels.is_some() {
+            return self;
+        }
+        let n_rows = self.n_rows();
+        let (kept, negatives) = self.columns.split_at(2);
+        let each: Vec<u32> = (0..n_rows as u32)
+            .flat_map(|row| std::iter::repeat_n(row, negatives.len()))
+            .collect();
+        let mut columns: Vec<TextColumn> = kept
+            .iter()
+            .map(|column| TextColumn {
+                name: column.name.clone(),
+                texts: column.texts.select(&each),
+            })
+            .collect();
+        let rows = (0..n_rows).flat_map(|row| negatives.iter().map(move |column| (column, row)));
+        columns.push(TextColumn {
+            name: "negative".to_owned(),
+            texts: rows
+                .filter_map(|(column, row)| column.texts.get(row))
+                .collect(),
+        });
+        tracing::info!(
+            "{}: {n_rows} rows with {} negatives each are {} triplets",
+            self.name,
+            negatives.len(),
+            each.len()
+        );
+        Self { columns, ..self }
+    }
+
     /// The rows `indices`, in that order; an index may come more than once.
     ///
     /// # Panics

@@ -28,6 +28,8 @@ pub struct Wanted<'a> {
 pub enum FieldKind {
     /// A text, which may be empty.
     Text,
+    /// A text, or nothing, which is read as an empty one.
+    TextOrNone,
     /// An id: a text with something in it, or a whole number, which is then its digits.
     Id,
     /// A list of texts. Not in CSV and TSV, which have no lists.
@@ -41,7 +43,7 @@ pub enum FieldKind {
 /// The cells of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Field {
-    /// Of [`FieldKind::Text`] and [`FieldKind::Id`].
+    /// Of [`FieldKind::Text`], [`FieldKind::TextOrNone`] and [`FieldKind::Id`].
     Texts(Vec<String>),
     /// Of [`FieldKind::Texts`] and [`FieldKind::Ids`].
     Lists(Vec<Vec<String>>),
@@ -128,7 +130,7 @@ fn load_all(
 impl Field {
     fn empty(holds: FieldKind) -> Self {
         match holds {
-            FieldKind::Text | FieldKind::Id => Self::Texts(Vec::new()),
+            FieldKind::Text | FieldKind::TextOrNone | FieldKind::Id => Self::Texts(Vec::new()),
             FieldKind::Texts | FieldKind::Ids => Self::Lists(Vec::new()),
             FieldKind::Number => Self::Numbers(Vec::new()),
         }
@@ -271,12 +273,19 @@ enum Value {
 
 /// The value of a cell in a column of this kind.
 fn value(cell: &Cell<'_>, holds: FieldKind, is_typed: bool) -> Result<Value, Defect> {
+    if let (FieldKind::TextOrNone, Cell::Null | Cell::Missing) = (holds, cell) {
+        return Ok(Value::Text(String::new()));
+    }
     if let Some(defect) = cell.defect() {
         return Err(defect);
     }
     Ok(match (holds, cell) {
-        (FieldKind::Text, Cell::Text(text)) => Value::Text(text.clone().into_owned()),
-        (FieldKind::Text, other) => return Err(Defect::NotText(other.name())),
+        (FieldKind::Text | FieldKind::TextOrNone, Cell::Text(text)) => {
+            Value::Text(text.clone().into_owned())
+        }
+        (FieldKind::Text | FieldKind::TextOrNone, other) => {
+            return Err(Defect::NotText(other.name()));
+        }
         (FieldKind::Id, cell) => Value::Text(id(cell)?),
         (FieldKind::Ids, Cell::Integers(ids)) => {
             Value::List(ids.iter().map(i64::to_string).collect())

@@ -261,3 +261,20 @@ fn head_and_select() {
     assert_eq!(selected.columns[0].texts.get(3), None);
     assert_eq!(selected.columns[0].texts.get(usize::MAX), None);
 }
+
+#[test]
+fn rows_with_several_negatives_are_triplets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.csv");
+    fs::write(&path, "a,p,n_1,n_2\n1,2,3,4 x\n5,6 x,7 x,8\nx,y,z,w\n").unwrap();
+    let options = LoadOptions {
+        columns: Some(["a", "p", "n_1", "n_2"].map(str::to_owned).to_vec()),
+        ..LoadOptions::default()
+    };
+    let tuples = load(path.to_str().unwrap(), &options).unwrap();
+    let triplets = tuples.clone().into_triplets();
+    assert_eq!(triplets.column_names(), ["a", "p", "negative"]);
+    assert_eq!(texts(&triplets, 0), ["1", "1", "5", "5", "x", "x"]);
+    assert_eq!(texts(&triplets, 2), ["3", "4 x", "7 x", "8", "z", "w"]);
+    assert_eq!(triplets.clone().into_triplets(), triplets);
+}

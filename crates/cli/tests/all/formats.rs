@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Ended, Sandbox};
+use crate::sandbox::{Ended, Sandbox, model};
 
 /// `sentune data stat --json` of `data`.
 fn stat(sandbox: &Sandbox, data: &str, more: &[&str]) -> (Value, Ended) {
@@ -138,4 +138,68 @@ fn words_as_labels_are_numbered_and_the_table_is_kept() {
     let classes = fs_err::read_to_string(sandbox.path("run/classes.json")).unwrap();
     let classes: Value = serde_json::from_str(&classes).unwrap();
     assert_eq!(classes, json!({"topics": ["water", "town", "garden"]}));
+}
+
+#[test]
+fn rows_with_several_negatives_are_evaluated_as_triplets() {
+    let sandbox = Sandbox::new();
+    let tuples = "anchor,positive,negative_1,negative_2\na dog,a hound,a cat,a cow\nthe sea,the ocean,a hill,a road\n";
+    sandbox.write("tuples.csv", tuples);
+    let evaluated = sandbox.run(&[&"eval", &"--model", &model(), &"--data", &"tuples.csv"]);
+    assert!(evaluated.ok().contains("4 triplets"));
+}
+
+#[test]
+fn titles_go_before_texts_and_unknown_judgements_are_counted() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "queries.jsonl",
+        "{\"_id\":\"q0\",\"text\":\"where is the ferry\"}\n",
+    );
+    let corpus = "{\"_id\":\"d0\",\"title\":\"Harbour\",\"text\":\"the ferry departs from the pier\",\"metadata\":{}}\n{\"_id\":\"d1\",\"title\":\"\",\"text\":\"a cow\",\"metadata\":{}}\n";
+    sandbox.write("corpus.jsonl", corpus);
+    let joined = corpus.replace("\"title\":\"Harbour\",\"text\":\"", "\"text\":\"Harbour ");
+    sandbox.write("joined.jsonl", joined);
+    let qrels = "query-id\tcorpus-id\tscore\nq0\td0\t1\n";
+    sandbox.write("test.tsv", qrels);
+    sandbox.write("unknown.tsv", format!("{qrels}q77\td1\t1\nq0\td88\t1\n"));
+    let eval = |corpus: &str, qrels: &str, more: &[&str]| {
+        let model = model();
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
+            &"eval",
+            &"--model",
+            &model,
+            &"--evaluator",
+            &"information-retrieval",
+            &"--queries",
+            &"queries.jsonl",
+            &"--corpus",
+            &corpus,
+            &"--qrels",
+            &qrels,
+            &"--json",
+            &"--name",
+            &"x",
+        ];
+        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
+        sandbox.run(&arguments)
+    };
+    let titled = eval("corpus.jsonl", "test.tsv", &[]);
+    assert!(
+        titled
+            .stderr
+            .contains("texts with their titles before them: 1 title"),
+        "{titled:?}"
+    );
+    let joined = eval(
+        "joined.jsonl",
+        "test.tsv",
+        &["--corpus-columns", "_id,text"],
+    );
+    assert!(!joined.stderr.contains("title"), "{joined:?}");
+    assert_eq!(titled.ok(), joined.ok());
+    let unknown = eval("corpus.jsonl", "unknown.tsv", &[]);
+    let expected = "--qrels: 1 query and 1 document of the judgements are not there";
+    assert!(unknown.stderr.contains(expected), "{unknown:?}");
+    unknown.ok();
 }

@@ -35,10 +35,16 @@ impl Input {
     pub(super) fn load(part: &Part, flags: &EvalFlags, session: &Session) -> anyhow::Result<Self> {
         let dataset = || load_dataset(part, flags, session);
         let Some(entry) = part.evaluator else {
-            return Ok(Self::Columns(Columns::new(dataset()?, None)?));
+            return Ok(Self::Columns(Columns::new(
+                dataset()?.into_triplets(),
+                None,
+            )?));
         };
         Ok(match &entry.needs {
             Needs::Columns(needs) => match needs.source {
+                Source::Model if entry.name == "triplet" => {
+                    Self::Columns(Columns::new(dataset()?.into_triplets(), Some(entry))?)
+                }
                 Source::Model => Self::Columns(Columns::new(dataset()?, Some(entry))?),
                 Source::Teacher => Self::Taught(Taught::new(dataset()?, entry, needs, flags)?),
                 Source::Classifier => Self::Classified(Classified::new(dataset()?, entry, needs)?),

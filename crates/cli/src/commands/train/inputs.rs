@@ -64,7 +64,7 @@ impl Inputs {
             None => None,
             Some(source) => {
                 let dataset = load(source, None, Split::Test, classes_of(&train, None));
-                Some(dataset.context("--test-data")?)
+                Some(dataset.context("--test-data")?.into_triplets())
             }
         };
         let (eval_tables, test_tables) = tables(flags)?;
