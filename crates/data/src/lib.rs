@@ -7,6 +7,7 @@
 //! every kind of bad input with its outcome. [`Dataset::tokenize`] turns the texts into ids once,
 //! [`TokenCache`] keeps them for the next run, and [`sampler`] says which rows make up which batch. Nothing here knows of tensors or models.
 
+pub mod audit;
 mod check;
 mod choose;
 mod dataset;

@@ -1,23 +1,20 @@
-//! `sentune data`: statistics of data sets, and conversions into others.
+//! `sentune data`: statistics of data sets, conversions into others, and doubts about rows.
 
+mod audit;
+mod files;
 pub(crate) mod stat;
 
-use std::path::Path;
-
-use anyhow::Context;
 use data::{
-    Cells, Dataset, Labels, OnBadRow, OutputColumn, TableFormat,
+    Cells, Dataset, Labels, OnBadRow, OutputColumn,
     nli::{self, Relation},
     split::{PartSize, split},
-    write_table,
 };
 
 use crate::{
-    flags::data::{ConvertFlags, DataCommand, DataFlags, SplitFlags, TripletsFlags},
-    output::{check_free, replace, table_format},
+    commands::data::files::{load, write},
+    flags::data::{ConvertFlags, DataCommand, SplitFlags, TripletsFlags},
+    output::{check_free, table_format},
     session::Session,
-    source::{self, DataOptions},
-    table::thousands,
     usage::UsageError,
 };
 
@@ -31,18 +28,8 @@ pub(crate) fn run(command: &DataCommand, session: &Session) -> anyhow::Result<()
         DataCommand::Convert(flags) => convert(flags, session),
         DataCommand::Split(flags) => split_into_parts(flags, session),
         DataCommand::Triplets(flags) => triplets(flags, session),
+        DataCommand::Audit(flags) => audit::run(flags, session),
     }
-}
-
-fn load(flags: &DataFlags, bad_rows: OnBadRow, session: &Session) -> anyhow::Result<Dataset> {
-    let options = DataOptions {
-        columns: flags.columns.clone(),
-        max_rows: flags.max_samples,
-        on_bad_row: flags.on_bad_row.or(Some(bad_rows)),
-        reading: flags.reading.clone(),
-        ..DataOptions::default()
-    };
-    source::dataset(&flags.data, flags.split, &options, session)
 }
 
 fn convert(flags: &ConvertFlags, session: &Session) -> anyhow::Result<()> {
@@ -50,17 +37,6 @@ fn convert(flags: &ConvertFlags, session: &Session) -> anyhow::Result<()> {
     check_free("--output", &flags.output, flags.overwrite)?;
     let dataset = load(&flags.data, OnBadRow::Error, session)?;
     write(&flags.output, format, &dataset.output_columns())
-}
-
-fn write(path: &Path, format: TableFormat, columns: &[OutputColumn<'_>]) -> anyhow::Result<()> {
-    replace(path, |file| Ok(write_table(file, format, columns)?))
-        .with_context(|| format!("writing {}", path.display()))?;
-    let n_rows = match columns.first().map(|column| &column.cells) {
-        Some(Cells::Texts(texts)) => texts.len(),
-        _ => 0,
-    };
-    tracing::info!("wrote {} rows to {}", thousands(n_rows), path.display());
-    Ok(())
 }
 
 fn split_into_parts(flags: &SplitFlags, session: &Session) -> anyhow::Result<()> {

@@ -29,6 +29,10 @@ pub(crate) enum DataCommand {
     #[command(before_help = "Example:
   sentune data triplets --data nli.csv --output triplets.parquet")]
     Triplets(TripletsFlags),
+    /// Look for rows to ask about: repeated, leaked from other data, positives that are negatives, odd texts.
+    #[command(before_help = "Example:
+  sentune data audit --data train.csv --against test.csv --findings doubts.csv --output clean.csv --drop leaked,repeated")]
+    Audit(AuditFlags),
 }
 
 /// The data set of a subcommand.
@@ -130,4 +134,37 @@ pub(crate) struct TripletsFlags {
     /// Pair an entailed hypothesis with only the first N contradicted ones of its premise [default: all].
     #[arg(long, value_name = "N")]
     pub(crate) max_per_positive: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditFlags {
+    #[command(flatten)]
+    pub(crate) data: DataFlags,
+    /// Other data whose rows must not be in this one, such as the test data; several, each with the flag.
+    #[arg(long, value_name = "DATA")]
+    pub(crate) against: Vec<String>,
+    /// Split of the other data: train, dev, test.
+    #[arg(long, value_name = "SPLIT", default_value = "test")]
+    pub(crate) against_split: Split,
+    /// Table of findings to write, with the rows' texts: .parquet, .csv, .tsv or .jsonl.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) findings: Option<PathBuf>,
+    /// Copy of the data set to write, without the rows of --drop: .parquet, .csv, .tsv or .jsonl.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Doubts whose rows the copy is without, separated by commas: repeated, nearly-repeated, leaked,
+    /// anchor-is-positive, negative-is-positive, false-negative, contradicted, odd-length, odd-script.
+    #[arg(
+        long,
+        value_name = "DOUBTS",
+        value_delimiter = ',',
+        requires = "output"
+    )]
+    pub(crate) drop: Vec<String>,
+    /// Write over tables that are there.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -203,3 +203,57 @@ fn titles_go_before_texts_and_unknown_judgements_are_counted() {
     assert!(unknown.stderr.contains(expected), "{unknown:?}");
     unknown.ok();
 }
+
+#[test]
+fn an_audit_counts_doubts_and_writes_a_clean_copy() {
+    let sandbox = Sandbox::new();
+    let train = "anchor,positive,negative\na dog,a hound,a cat\na dog,a hound,a cat\nA sea,a sea.,a hill\none,two,three\n";
+    sandbox.write("train.csv", train);
+    sandbox.write("test.csv", "anchor,positive,negative\nOne,two,three\n");
+    let audited = sandbox.run(&[
+        &"data",
+        &"audit",
+        &"--data",
+        &"train.csv",
+        &"--against",
+        &"test.csv",
+        &"--json",
+        &"--findings",
+        &"doubts.csv",
+        &"--output",
+        &"clean.csv",
+        &"--drop",
+        &"repeated,leaked",
+    ]);
+    let found: Value = serde_json::from_str(&audited.ok()).unwrap();
+    assert_eq!((&found["rows"], &found["doubted"]), (&json!(4), &json!(3)));
+    let doubts = &found["doubts"];
+    assert_eq!(doubts["repeated"], json!(1));
+    assert_eq!(doubts["leaked"], json!(1));
+    assert_eq!(doubts["anchor-is-positive"], json!(1));
+    assert_eq!(doubts["false-negative"], json!(0));
+    let clean = fs_err::read_to_string(sandbox.path("clean.csv")).unwrap();
+    assert_eq!(
+        clean,
+        "anchor,positive,negative\na dog,a hound,a cat\nA sea,a sea.,a hill\n"
+    );
+    let written = fs_err::read_to_string(sandbox.path("doubts.csv")).unwrap();
+    let lines: Vec<&str> = written.lines().collect();
+    assert_eq!(
+        lines[0],
+        "row,doubt,column,other_row,anchor,positive,negative"
+    );
+    assert_eq!(lines[1], "2,repeated,\"\",1,a dog,a hound,a cat");
+    assert_eq!(lines[3], "4,leaked,\"\",1,one,two,three");
+    let refused = sandbox.run(&[
+        &"data",
+        &"audit",
+        &"--data",
+        &"train.csv",
+        &"--output",
+        &"x.csv",
+        &"--drop",
+        &"odd",
+    ]);
+    refused.failed(2, &["there is no doubt `odd`", "odd-length"]);
+}
