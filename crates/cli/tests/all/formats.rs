@@ -257,3 +257,56 @@ fn an_audit_counts_doubts_and_writes_a_clean_copy() {
     ]);
     refused.failed(2, &["there is no doubt `odd`", "odd-length"]);
 }
+
+#[test]
+fn suspicious_files_are_warned_of() {
+    let sandbox = Sandbox::new();
+    for (name, content, rows, parts) in [
+        (
+            "header.csv",
+            "where does the ferry leave from,from the north pier\nhow deep is it,three feet\n",
+            1,
+            ["looks like data", "`where does the ferry leave from`"],
+        ),
+        (
+            "nan.csv",
+            "anchor,positive\nx,nan\ny,nan\nz,w\n",
+            3,
+            ["2 rows of column `positive`", "the text `nan`"],
+        ),
+        (
+            "spanning.tsv",
+            "a\tb\n\"x\ty\nz\"\tw\nv\tu\n",
+            2,
+            ["1 rows have a quoted text of several lines", "--no-quotes"],
+        ),
+        (
+            "semicolons.csv",
+            "a;b\nx, y;z\n",
+            1,
+            ["the fields are separated by `;`", "by the header"],
+        ),
+        (
+            "index.csv",
+            ",a,b\n0,x,y\n",
+            1,
+            ["left aside: columns `(no name)`", "index.csv"],
+        ),
+        (
+            "lists.jsonl",
+            "{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"n\"],\"prompt\":\"P\"}\n",
+            1,
+            [
+                "left aside: columns `prompt`",
+                "lists expanded to a row for each positive",
+            ],
+        ),
+    ] {
+        sandbox.write(name, content);
+        let (found, ended) = stat(&sandbox, name, &[]);
+        assert_eq!(found["rows"], json!(rows), "{name}");
+        for part in parts {
+            assert!(ended.stderr.contains(part), "`{part}`: {ended:?}");
+        }
+    }
+}
