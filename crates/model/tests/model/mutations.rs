@@ -287,8 +287,11 @@ fn config() {
     );
 }
 
+/// A key of config.json and the value that was read from it.
+type Key = (&'static str, fn(&Spec) -> f64);
+
 /// config.json of another type: each key that is there has the value that was read.
-fn config_of(model_type: &str, test: &str, keys: &[(&str, fn(&Spec) -> f64)]) {
+fn config_of(model_type: &str, test: &str, keys: &[Key]) {
     let model = format!("encoders/{model_type}");
     gauntlet_of(
         &model,

@@ -37,6 +37,7 @@ fn spearman(x: &[f64], y: &[f64]) -> f64 {
 /// The embeddings of the 1,500 pairs of STSb's development set within 1e-5, and the correlation within 1e-4.
 #[test]
 #[ignore = "needs models that are not in the tree"]
+#[expect(clippy::print_stdout, reason = "the figures are for docs/encoders.md")]
 fn real_weights_give_upstreams_embeddings() {
     let models = std::env::var("SENTUNE_REAL_MODELS").expect("SENTUNE_REAL_MODELS is a folder");
     let stsb = Path::new(&models).join("stsb");
