@@ -69,7 +69,7 @@ const HEADING: &str = "Paraphrase mining";
 static DUPLICATES: Flag = Flag::new(
     "duplicates",
     "FILE",
-    "Pairs of ids that are known duplicates, for paraphrase-mining in the sentences of --data",
+    "Pairs of ids that are known duplicates, for paraphrase-mining in the sentences",
 )
 .below(HEADING);
 

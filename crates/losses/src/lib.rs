@@ -59,5 +59,5 @@ pub use context::BuildContext;
 pub use error::LossError;
 pub use inputs::{Accepts, LabelKind, Requirements};
 pub use loss::{Loss, StepInputs};
-pub use registry::{LossConfig, names};
+pub use registry::{LossConfig, is_wrapper, names};
 pub use search::Similarity;

@@ -53,6 +53,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|entry| entry.name)
 }
 
+/// Whether the loss of this name goes around another.
+pub fn is_wrapper(name: &str) -> bool {
+    find(name).is_ok_and(|entry| entry.is_wrapper)
+}
+
 impl LossConfig {
     /// A loss by name, with the defaults of sentence-transformers.
     ///

@@ -52,19 +52,13 @@ fn list_losses() -> anyhow::Result<String> {
     };
     let mut text = "Losses for `sentune train --loss NAME` or NAME:parameter=value, each with the data that it needs:\n".to_owned();
     for name in losses::names() {
-        let alone = LossConfig::new(name)?.build(&context);
-        let (shown, loss) = match alone {
-            Ok(loss) => (name.to_owned(), loss),
-            // A loss around another.
-            Err(_) => {
-                let inner = format!("{name}/multiple-negatives-ranking");
-                let loss = inner.parse::<LossConfig>()?.build(&context)?;
-                (format!("{name}/LOSS"), loss)
-            }
-        };
-        let needs = loss.requirements();
+        if losses::is_wrapper(name) {
+            text += &format!("\n  {name}/LOSS\n      the data of LOSS, such as triplet:margin=5\n");
+            continue;
+        }
+        let needs = LossConfig::new(name)?.build(&context)?.requirements();
         let guide = if needs.guide { ", and guide=MODEL" } else { "" };
-        text += &format!("\n  {shown}\n      {}{guide}\n", needs.describe());
+        text += &format!("\n  {name}\n      {}{guide}\n", needs.describe());
     }
     Ok(text)
 }

@@ -180,7 +180,7 @@ impl<'de> Deserialize<'de> for RunEvaluator {
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct TrainCall {
     /// Configuration file (TOML) whose keys are the names of these flags; flags win over it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = None::<&'static str>)]
     pub(crate) config: Option<PathBuf>,
     /// Start over in a folder that already holds a run, and remove that run's files.
     #[arg(long, help_heading = DATA)]
@@ -233,6 +233,7 @@ fn with_optional_value(arg: Arg) -> Arg {
     }
     arg.action(ArgAction::Set)
         .value_parser(clap::value_parser!(bool))
+        .hide_possible_values(true)
         .num_args(0..=1)
         .default_value("false")
         .default_missing_value("true")

@@ -23,7 +23,7 @@ const OF_COMMANDS: [(&str, &[&str]); 16] = [
     ("crates/cli/src/commands/merge", &["merge"]),
     ("crates/cli/src/commands/mine", &["mine"]),
     ("crates/cli/src/commands/search", &["search"]),
-    ("crates/cli/src/commands/sweep", &["sweep"]),
+    ("crates/cli/src/commands/sweep", &["sweep", "train"]),
     ("crates/cli/src/commands/train", &["train"]),
     ("crates/cli/src/config.rs", &["train"]),
     ("crates/cli/src/flags/eval", &["eval"]),
@@ -220,11 +220,13 @@ fn messages_name_flags_of_their_commands() {
             let (text, lines) = without_command_lines(&literal);
             for line in lines {
                 let words: Vec<&str> = line.split(' ').collect();
-                let ["sentune", command, ..] = words.as_slice() else {
+                let ["sentune", command, below @ ..] = words.as_slice() else {
                     continue;
                 };
-                let known = &flags
-                    .get(*command)
+                let below = below.first().map(|below| format!("{command} {below}"));
+                let known = below.and_then(|command| flags.get(&command));
+                let known = known
+                    .or_else(|| flags.get(*command))
                     .unwrap_or_else(|| panic!("{path}: `{line}`"));
                 for flag in flags_in(&line) {
                     assert!(known.contains(&flag), "{path}: `{line}`");
