@@ -23,24 +23,24 @@ pub(crate) fn run(flags: &HelpFlags) -> anyhow::Result<()> {
     Ok(print(&text)?)
 }
 
-/// The help of the command at the end of a path of subcommands.
+/// The help of the command at the end of a path of subcommands, as its `--help` prints it.
 fn of_command(path: &[&str]) -> Result<String, UsageError> {
-    let mut root = Flags::command();
-    root.build();
-    let mut command: &mut Command = &mut root;
+    let root = Flags::command();
+    let mut command: &Command = &root;
     for name in path {
-        if command.find_subcommand(name).is_none() {
+        command = command.find_subcommand(name).ok_or_else(|| {
             let commands: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
-            return Err(UsageError(format!(
+            UsageError(format!(
                 "there is no help on `{name}`: there is help on {}, and on losses, evaluators, datasets",
                 commands.join(", ")
-            )));
-        }
-        command = command
-            .find_subcommand_mut(name)
-            .ok_or_else(|| UsageError((*name).to_owned()))?;
+            ))
+        })?;
     }
-    Ok(command.render_long_help().to_string())
+    let line = ["sentune"].iter().chain(path).chain(&["--help"]);
+    match root.clone().try_get_matches_from(line) {
+        Err(help) => Ok(help.render().to_string()),
+        Ok(_) => Err(UsageError(format!("{} has no help", path.join(" ")))),
+    }
 }
 
 /// The losses of the registry, each with the data that it needs.
@@ -89,9 +89,9 @@ fn list_evaluators() -> String {
 const DATASETS: &str = "\
 A data set is one of
 
-  a file           .parquet, .csv, .tsv, .jsonl, .ndjson or .json (one object a line)
+  a file           .parquet, .csv, .tsv, .jsonl, .ndjson, .json or .arrow; .gz or .zst after it
   a glob           'data/train-*.parquet'
-  a folder         all data files in it
+  a folder         the files of one split in it (--split), or what save_to_disk wrote
   a name           sentence-transformers/all-nli:triplet, on the hub or in its cache, with an optional subset
 
 Columns of text are taken in order, whatever their names are:
@@ -102,6 +102,6 @@ Columns of text are taken in order, whatever their names are:
   2 and a score    two sentences and how similar they are
   1 or 2, a class  sentences and a whole number
 
-A column called label, labels, score or scores holds the labels. --columns chooses columns and their order;
-`sentune data stat --data DATA` shows what a data set holds.
+A column called label, labels, score or scores holds the labels, or the one of --label-column. --columns
+chooses columns and their order; `sentune data stat --data DATA` shows what a data set holds.
 ";
