@@ -607,6 +607,7 @@ mod tests {
         card.is_base_on_hub = false;
         card.results.clear();
         card.training[0].id = None;
+        card.evaluation[0].id = None;
         let Value::Object(metadata) = card.metadata() else {
             panic!("no object");
         };

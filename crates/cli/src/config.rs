@@ -362,11 +362,20 @@ mod tests {
             ("main-similarity", "cosine"),
             ("label-column", "x"),
             ("separator", ";"),
+            ("hub-model-id", "x"),
+            ("model-card-name", "x"),
+            ("model-card-license", "x"),
         ] {
             table.insert(key.to_owned(), Value::from(value));
         }
-        table.insert("columns".to_owned(), Value::from(vec!["a"]));
-        for switch in ["greater-is-better", "add-transitive-closure"] {
+        for list in ["columns", "model-card-language", "model-card-tags"] {
+            table.insert(list.to_owned(), Value::from(vec!["a"]));
+        }
+        for switch in [
+            "greater-is-better",
+            "add-transitive-closure",
+            "hub-private-repo",
+        ] {
             table.insert(switch.to_owned(), Value::from(true));
         }
         for key in keys() {
