@@ -30,7 +30,7 @@ pub struct MiningOptions {
     /// Whether an anchor's positives stay among the candidates. It makes sense with
     /// [`OutputFormat::NTuple`] alone.
     pub include_positives: bool,
-    /// The form of [`HardNegatives::rows`].
+    /// The form of [`HardNegatives::rows`](crate::hard_negatives::HardNegatives::rows).
     pub output_format: OutputFormat,
 }
 

@@ -1,5 +1,8 @@
 //! Flags of `sentune train` that share the trained model on the hub.
 
+// The doc comments of flags are also their help texts, where `<s>` is a token and not a tag.
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
+
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use train::{by_name, flag_defaults};

@@ -1,5 +1,8 @@
 //! Flags of `sentune sweep`.
 
+// The doc comments of flags are also their help texts, where `<s>` is a token and not a tag.
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links)]
+
 use std::path::PathBuf;
 
 use clap::Args;
