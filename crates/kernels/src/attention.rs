@@ -12,6 +12,8 @@
 //! tokens. Of one head at a time, the backward pass has two matrices of scores, [length, length] up to 512 tokens
 //! and [128, length] beyond.
 
+pub mod one;
+
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 use rayon::prelude::*;
@@ -48,7 +50,7 @@ pub struct Inputs<'a> {
     /// The largest distance of a key from its query, without end if none is given; not together with `relative`.
     pub window: Option<usize>,
     /// Dropout of the probabilities; its rows are the tokens.
-    pub dropout: Dropout,
+    pub dropout: Dropout<'a>,
 }
 
 /// Rotary positions (Su et al. 2021, RoFormer): columns c and c + d / 2 of a query or key at position p are turned
@@ -128,6 +130,8 @@ macro_rules! by_width {
     };
 }
 
+pub(crate) use by_width;
+
 /// Computes context = attention(qkv), for `qkv` [tokens, 3 heads d] whose rows hold all heads' q, then k,
 /// then v, and `context` [tokens, heads d]. `lse` [heads, tokens] receives log sum_j exp(S_ij), which
 /// [`attend_backward`] needs.
@@ -181,12 +185,7 @@ pub fn attend_backward(
     assert_eq!(d_context.len(), plan.tokens * plan.width, "d_context");
     assert_eq!(lse.len(), plan.tokens * shape.heads, "lse");
     let bias_len = 3 * plan.width;
-    let relative_len: usize = plan
-        .groups
-        .iter()
-        .map(|group| shape.heads * (2 * group.longest - 1))
-        .sum();
-    let partials = scratch.take(plan.groups.len() * bias_len + relative_len);
+    let partials = scratch.take(plan.groups.len() * bias_len + plan.relative_partials());
     let (bias, relative) = partials.split_at_mut(plan.groups.len() * bias_len);
     {
         let qkv = Shared::new(qkv);
@@ -204,23 +203,7 @@ pub fn attend_backward(
         rows::add_partials(bias, bias_len, &mut [out]);
     }
     if let Some(out) = grads.relative {
-        assert_eq!(
-            out.len(),
-            shape.heads * plan.relative_len,
-            "gradient of the relative bias"
-        );
-        out.par_chunks_mut(plan.relative_len)
-            .enumerate()
-            .for_each(|(head, out)| {
-                for group in &plan.groups {
-                    let len = 2 * group.longest - 1;
-                    let from = plan.relative_len / 2 + 1 - group.longest;
-                    let partial = &relative[group.relative + head * len..][..len];
-                    for (o, &p) in out[from..].iter_mut().zip(partial) {
-                        *o += p;
-                    }
-                }
-            });
+        plan.add_relative(relative, out);
     }
 }
 
@@ -336,6 +319,33 @@ impl<'a> Plan<'a> {
             relative_len,
             groups,
         }
+    }
+
+    /// The length of the partial sums of the relative bias' gradient.
+    fn relative_partials(&self) -> usize {
+        let of_group = |group: &Group| self.heads * (2 * group.longest - 1);
+        self.groups.iter().map(of_group).sum()
+    }
+
+    /// Adds the groups' partial sums to the gradient of the relative bias.
+    fn add_relative(&self, partials: &[f32], out: &mut [f32]) {
+        assert_eq!(
+            out.len(),
+            self.heads * self.relative_len,
+            "gradient of the relative bias"
+        );
+        out.par_chunks_mut(self.relative_len)
+            .enumerate()
+            .for_each(|(head, out)| {
+                for group in &self.groups {
+                    let len = 2 * group.longest - 1;
+                    let from = self.relative_len / 2 + 1 - group.longest;
+                    let partial = &partials[group.relative + head * len..][..len];
+                    for (o, &p) in out[from..].iter_mut().zip(partial) {
+                        *o += p;
+                    }
+                }
+            });
     }
 
     fn units(&self) -> impl ParallelIterator<Item = Unit> {

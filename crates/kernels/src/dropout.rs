@@ -17,16 +17,17 @@ use crate::simd::{LANES, Simd, simd_fn};
 /// the first row of the part. An element is kept when its 32-bit number is at least p 2^32, rounded: p is
 /// exact to 1.2e-10.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Dropout {
+pub struct Dropout<'a> {
     threshold: u32,
     scale: f32,
     seed: u64,
     step: u32,
     site: u32,
     first_row: u32,
+    rows: Option<&'a [usize]>,
 }
 
-impl Dropout {
+impl<'a> Dropout<'a> {
     /// The identity: kernels then draw no random numbers.
     pub const NONE: Self = Self {
         threshold: 0,
@@ -35,6 +36,7 @@ impl Dropout {
         step: 0,
         site: 0,
         first_row: 0,
+        rows: None,
     };
 
     /// Dropout with probability `p`, for the run's `seed`, the optimizer's `step`, and `site`, a number
@@ -56,6 +58,7 @@ impl Dropout {
             step,
             site,
             first_row: 0,
+            rows: None,
         }
     }
 
@@ -64,6 +67,14 @@ impl Dropout {
         let first_row = u32::try_from(first_row)
             .unwrap_or_else(|_| panic!("row {first_row} is over {}", u32::MAX));
         Self { first_row, ..self }
+    }
+
+    /// The same dropout for some of the rows alone: row r of what it is applied to is row `rows[r]` of the part.
+    pub fn of_rows(self, rows: &'a [usize]) -> Self {
+        Self {
+            rows: Some(rows),
+            ..self
+        }
     }
 
     /// Whether nothing is ever dropped.
@@ -82,7 +93,7 @@ impl Dropout {
 ///
 /// # Panics
 /// If `x` is not whole rows.
-pub fn apply(dropout: &Dropout, width: usize, x: &mut [f32]) {
+pub fn apply(dropout: &Dropout<'_>, width: usize, x: &mut [f32]) {
     assert!(
         width > 0 && x.len().is_multiple_of(width),
         "{} values are no rows of {width}",
@@ -99,10 +110,16 @@ pub fn apply(dropout: &Dropout, width: usize, x: &mut [f32]) {
         });
 }
 
-simd_fn!(fn apply_block(dropout: &Dropout, width: usize, first: usize, x: &mut [f32]) = apply_block_body);
+simd_fn!(fn apply_block(dropout: &Dropout<'_>, width: usize, first: usize, x: &mut [f32]) = apply_block_body);
 
 #[inline(always)]
-fn apply_block_body<S: Simd>(s: S, dropout: &Dropout, width: usize, first: usize, x: &mut [f32]) {
+fn apply_block_body<S: Simd>(
+    s: S,
+    dropout: &Dropout<'_>,
+    width: usize,
+    first: usize,
+    x: &mut [f32],
+) {
     for (r, row) in x.chunks_exact_mut(width).enumerate() {
         let mut mask = Mask::new(s, dropout, first + r);
         let mut i = 0;
@@ -126,7 +143,7 @@ pub(crate) struct Mask<S: Simd> {
 
 impl<S: Simd> Mask<S> {
     #[inline(always)]
-    pub(crate) fn new(s: S, dropout: &Dropout, row: usize) -> Self {
+    pub(crate) fn new(s: S, dropout: &Dropout<'_>, row: usize) -> Self {
         Self {
             row: Row::new(s, dropout, row),
             words: [s.usplat(0); 4],
@@ -158,7 +175,11 @@ pub(crate) struct Row<S: Simd> {
 
 impl<S: Simd> Row<S> {
     #[inline(always)]
-    pub(crate) fn new(s: S, dropout: &Dropout, row: usize) -> Self {
+    pub(crate) fn new(s: S, dropout: &Dropout<'_>, row: usize) -> Self {
+        let row = match dropout.rows {
+            Some(rows) if !dropout.is_none() => rows[row],
+            _ => row,
+        };
         Self {
             threshold: dropout.threshold,
             scale: s.splat(dropout.scale),
@@ -273,7 +294,7 @@ mod tests {
         }
     }
 
-    fn mask(dropout: &Dropout, rows: usize, width: usize) -> Vec<f32> {
+    fn mask(dropout: &Dropout<'_>, rows: usize, width: usize) -> Vec<f32> {
         let mut x = vec![1.0; rows * width];
         super::apply(dropout, width, &mut x);
         x

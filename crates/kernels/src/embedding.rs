@@ -34,7 +34,7 @@ pub fn embed(
     tables: &Embeddings<'_>,
     ids: &[u32],
     positions: &[u32],
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     normalised: &mut [f32],
     rstd: &mut [f32],
     out: &mut [f32],
@@ -82,7 +82,7 @@ pub fn embed_backward(
     gamma: &[f32],
     normalised: &[f32],
     rstd: &[f32],
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     d: &mut [f32],
     grad: LayerNormGrad<'_>,
     scratch: &mut Scratch,
@@ -187,7 +187,7 @@ fn check_indices(what: &str, indices: &[u32], table: usize, width: usize) {
 }
 
 simd_fn!(fn forward_block(
-    tables: &Embeddings<'_>, ids: &[u32], positions: &[u32], dropout: &Dropout, first: usize,
+    tables: &Embeddings<'_>, ids: &[u32], positions: &[u32], dropout: &Dropout<'_>, first: usize,
     normalised: &mut [f32], rstd: &mut [f32], out: &mut [f32],
 ) = forward_body);
 
@@ -198,7 +198,7 @@ fn forward_body<S: Simd>(
     tables: &Embeddings<'_>,
     ids: &[u32],
     positions: &[u32],
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     first: usize,
     normalised: &mut [f32],
     rstd: &mut [f32],
@@ -238,7 +238,7 @@ fn forward_body<S: Simd>(
 }
 
 simd_fn!(fn backward_block(
-    gamma: &[f32], normalised: &[f32], rstd: &[f32], dropout: &Dropout, first: usize,
+    gamma: &[f32], normalised: &[f32], rstd: &[f32], dropout: &Dropout<'_>, first: usize,
     d: &mut [f32], partial: &mut [f32],
 ) = backward_body);
 
@@ -249,7 +249,7 @@ fn backward_body<S: Simd>(
     gamma: &[f32],
     normalised: &[f32],
     rstd: &[f32],
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     first: usize,
     d: &mut [f32],
     partial: &mut [f32],

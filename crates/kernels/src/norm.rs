@@ -68,7 +68,7 @@ pub fn add_layer_norm(
     norm: &LayerNorm<'_>,
     y: &mut [f32],
     bias: Option<&[f32]>,
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     residual: &[f32],
     rstd: &mut [f32],
     out: &mut [f32],
@@ -107,7 +107,7 @@ pub fn add_layer_norm_backward(
     gamma: &[f32],
     normalised: &[f32],
     rstd: &[f32],
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     d: &mut [f32],
     d_more: Option<&[f32]>,
     d_y: &mut [f32],
@@ -203,7 +203,13 @@ pub fn layer_norm_backward(
 ///
 /// # Panics
 /// If the lengths do not fit together.
-pub fn add_residual(y: &[f32], width: usize, dropout: &Dropout, residual: &[f32], out: &mut [f32]) {
+pub fn add_residual(
+    y: &[f32],
+    width: usize,
+    dropout: &Dropout<'_>,
+    residual: &[f32],
+    out: &mut [f32],
+) {
     let _timer = time(Part::Norm);
     assert!(width > 0 && y.len().is_multiple_of(width), "rows");
     assert_eq!(residual.len(), y.len(), "residual");
@@ -235,7 +241,7 @@ pub(crate) fn check_rows(gamma: &[f32], rows: usize, len: usize) -> usize {
 }
 
 simd_fn!(fn forward_block(
-    norm: &LayerNorm<'_>, bias: Option<&[f32]>, dropout: &Dropout, first: usize,
+    norm: &LayerNorm<'_>, bias: Option<&[f32]>, dropout: &Dropout<'_>, first: usize,
     y: &mut [f32], residual: &[f32], rstd: &mut [f32], out: &mut [f32],
 ) = forward_body);
 
@@ -245,7 +251,7 @@ fn forward_body<S: Simd>(
     s: S,
     norm: &LayerNorm<'_>,
     bias: Option<&[f32]>,
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     first: usize,
     y: &mut [f32],
     residual: &[f32],
@@ -381,14 +387,14 @@ fn alone_backward_body<S: Simd>(
 }
 
 simd_fn!(fn residual_block(
-    width: usize, dropout: &Dropout, first: usize, y: &[f32], residual: &[f32], out: &mut [f32],
+    width: usize, dropout: &Dropout<'_>, first: usize, y: &[f32], residual: &[f32], out: &mut [f32],
 ) = residual_body);
 
 #[inline(always)]
 fn residual_body<S: Simd>(
     s: S,
     width: usize,
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     first: usize,
     y: &[f32],
     residual: &[f32],
@@ -407,7 +413,7 @@ fn residual_body<S: Simd>(
 }
 
 simd_fn!(fn backward_block(
-    gamma: &[f32], normalised: &[f32], rstd: &[f32], dropout: &Dropout, first: usize,
+    gamma: &[f32], normalised: &[f32], rstd: &[f32], dropout: &Dropout<'_>, first: usize,
     d: &mut [f32], more: Option<&[f32]>, d_y: &mut [f32], partial: &mut [f32],
 ) = backward_body);
 
@@ -418,7 +424,7 @@ fn backward_body<S: Simd>(
     gamma: &[f32],
     normalised: &[f32],
     rstd: &[f32],
-    dropout: &Dropout,
+    dropout: &Dropout<'_>,
     first: usize,
     d: &mut [f32],
     more: Option<&[f32]>,

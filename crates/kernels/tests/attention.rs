@@ -5,13 +5,16 @@ mod common;
 use common::{Random, close, dot, gradient, same_on_any_threads, wide};
 use kernels::{
     Scratch,
-    attention::{self, Grads, Inputs, Rotary, Shape},
+    attention::{
+        self, Grads, Inputs, Rotary, Shape,
+        one::{attend_one, attend_one_backward},
+    },
     dropout::Dropout,
 };
 
 /// Factors of the dropout for each token, head and key, from a run where value row j is the unit vector
 /// j: the context then holds the dropped probabilities.
-fn factors(shape: &Shape<'_>, dropout: Dropout) -> Vec<Vec<Vec<f64>>> {
+fn factors(shape: &Shape<'_>, dropout: Dropout<'_>) -> Vec<Vec<Vec<f64>>> {
     let Shape {
         heads,
         head_dim: d,
@@ -513,6 +516,121 @@ fn an_empty_batch_is_fine() {
         dropout: Dropout::NONE,
     };
     attention::attend(&shape, &inputs, &[], &mut [], &mut []);
+}
+
+/// Runs the kernels for one query a sentence: context, d_q, d_kv, d_bias, d_relative.
+fn run_one(
+    shape: &Shape<'_>,
+    inputs: &Inputs<'_>,
+    queries: &[usize],
+    q: &[f32],
+    kv: &[f32],
+    d: &[f32],
+) -> Vec<Vec<f32>> {
+    let width = shape.heads * shape.head_dim;
+    let (mut context, mut lse) = (vec![9.0; q.len()], vec![9.0; q.len() / shape.head_dim]);
+    attend_one(shape, inputs, queries, q, kv, &mut context, &mut lse);
+    let (mut d_q, mut d_kv) = (q.to_vec(), kv.to_vec());
+    let mut d_bias = vec![0.25; 3 * width];
+    let mut d_relative = vec![0.25; inputs.relative.map_or(0, <[f32]>::len)];
+    let grads = Grads {
+        bias: Some(&mut d_bias),
+        relative: inputs.relative.map(|_| d_relative.as_mut_slice()),
+    };
+    let mut scratch = Scratch::default();
+    attend_one_backward(
+        shape,
+        inputs,
+        queries,
+        &mut d_q,
+        &mut d_kv,
+        &lse,
+        d,
+        grads,
+        &mut scratch,
+    );
+    vec![context, d_q, d_kv, d_bias, d_relative]
+}
+
+/// The rows of all tokens whose other outputs get no gradient.
+#[test]
+fn one_query_a_sentence_is_attention_whose_other_outputs_are_not_read() {
+    let (heads, head_dim) = (3, 20);
+    let lengths = [1, 5, 40, 17, 90, 3];
+    let (offsets, width) = (common::offsets(&lengths), heads * head_dim);
+    let shape = Shape {
+        heads,
+        head_dim,
+        offsets: &offsets,
+    };
+    let tokens = offsets[lengths.len()];
+    let mut random = Random(23);
+    let qkv = random.vec(tokens * 3 * width);
+    let (bias, relative) = (random.vec(3 * width), random.vec(heads * (2 * 90 - 1)));
+    let rotary = Rotary::new(100.0, head_dim, 90);
+    let d = random.vec(lengths.len() * width);
+    for place in [0, 7, 1000] {
+        let queries: Vec<usize> = offsets
+            .windows(2)
+            .map(|ends| ends[0] + place.min(ends[1] - ends[0] - 1))
+            .collect();
+        let mut d_context = vec![0.0; tokens * width];
+        let (mut q, mut kv) = (Vec::new(), Vec::new());
+        for (d, query) in d.chunks(width).zip(&queries) {
+            d_context[query * width..][..width].copy_from_slice(d);
+            q.extend_from_slice(&qkv[query * 3 * width..][..width]);
+        }
+        for row in qkv.chunks(3 * width) {
+            kv.extend_from_slice(&row[width..]);
+        }
+        for p in [0.0, 0.3] {
+            for kind in 0..3 {
+                let inputs = Inputs {
+                    bias: Some(&bias).filter(|_| kind < 2).map(Vec::as_slice),
+                    relative: Some(&relative).filter(|_| kind == 0).map(Vec::as_slice),
+                    rotary: Some(&rotary).filter(|_| kind > 0),
+                    window: Some(8).filter(|_| kind == 2),
+                    dropout: Dropout::new(p, 1, 2, 3).starting_at(5),
+                };
+                let all = run(&shape, &inputs, &qkv, &d_context);
+                let found = same_on_any_threads(|| run_one(&shape, &inputs, &queries, &q, &kv, &d));
+                let of_queries = |rows: &[f32], row: usize| -> Vec<f64> {
+                    let rows = queries.iter().map(|query| &rows[query * row..][..width]);
+                    wide(&rows.flatten().copied().collect::<Vec<_>>())
+                };
+                let name = |what: &str| format!("{what} of kind {kind}, place {place}, p {p}");
+                let context = of_queries(&all[0], width);
+                close(&name("context"), &found[0], &context, 2e-6);
+                let d_q = of_queries(&all[1], 3 * width);
+                close(&name("d_q"), &found[1], &d_q, 2e-6);
+                let d_kv = all[1].chunks(3 * width).flat_map(|row| &row[width..]);
+                let d_kv = wide(&d_kv.copied().collect::<Vec<_>>());
+                close(&name("d_kv"), &found[2], &d_kv, 2e-6);
+                close(&name("d_bias"), &found[3], &wide(&all[2]), 2e-6);
+                close(&name("d_relative"), &found[4], &wide(&all[3]), 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "token 3 is not in 0..3")]
+fn a_query_of_another_sentence_is_refused() {
+    let shape = Shape {
+        heads: 1,
+        head_dim: 1,
+        offsets: &[0, 3, 5],
+    };
+    let inputs = Inputs {
+        bias: None,
+        relative: None,
+        rotary: None,
+        window: None,
+        dropout: Dropout::NONE,
+    };
+    let (mut context, mut lse) = ([0.0; 2], [0.0; 2]);
+    let (q, kv) = ([0.0; 2], [0.0; 10]);
+    attend_one(&shape, &inputs, &[3, 4], &q, &kv, &mut context, &mut lse);
 }
 
 #[test]

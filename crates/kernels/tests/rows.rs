@@ -31,7 +31,7 @@ fn layer_norm(x: &[f64], gamma: &[f64], beta: &[f64], eps: f64) -> Vec<f64> {
 }
 
 /// Factors of a dropout: 0 or 1 / (1 - p).
-fn factors(dropout: &Dropout, rows: usize, width: usize) -> Vec<f64> {
+fn factors(dropout: &Dropout<'_>, rows: usize, width: usize) -> Vec<f64> {
     let mut x = vec![1.0; rows * width];
     dropout::apply(dropout, width, &mut x);
     wide(&x)
@@ -326,6 +326,21 @@ fn a_residual_is_added_under_dropout() {
         let expected: Vec<f64> = sums.map(|((y, f), r)| y * f + r).collect();
         close("out", &results[0], &expected, 1e-6);
     }
+}
+
+#[test]
+fn chosen_rows_are_dropped_as_in_the_whole() {
+    let (rows, width) = (60, 70);
+    let whole = factors(&Dropout::new(0.4, 1, 2, 3), rows, width);
+    let chosen = [3, 17, 18, 40];
+    let dropout = Dropout::new(0.4, 1, 2, 3).starting_at(10).of_rows(&chosen);
+    let found = factors(&dropout, chosen.len(), width);
+    let expected: Vec<f64> = chosen
+        .iter()
+        .flat_map(|row| &whole[(10 + row) * width..][..width])
+        .copied()
+        .collect();
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
         spec::Dropout,
     },
     error::ModelError,
+    modules::Pooling,
     network::Network,
 };
 
@@ -179,6 +180,7 @@ impl<'a> KernelPass<'a> {
             numbering: self.network.encoder.spec().numbering,
             dropout,
             seed,
+            only: None,
         }
     }
 }
@@ -191,12 +193,20 @@ impl Pass for KernelPass<'_> {
         mode: Mode,
         keep: Keep,
     ) -> Result<Vec<Tensor>, ModelError> {
-        let (options, network) = (self.options(mode), self.network);
+        let network = self.network;
         network.encoder.check_fits(chunk)?;
+        let only = network.pooling.only(chunk)?;
+        let options = PassOptions {
+            only: only.as_deref(),
+            ..self.options(mode)
+        };
         let transformer = network.encoder.transformer();
-        let tokens = transformer.forward_by_hand(&options, chunk, keep, &mut self.work)?;
-        let n_values = tokens.len();
-        let mut parts = vec![network.pooling.forward_by_hand(tokens, chunk)?];
+        let output = transformer.forward_by_hand(&options, chunk, keep, &mut self.work)?;
+        let mut parts = vec![match only {
+            Some(_) => Pooling::restored(output, chunk)?,
+            None => network.pooling.forward_by_hand(output, chunk)?,
+        }];
+        let n_values = chunk.tokens() * network.encoder.hidden_size() as usize;
         for &layer in layers {
             let tokens = self.work.input_of(layer, n_values);
             parts.push(network.pooling.forward_by_hand(tokens, chunk)?);
@@ -229,14 +239,22 @@ impl Pass for KernelPass<'_> {
         let d_pooled = d_pooled.collect::<Result<Vec<_>, _>>()?;
         let d_pooled = d_pooled.iter().map(slice).collect::<Result<Vec<_>, _>>()?;
         let mut gradient = gradient.shallow_clone();
+        let only = network.pooling.only(chunk)?;
+        let options = PassOptions {
+            only: only.as_deref(),
+            ..self.options(mode)
+        };
         network.encoder.transformer().backward_by_hand(
-            &self.options(mode),
+            &options,
             chunk,
             layers,
             |layer, tokens, d_tokens| {
                 // The output has no number among the layers and comes first.
                 let place = layers.iter().position(|&prior| prior == layer);
                 let d_pooled = d_pooled[place.map_or(0, |place| 1 + place)];
+                if place.is_none() && only.is_some() {
+                    return Pooling::restored_backward(d_pooled, chunk, d_tokens);
+                }
                 let pooling = &network.pooling;
                 pooling.backward_by_hand(tokens, d_pooled, chunk, d_tokens);
             },
@@ -285,16 +303,17 @@ impl Pass for LibtorchPass<'_> {
         parameters.refresh()?;
         pooling.check(chunk)?;
         let (batch, transformer) = (encoder.on_device(chunk)?, encoder.transformer());
+        let only = pooling.one_token();
         let states = if layers.is_empty() {
-            vec![transformer.forward(parameters, &batch, dropout)?]
+            vec![transformer.forward(parameters, &batch, dropout, only)?]
         } else {
-            transformer.hidden_states(parameters, &batch, dropout)?
+            transformer.hidden_states(parameters, &batch, dropout, only)?
         };
-        let outputs = [states.len() - 1];
-        let chosen = outputs.iter().chain(layers);
-        chosen
-            .map(|&layer| pooling.pool(&states[layer], &batch))
-            .collect()
+        let mut parts = vec![pooling.pool_output(&states[states.len() - 1], &batch)?];
+        for &layer in layers {
+            parts.push(pooling.pool(&states[layer], &batch)?);
+        }
+        Ok(parts)
     }
 
     fn backward(

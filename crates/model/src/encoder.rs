@@ -169,7 +169,7 @@ impl Encoder {
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
         let batch = self.on_device(batch)?;
-        self.transformer.forward(parameters, &batch, dropout)
+        self.transformer.forward(parameters, &batch, dropout, None)
     }
 
     /// A batch in the form that libtorch computes with.

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     batch::{
         buckets::{Bucket, DeviceBatch},
-        packed::PackedBatch,
+        packed::{OneToken, PackedBatch},
     },
     encoder::numbering::Numbering,
     error::ModelError,
@@ -116,9 +116,31 @@ impl Pooling {
         self.pool(tokens, &DeviceBatch::new(batch, Numbering::default())?)
     }
 
+    /// The one token that is pooled of each sentence, where the only mode takes a single one.
+    pub(crate) fn one_token(&self) -> Option<OneToken> {
+        match self.modes[..] {
+            [mode] => mode.one_token(self.include_prompt),
+            _ => None,
+        }
+    }
+
     /// Fails where prompts are left out and nothing else is left of a sentence.
     pub(crate) fn check(&self, batch: &PackedBatch) -> Result<(), ModelError> {
         self.skipped(batch).map(drop)
+    }
+
+    /// [`Self::forward`] without its check, of the encoder's output: where [`Self::one_token`] is one, these are its rows
+    /// alone, `[sentences, H]` in packed order.
+    pub(crate) fn pool_output(
+        &self,
+        output: &Tensor,
+        batch: &DeviceBatch,
+    ) -> Result<Tensor, ModelError> {
+        if self.one_token().is_none() {
+            return self.pool(output, batch);
+        }
+        let pooled = output.f_to_kind(Kind::Float)?;
+        Ok(pooled.f_index_select(0, &batch.restore)?)
     }
 
     /// [`Self::forward`] without its check. Halves are pooled as `f32`.
@@ -163,6 +185,36 @@ impl Pooling {
             }
         }
         Ok(prompts)
+    }
+
+    /// The places of the one token that is pooled of each sentence, in packed order; `None` where several are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`].
+    pub(crate) fn only(&self, batch: &PackedBatch) -> Result<Option<Vec<usize>>, ModelError> {
+        self.check(batch)?;
+        Ok(self.one_token().map(|token| batch.places_of(token)))
+    }
+
+    /// Rows `[sentences, H]` in packed order as embeddings in the caller's, on our kernels.
+    pub(crate) fn restored(rows: &[f32], batch: &PackedBatch) -> Result<Tensor, ModelError> {
+        let width = rows.len() / batch.sentences();
+        let shape = [batch.sentences() as i64, width as i64];
+        let mut embeddings = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+        let values = slice_mut(&mut embeddings)?.chunks_exact_mut(width);
+        for (to, &from) in values.zip(batch.host_restore()) {
+            to.copy_from_slice(&rows[from * width..][..width]);
+        }
+        Ok(embeddings)
+    }
+
+    /// The backward pass of [`Self::restored`].
+    pub(crate) fn restored_backward(d_embeddings: &[f32], batch: &PackedBatch, d_rows: &mut [f32]) {
+        let width = d_rows.len() / batch.sentences();
+        for (from, &to) in d_embeddings.chunks_exact(width).zip(batch.host_restore()) {
+            d_rows[to * width..][..width].copy_from_slice(from);
+        }
     }
 
     /// [`Self::forward`] on our kernels, for token embeddings `[T, H]` in the host's memory.
@@ -261,6 +313,15 @@ impl Pooling {
 }
 
 impl PoolingMode {
+    /// The token that the mode takes of a sentence, where it takes a single one.
+    fn one_token(self, prompts: bool) -> Option<OneToken> {
+        match self {
+            Self::Cls => Some(OneToken::First { prompts }),
+            Self::LastToken => Some(OneToken::Last),
+            _ => None,
+        }
+    }
+
     /// The tokens of a bucket, `[n, l, H]`, to `[n, H]`.
     fn pool(self, tokens: &Tensor, bucket: &Bucket, prompts: bool) -> Result<Tensor, ModelError> {
         let is_pooled = bucket.is_pooled(prompts)?;
@@ -286,15 +347,13 @@ impl PoolingMode {
                 let places = ones()?.f_mul(&bucket.places()?.f_add_scalar(1)?)?;
                 places.f_div(&count(&places)?)?
             }
-            Self::Cls => {
-                let first = bucket.starts(prompts)?;
-                bucket.places()?.f_eq_tensor(&first)?.f_to_kind(kind)?
+            Self::Cls | Self::LastToken | Self::Max => {
+                let Some(token) = self.one_token(prompts) else {
+                    unreachable!("the maximum has returned above")
+                };
+                let place = bucket.place_of(token)?;
+                bucket.places()?.f_eq_tensor(&place)?.f_to_kind(kind)?
             }
-            Self::LastToken => {
-                let last = bucket.lengths().f_sub_scalar(1)?;
-                bucket.places()?.f_eq_tensor(&last)?.f_to_kind(kind)?
-            }
-            Self::Max => unreachable!("it has returned above"),
         };
         Ok(weights.f_unsqueeze(1)?.f_bmm(tokens)?.f_squeeze_dim(1)?)
     }

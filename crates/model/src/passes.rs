@@ -203,8 +203,9 @@ impl SentenceTransformer {
             let (parameters, batch) = (&network.parameters, batch.on_device());
             parameters.round_again()?;
             let transformer = network.encoder.transformer();
-            let tokens = transformer.forward(parameters, batch, network.dropout)?;
-            network.after_pooling(network.pooling.pool(&tokens, batch)?)
+            let (dropout, only) = (network.dropout, network.pooling.one_token());
+            let output = transformer.forward(parameters, batch, dropout, only)?;
+            network.after_pooling(network.pooling.pool_output(&output, batch)?)
         };
         let embeddings = embed()?;
         let detached = embeddings.f_detach().map_err(ModelError::from)?;

@@ -8,7 +8,10 @@
 use tch::{Kind, Tensor};
 
 use crate::{
-    batch::{packed::PackedBatch, upload::upload},
+    batch::{
+        packed::{OneToken, PackedBatch},
+        upload::upload,
+    },
     encoder::numbering::Numbering,
     error::ModelError,
 };
@@ -113,6 +116,25 @@ impl DeviceBatch {
         let sizes = self.buckets.iter().map(|bucket| bucket.shape.tokens as i64);
         Ok(rows.f_split_with_sizes(sizes.collect::<Vec<_>>().as_slice(), 0)?)
     }
+
+    /// As [`Self::split`], of one row a sentence, `[S, ...]`.
+    pub(crate) fn split_sentences(&self, rows: &Tensor) -> Result<Vec<Tensor>, ModelError> {
+        let sizes = self.buckets.iter().map(Bucket::sentences);
+        Ok(rows.f_split_with_sizes(sizes.collect::<Vec<_>>().as_slice(), 0)?)
+    }
+
+    /// The rows `[S, ...]` of one token of each sentence, of all rows `[T, ...]`.
+    pub(crate) fn choose(&self, rows: &Tensor, token: OneToken) -> Result<Tensor, ModelError> {
+        let mut chosen = Vec::with_capacity(self.buckets.len());
+        for (bucket, rows) in self.buckets.iter().zip(self.split(rows)?) {
+            // Where each sentence begins among the bucket's tokens.
+            let begins = bucket.lengths.f_cumsum(0, Kind::Int64)?;
+            let begins = begins.f_sub(&bucket.lengths)?;
+            let places = begins.f_add(&bucket.place_of(token)?)?;
+            chosen.push(rows.f_index_select(0, &places.f_view([-1])?)?);
+        }
+        Ok(Tensor::f_cat(&chosen, 0)?)
+    }
 }
 
 impl Bucket {
@@ -176,17 +198,13 @@ impl Bucket {
         Ok(Tensor::f_arange(self.length(), options)?.f_unsqueeze(0)?)
     }
 
-    /// Tokens of each sentence, `[n, 1]`, 64-bit.
-    pub(crate) fn lengths(&self) -> &Tensor {
-        &self.lengths
-    }
-
-    /// The first token that is pooled, `[n, 1]`, 64-bit; with `prompts`, the sentence's first.
-    pub(crate) fn starts(&self, prompts: bool) -> Result<Tensor, ModelError> {
-        if prompts {
-            return Ok(self.starts.f_zeros_like()?);
-        }
-        Ok(self.starts.shallow_clone())
+    /// The place of a token within its sentence, `[n, 1]`, 64-bit.
+    pub(crate) fn place_of(&self, token: OneToken) -> Result<Tensor, ModelError> {
+        Ok(match token {
+            OneToken::First { prompts: true } => self.starts.f_zeros_like()?,
+            OneToken::First { prompts: false } => self.starts.shallow_clone(),
+            OneToken::Last => self.lengths.f_sub_scalar(1)?,
+        })
     }
 }
 

@@ -146,10 +146,35 @@ impl PackedBatch {
         self.max_id
     }
 
+    /// One token of each sentence, in packed order. Prompts must leave one.
+    pub(crate) fn places_of(&self, token: OneToken) -> Vec<usize> {
+        let ends = self.offsets.windows(2).enumerate();
+        ends.map(|(i, ends)| match token {
+            OneToken::First { prompts: true } => ends[0],
+            OneToken::First { prompts: false } => {
+                ends[0] + self.prompt_lengths.get(i).copied().unwrap_or(0)
+            }
+            OneToken::Last => ends[1] - 1,
+        })
+        .collect()
+    }
+
     /// The number of prompt tokens at the start of each sentence, in packed order; empty where there are none.
     pub(crate) fn prompt_lengths(&self) -> &[usize] {
         &self.prompt_lengths
     }
+}
+
+/// The token of a sentence that alone is pooled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OneToken {
+    /// The first, or the first after the prompt.
+    First {
+        /// Whether the prompt's tokens count.
+        prompts: bool,
+    },
+    /// The last.
+    Last,
 }
 
 /// The largest part of a batch that is embedded at a time.

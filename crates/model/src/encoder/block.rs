@@ -14,7 +14,10 @@ use kernels::attention::Rotary;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    batch::buckets::{Bucket, DeviceBatch},
+    batch::{
+        buckets::{Bucket, DeviceBatch},
+        packed::OneToken,
+    },
     encoder::{
         family::Names,
         numbering::Positions,
@@ -70,7 +73,7 @@ impl Transformer {
         }
     }
 
-    /// Token embeddings, `[T, H]`, in packed order.
+    /// Token embeddings, `[T, H]`, in packed order; where only one token of each sentence is wanted, its, `[S, H]`.
     ///
     /// # Errors
     ///
@@ -80,11 +83,12 @@ impl Transformer {
         parameters: &Parameters,
         batch: &DeviceBatch,
         dropout: Dropout,
+        only: Option<OneToken>,
     ) -> Result<Tensor, ModelError> {
-        self.run(parameters, batch, dropout, &mut |_| ())
+        self.run(parameters, batch, dropout, only, &mut |_| ())
     }
 
-    /// The input of each layer and the output, `[T, H]` each.
+    /// The input of each layer, `[T, H]` each, and the output as of [`Self::forward`].
     ///
     /// # Errors
     ///
@@ -94,9 +98,10 @@ impl Transformer {
         parameters: &Parameters,
         batch: &DeviceBatch,
         dropout: Dropout,
+        only: Option<OneToken>,
     ) -> Result<Vec<Tensor>, ModelError> {
         let mut states = Vec::with_capacity(self.layers.len() + 1);
-        let last = self.run(parameters, batch, dropout, &mut |input| {
+        let last = self.run(parameters, batch, dropout, only, &mut |input| {
             states.push(input.shallow_clone());
         })?;
         states.push(last);
@@ -108,12 +113,13 @@ impl Transformer {
         p: &Parameters,
         batch: &DeviceBatch,
         dropout: Dropout,
+        only: Option<OneToken>,
         on_input: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor, ModelError> {
         let mut hidden = self.embeddings.forward(p, batch, dropout)?;
         // Layers of one kind share what is added to their scores and how they turn queries and keys.
         let mut kinds: Vec<(LayerSpec, Vec<Scores>)> = Vec::new();
-        for layer in &self.layers {
+        for (i, layer) in self.layers.iter().enumerate() {
             let kind = match kinds.iter().position(|(spec, _)| spec.is_like(&layer.spec)) {
                 Some(kind) => kind,
                 None => {
@@ -124,7 +130,8 @@ impl Transformer {
                 }
             };
             on_input(&hidden);
-            hidden = layer.forward(p, &hidden, &kinds[kind].1, batch, dropout)?;
+            let only = only.filter(|_| i + 1 == self.layers.len());
+            hidden = layer.forward(p, &hidden, &kinds[kind].1, batch, dropout, only)?;
         }
         match &self.final_norm {
             Some(norm) => norm.forward(p, &hidden),
@@ -360,6 +367,7 @@ impl Layer {
         }
     }
 
+    /// The layer's output for all rows, or for one token of each sentence.
     fn forward(
         &self,
         p: &Parameters,
@@ -367,14 +375,19 @@ impl Layer {
         scores: &[Scores],
         batch: &DeviceBatch,
         dropout: Dropout,
+        only: Option<OneToken>,
     ) -> Result<Tensor, ModelError> {
+        let residual = match only {
+            Some(token) => &batch.choose(hidden, token)?,
+            None => hidden,
+        };
         match &self.norms {
             Norms::Post {
                 attention,
                 output: norm,
             } => {
-                let attended = self.attend(p, hidden, scores, batch, dropout)?;
-                let attended = attention.forward(p, &attended.f_add(hidden)?)?;
+                let attended = self.attend(p, hidden, scores, batch, dropout, only)?;
+                let attended = attention.forward(p, &attended.f_add(residual)?)?;
                 let output = self.feed_forward(p, &attended, dropout)?;
                 norm.forward(p, &output.f_add(&attended)?)
             }
@@ -386,8 +399,8 @@ impl Layer {
                     Some(norm) => &norm.forward(p, hidden)?,
                     None => hidden,
                 };
-                let attended = self.attend(p, input, scores, batch, dropout)?;
-                let attended = hidden.f_add(&attended)?;
+                let attended = self.attend(p, input, scores, batch, dropout, only)?;
+                let attended = residual.f_add(&attended)?;
                 let input = norm.forward(p, &attended)?;
                 Ok(attended.f_add(&self.feed_forward(p, &input, dropout)?)?)
             }
@@ -420,7 +433,31 @@ impl Layer {
         scores: &[Scores],
         batch: &DeviceBatch,
         dropout: Dropout,
+        only: Option<OneToken>,
     ) -> Result<Tensor, ModelError> {
+        let contexts = match only {
+            Some(token) => self.contexts_of(p, hidden, scores, batch, dropout, token)?,
+            None => self.contexts(p, hidden, scores, batch, dropout)?,
+        };
+        let context = match &contexts[..] {
+            [only] => only.shallow_clone(),
+            several => Tensor::f_cat(several, 0)?, // [T, H]
+        };
+        drop_out(
+            self.attention_output.forward(p, &context)?,
+            dropout.attention,
+        )
+    }
+
+    /// The heads' contexts of each bucket, `[t, H]`.
+    fn contexts(
+        &self,
+        p: &Parameters,
+        hidden: &Tensor,
+        scores: &[Scores],
+        batch: &DeviceBatch,
+        dropout: Dropout,
+    ) -> Result<Vec<Tensor>, ModelError> {
         let (h, d) = (self.heads, self.head_dim);
         let qkv = batch.split(&self.qkv.forward(p, hidden)?)?;
         let mut contexts = Vec::with_capacity(qkv.len());
@@ -455,17 +492,67 @@ impl Layer {
             let context = context.f_transpose(1, 2)?.f_reshape([n * l, h * d])?;
             contexts.push(bucket.pack(&context)?);
         }
-        let context = match contexts.pop() {
-            Some(only) if contexts.is_empty() => only,
-            last => {
-                contexts.extend(last);
-                Tensor::f_cat(&contexts, 0)? // [T, H]
-            }
+        Ok(contexts)
+    }
+
+    /// The heads' contexts of one token of each of a bucket's sentences, `[n, H]`: keys and values are those of all
+    /// tokens, queries those of the chosen ones.
+    fn contexts_of(
+        &self,
+        p: &Parameters,
+        hidden: &Tensor,
+        scores: &[Scores],
+        batch: &DeviceBatch,
+        dropout: Dropout,
+        token: OneToken,
+    ) -> Result<Vec<Tensor>, ModelError> {
+        let (h, d) = (self.heads, self.head_dim);
+        let width = h * d;
+        let part = |rows: &Tensor, from: i64, outputs: i64| -> Result<Tensor, ModelError> {
+            let weight = p.leaf(self.qkv.weight).f_narrow(0, from, outputs)?;
+            let bias = self.qkv.bias.map(|bias| p.leaf(bias));
+            let bias = bias
+                .map(|bias| bias.f_narrow(0, from, outputs))
+                .transpose()?;
+            Ok(rows.f_linear(&weight, bias.as_ref())?)
         };
-        drop_out(
-            self.attention_output.forward(p, &context)?,
-            dropout.attention,
-        )
+        let q = part(&batch.choose(hidden, token)?, 0, width)?;
+        let kv = batch.split(&part(hidden, width, 2 * width)?)?;
+        let q = batch.split_sentences(&q)?;
+        let mut contexts = Vec::with_capacity(kv.len());
+        for (((bucket, q), kv), scores) in batch.buckets.iter().zip(q).zip(kv).zip(scores) {
+            let (n, l) = (bucket.sentences(), bucket.length());
+            let place = bucket.place_of(token)?; // [n, 1]
+            let q = q.f_view([n, h, 1, d])?;
+            let kv = bucket.fill_up(&kv)?.f_view([n, l, 2, h, d])?;
+            let kv = kv.f_transpose(1, 3)?; // [n, h, 2, l, d]
+            let (k, v) = (kv.f_select(2, 0)?, kv.f_select(2, 1)?);
+            let (q, k) = match &scores.rotation {
+                Some(rotation) => {
+                    let of_place = |table: &Tensor| -> Result<Tensor, ModelError> {
+                        let rows = table.f_index_select(0, &place.f_view([-1])?)?;
+                        Ok(rows.f_view([n, 1, 1, d])?)
+                    };
+                    let of_queries = (of_place(&rotation.0)?, of_place(&rotation.1)?);
+                    (rotate(&q, &of_queries)?, rotate(&k, rotation)?)
+                }
+                None => (q, k),
+            };
+            let rows = place.f_view([n, 1, 1, 1])?.f_expand([n, h, 1, l], false)?;
+            let bias = scores.bias.f_gather(2, &rows, false)?;
+            let context = Tensor::f_scaled_dot_product_attention(
+                &q,
+                &k,
+                &v,
+                Some(&bias),
+                dropout.probabilities.unwrap_or(0.0),
+                false,
+                None,
+                false,
+            )?; // [n, h, 1, d]
+            contexts.push(context.f_reshape([n, width])?);
+        }
+        Ok(contexts)
     }
 }
 

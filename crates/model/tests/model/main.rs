@@ -9,6 +9,7 @@ mod fused;
 mod hostile;
 mod merge;
 mod mutations;
+mod one_token;
 mod padded;
 mod parity;
 mod pooling;

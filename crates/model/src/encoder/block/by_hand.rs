@@ -7,6 +7,8 @@
 //!
 //! Dimensions: T = tokens, H = hidden, I = intermediate, h = heads.
 
+mod last;
+
 use std::{
     ops::Range,
     sync::{Arc, PoisonError},
@@ -51,6 +53,8 @@ pub(crate) struct Workspace {
     /// A product's result on its way into the residual, in both passes, [T, H].
     y: Vec<f32>,
     d_wide: Vec<f32>,
+    /// Kept of the last layer, where only some of its output is wanted.
+    last: LastRecord,
     scratch: Scratch,
 }
 
@@ -92,6 +96,18 @@ struct LayerRecord {
     output_norm: Normalised,
 }
 
+/// Activations that the last layer keeps beside its record where only some of its output is wanted. `qkv` of that record
+/// then holds keys and values alone, [T, 2H].
+#[derive(Debug, Default)]
+struct LastRecord {
+    /// Wanted rows of the layer's input, [S, H].
+    residual: Vec<f32>,
+    /// Wanted rows of the attention's input, where a norm comes before it, [S, H].
+    chosen: Vec<f32>,
+    /// The queries' projections without their bias, [S, H].
+    q: Vec<f32>,
+}
+
 /// Whether a pass keeps what its backward pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -110,6 +126,8 @@ pub(crate) struct PassOptions<'a> {
     pub(crate) dropout: Dropout,
     /// With the position of an element it decides what is dropped out, whatever the number of threads.
     pub(crate) seed: u64,
+    /// The tokens whose output is wanted, one of each sentence, in packed order; without them, that of all.
+    pub(crate) only: Option<&'a [usize]>,
 }
 
 /// A pass over one batch.
@@ -120,6 +138,8 @@ struct Pass<'a> {
     batch: &'a PackedBatch,
     /// The position of each token in packed order.
     positions: Vec<u32>,
+    /// The tokens whose rows are computed, one of each sentence; without them, those of all.
+    only: Option<&'a [usize]>,
     dropout: Dropout,
     seed: u64,
     /// [h, 2 L - 1] for the longest sentence L, where scores have such a bias.
@@ -129,7 +149,8 @@ struct Pass<'a> {
 }
 
 impl Transformer {
-    /// Token embeddings [T, H] in packed order, left in the workspace and returned.
+    /// Token embeddings [T, H] in packed order, left in the workspace and returned; where only some are wanted, those,
+    /// [S, H].
     ///
     /// # Errors
     ///
@@ -180,37 +201,29 @@ impl Transformer {
             // Both are needed at once, and lie in one vector of buffers.
             let input = std::mem::take(&mut work.hidden[from]);
             let (values, output) = (&input[..n_tokens * width], &mut work.hidden[to]);
-            match &layer.norms {
-                Norms::Post {
-                    attention,
-                    output: norm,
-                } => {
-                    let norms = (attention, norm);
-                    layer.forward_post(&pass, i, norms, values, keep, record, output);
+            match options.only.filter(|_| i + 1 == n_layers) {
+                Some(only) => {
+                    let (last, y) = (&mut work.last, &mut work.y);
+                    layer.forward_last(&pass, only, i, values, keep, record, last, y, output);
                 }
-                Norms::Pre {
-                    attention,
-                    output: norm,
-                } => {
-                    let norms = (attention.as_ref(), norm);
-                    layer.forward_pre(&pass, i, norms, values, record, &mut work.y, output);
-                }
+                None => layer.forward_whole(&pass, i, values, keep, record, &mut work.y, output),
             }
             work.hidden[from] = input;
             last = to;
         }
-        let output = &work.hidden[last][..n_tokens * width];
+        let n_rows = options.only.map_or(n_tokens, <[usize]>::len);
+        let output = &work.hidden[last][..n_rows * width];
         let Some(norm) = &self.final_norm else {
             return Ok(output);
         };
         layer_norm(
             &pass.norm(norm),
             output,
-            room(&mut work.last_norm.rows, n_tokens * width),
-            room(&mut work.last_norm.rstd, n_tokens),
-            room(&mut work.output, n_tokens * width),
+            room(&mut work.last_norm.rows, n_rows * width),
+            room(&mut work.last_norm.rstd, n_rows),
+            room(&mut work.output, n_rows * width),
         );
-        Ok(&work.output[..n_tokens * width])
+        Ok(&work.output[..n_rows * width])
     }
 
     /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch
@@ -218,7 +231,7 @@ impl Transformer {
     ///
     /// `output_gradient` is given a layer's number and the token embeddings that go into it [T, H], and
     /// writes the part of their gradient that comes from outside of the encoder: for the number of layers, which
-    /// stands for the output, and for each of `prior`.
+    /// stands for the output that the forward pass returned, and for each of `prior`.
     ///
     /// # Errors
     ///
@@ -244,6 +257,7 @@ impl Transformer {
             d_more,
             y,
             d_wide,
+            last,
             scratch,
         } = work;
         let d = room(d, n_tokens * width);
@@ -251,13 +265,18 @@ impl Transformer {
         let d_y = room(y, n_tokens * width);
         let d_wide = room(d_wide, n_tokens * self.intermediate_size.max(width));
         let n_layers = self.layers.len();
+        let n_rows = options.only.map_or(n_tokens, <[usize]>::len);
         match &self.final_norm {
             Some(norm) => {
-                output_gradient(n_layers, &output[..n_tokens * width], d_more);
+                let (d, d_more) = (&mut d[..n_rows * width], &mut d_more[..n_rows * width]);
+                output_gradient(n_layers, &output[..n_rows * width], d_more);
                 d.fill(0.0);
                 pass.norm_gradient(norm, last_norm, d_more, d, gradient, scratch);
             }
-            None => output_gradient(n_layers, &hidden[n_layers][..n_tokens * width], d),
+            None => {
+                let d = &mut d[..n_rows * width];
+                output_gradient(n_layers, &hidden[n_layers][..n_rows * width], d);
+            }
         }
         let mut from_outside = Vec::new();
         d_more.fill(0.0);
@@ -273,21 +292,12 @@ impl Transformer {
                 scratch,
             };
             let record = &mut layers[i];
-            match &layer.norms {
-                Norms::Post {
-                    attention,
-                    output: norm,
-                } => {
-                    let norms = (attention, norm);
-                    layer.backward_post(&pass, i, norms, input, record, &mut grads, gradient);
+            match options.only.filter(|_| i + 1 == n_layers) {
+                Some(only) => {
+                    let grads = &mut grads;
+                    layer.backward_last(&pass, only, i, input, record, last, grads, gradient);
                 }
-                Norms::Pre {
-                    attention,
-                    output: norm,
-                } => {
-                    let norms = (attention.as_ref(), norm);
-                    layer.backward_pre(&pass, i, norms, input, record, &mut grads, gradient);
-                }
+                None => layer.backward_whole(&pass, i, input, record, &mut grads, gradient),
             }
             if prior.contains(&i) {
                 let from_outside = room(&mut from_outside, n_tokens * width);
@@ -339,6 +349,7 @@ impl Transformer {
             numbering,
             dropout,
             seed,
+            only: _,
         } = *options;
         let mut pass = Pass {
             parameters,
@@ -346,6 +357,7 @@ impl Transformer {
             gemm,
             batch,
             positions: numbering.of_packed(batch.host_ids(), batch.offsets()),
+            only: None,
             dropout,
             seed,
             relative: None,
@@ -390,6 +402,65 @@ struct LayerGrads<'a> {
 }
 
 impl Layer {
+    /// The layer's output for all tokens. `y` is a buffer.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn forward_whole(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        input: &[f32],
+        keep: Keep,
+        record: &mut LayerRecord,
+        y: &mut Vec<f32>,
+        output: &mut Vec<f32>,
+    ) {
+        match &self.norms {
+            Norms::Post {
+                attention,
+                output: norm,
+            } => {
+                let norms = (attention, norm);
+                self.forward_post(pass, layer, norms, input, keep, record, output);
+            }
+            Norms::Pre {
+                attention,
+                output: norm,
+            } => {
+                let norms = (attention.as_ref(), norm);
+                self.forward_pre(pass, layer, norms, input, record, y, output);
+            }
+        }
+    }
+
+    /// The backward pass of [`Self::forward_whole`], given the gradient of its output in `d` and `d_more`; that of its
+    /// input is left there.
+    fn backward_whole(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        input: &[f32],
+        record: &mut LayerRecord,
+        grads: &mut LayerGrads<'_>,
+        gradient: &mut [f32],
+    ) {
+        match &self.norms {
+            Norms::Post {
+                attention,
+                output: norm,
+            } => {
+                let norms = (attention, norm);
+                self.backward_post(pass, layer, norms, input, record, grads, gradient);
+            }
+            Norms::Pre {
+                attention,
+                output: norm,
+            } => {
+                let norms = (attention.as_ref(), norm);
+                self.backward_pre(pass, layer, norms, input, record, grads, gradient);
+            }
+        }
+    }
+
     /// A layer with norms after each half.
     #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
     fn forward_post(
@@ -402,7 +473,6 @@ impl Layer {
         record: &mut LayerRecord,
         output: &mut Vec<f32>,
     ) {
-        let n_tokens = pass.batch.tokens();
         let n = input.len();
         self.attend_by_hand(
             pass,
@@ -413,6 +483,23 @@ impl Layer {
             &mut record.lse,
             &mut record.context,
         );
+        let norms = (attention_norm, output_norm);
+        self.after_attention_post(pass, layer, norms, input, keep, record, output);
+    }
+
+    /// The part of [`Self::forward_post`] after the contexts.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn after_attention_post(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
+        input: &[f32],
+        keep: Keep,
+        record: &mut LayerRecord,
+        output: &mut Vec<f32>,
+    ) {
+        let (n_tokens, n) = (pass.rows(), input.len());
         let y = room(&mut record.attention_norm.rows, n);
         pass.project(&record.context[..n], self.attention_output.weight, y);
         let attended = room(&mut record.attended, n);
@@ -455,14 +542,28 @@ impl Layer {
         &self,
         pass: &Pass<'_>,
         layer: usize,
-        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
+        norms: (&LayerNorm, &LayerNorm),
         input: &[f32],
         record: &mut LayerRecord,
         grads: &mut LayerGrads<'_>,
         gradient: &mut [f32],
     ) {
-        let n_tokens = pass.batch.tokens();
-        let n = input.len();
+        self.until_attention_post(pass, layer, norms, record, grads, gradient);
+        self.attend_backward(pass, layer, input, record, grads, gradient);
+    }
+
+    /// The backward pass of [`Self::after_attention_post`]: leaves the gradient of its input in `d` and that of the output
+    /// projection in `d_y`.
+    fn until_attention_post(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
+        record: &LayerRecord,
+        grads: &mut LayerGrads<'_>,
+        gradient: &mut [f32],
+    ) {
+        let (n_tokens, n) = (pass.rows(), grads.d.len());
         let n_wide = n_tokens * pass.bias(&self.up).len();
         let attended = &record.attended[..n];
 
@@ -488,7 +589,6 @@ impl Layer {
         let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
         let (normalised, linear) = (&record.attention_norm, &self.attention_output);
         grads.through_norm(pass, attention_norm, linear, normalised, &mask, gradient);
-        self.attend_backward(pass, layer, input, record, grads, gradient);
     }
 
     /// A layer with norms before each half. `y` is a buffer.
@@ -504,7 +604,6 @@ impl Layer {
         output: &mut Vec<f32>,
     ) {
         let n = input.len();
-        let width = n / pass.batch.tokens();
         let normed = match attention_norm {
             Some(norm) => {
                 let normalised = &mut record.attention_norm;
@@ -521,6 +620,23 @@ impl Layer {
             &mut record.lse,
             &mut record.context,
         );
+        self.after_attention_pre(pass, layer, output_norm, input, record, y, output);
+    }
+
+    /// The part of [`Self::forward_pre`] after the contexts.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn after_attention_pre(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        output_norm: &LayerNorm,
+        input: &[f32],
+        record: &mut LayerRecord,
+        y: &mut Vec<f32>,
+        output: &mut Vec<f32>,
+    ) {
+        let n = input.len();
+        let width = n / pass.rows();
         let y = room(y, n);
         pass.project(&record.context[..n], self.attention_output.weight, y);
         let attended = room(&mut record.attended, n);
@@ -552,8 +668,30 @@ impl Layer {
         grads: &mut LayerGrads<'_>,
         gradient: &mut [f32],
     ) {
-        let n = input.len();
-        let width = n / pass.batch.tokens();
+        self.until_attention_pre(pass, layer, output_norm, record, grads, gradient);
+        let attention_input = std::mem::take(&mut record.attention_input);
+        let normed = match attention_norm {
+            Some(_) => &attention_input[..input.len()],
+            None => input,
+        };
+        self.attend_backward(pass, layer, normed, record, grads, gradient);
+        record.attention_input = attention_input;
+        grads.before_attention(pass, attention_norm, record, gradient);
+    }
+
+    /// The backward pass of [`Self::after_attention_pre`]: leaves the gradient of its input in `d` and that of the output
+    /// projection in `d_y`.
+    fn until_attention_pre(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        output_norm: &LayerNorm,
+        record: &mut LayerRecord,
+        grads: &mut LayerGrads<'_>,
+        gradient: &mut [f32],
+    ) {
+        let n = grads.d.len();
+        let width = n / pass.rows();
         let inner = pass.width_of(&self.down, width);
         let n_wide = n / width * inner;
 
@@ -587,24 +725,6 @@ impl Layer {
 
         let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
         grads.through_dropout(width, &mask);
-        let attention_input = std::mem::take(&mut record.attention_input);
-        let normed = match attention_norm {
-            Some(_) => &attention_input[..n],
-            None => input,
-        };
-        self.attend_backward(pass, layer, normed, record, grads, gradient);
-        record.attention_input = attention_input;
-        let LayerGrads {
-            d, d_more, scratch, ..
-        } = grads;
-        match attention_norm {
-            Some(norm) => {
-                let normalised = &record.attention_norm;
-                pass.norm_gradient(norm, normalised, d_more, d, gradient, scratch);
-            }
-            None => add(d, d_more),
-        }
-        d_more.fill(0.0);
     }
 
     /// The heads' contexts [T, H] of an input of `n` values, before the output projection.
@@ -682,7 +802,7 @@ impl LayerGrads<'_> {
         norm: &LayerNorm,
         linear: &Linear,
         normalised: &Normalised,
-        mask: &Mask,
+        mask: &Mask<'_>,
         gradient: &mut [f32],
     ) {
         let n = self.d.len();
@@ -694,7 +814,7 @@ impl LayerGrads<'_> {
         add_layer_norm_backward(
             pass.values(norm.weight),
             &normalised.rows[..n],
-            &normalised.rstd[..pass.batch.tokens()],
+            &normalised.rstd[..pass.rows()],
             mask,
             self.d,
             Some(&*self.d_more),
@@ -708,14 +828,41 @@ impl LayerGrads<'_> {
         );
     }
 
+    /// Backward through the norm before the attention, given the gradient of its output in `d_more`: adds that of the
+    /// layer's input to `d`.
+    fn before_attention(
+        &mut self,
+        pass: &Pass<'_>,
+        norm: Option<&LayerNorm>,
+        record: &LayerRecord,
+        gradient: &mut [f32],
+    ) {
+        let LayerGrads {
+            d, d_more, scratch, ..
+        } = self;
+        match norm {
+            Some(norm) => {
+                let normalised = &record.attention_norm;
+                pass.norm_gradient(norm, normalised, d_more, d, gradient, scratch);
+            }
+            None => add(d, d_more),
+        }
+        d_more.fill(0.0);
+    }
+
     /// Backward through `residual + dropout(y)`: `d_y` becomes the gradient of y.
-    fn through_dropout(&mut self, width: usize, mask: &Mask) {
+    fn through_dropout(&mut self, width: usize, mask: &Mask<'_>) {
         self.d_y.copy_from_slice(self.d);
         dropout::apply(mask, width, self.d_y);
     }
 }
 
 impl<'a> Pass<'a> {
+    /// The number of rows that linear layers and norms are computed for.
+    fn rows(&self) -> usize {
+        self.only.map_or(self.batch.tokens(), <[usize]>::len)
+    }
+
     fn range(&self, leaf: LeafId) -> Range<usize> {
         let begin = self.parameters.leaf_offset(leaf) as usize;
         begin..begin + self.parameters.leaf_numel(leaf) as usize
@@ -794,7 +941,7 @@ impl<'a> Pass<'a> {
             &self.norm(norm),
             input,
             room(&mut normalised.rows, input.len()),
-            room(&mut normalised.rstd, self.batch.tokens()),
+            room(&mut normalised.rstd, self.rows()),
             out,
         );
         out
@@ -813,7 +960,7 @@ impl<'a> Pass<'a> {
         layer_norm_backward(
             self.values(norm.weight),
             &normalised.rows[..d.len()],
-            &normalised.rstd[..self.batch.tokens()],
+            &normalised.rstd[..d.len() / norm.size as usize],
             d_out,
             d,
             self.norm_grad(norm, gradient),
@@ -821,16 +968,20 @@ impl<'a> Pass<'a> {
         );
     }
 
-    fn mask(&self, probability: Option<f64>, site: usize) -> Mask {
-        match probability {
-            None | Some(0.0) => Mask::NONE,
-            Some(probability) => Mask::new(probability, self.seed, 0, site as u32)
-                .starting_at(self.batch.first_token()),
+    fn mask(&self, probability: Option<f64>, site: usize) -> Mask<'a> {
+        let Some(probability) = probability.filter(|&probability| probability > 0.0) else {
+            return Mask::NONE;
+        };
+        let mask =
+            Mask::new(probability, self.seed, 0, site as u32).starting_at(self.batch.first_token());
+        match self.only {
+            Some(only) => mask.of_rows(only),
+            None => mask,
         }
     }
 
     /// The mask within a layer's feed-forward part. Its site follows on those of all layers.
-    fn inner_mask(&self, layer: usize) -> Mask {
+    fn inner_mask(&self, layer: usize) -> Mask<'a> {
         let site = 3 * self.rotaries.len() + 1 + layer;
         self.mask(self.dropout.intermediate, site)
     }
@@ -856,7 +1007,7 @@ impl<'a> Pass<'a> {
     /// out = x W^T, for x [T, k], W [n, k] and out [T, n].
     fn project(&self, x: &[f32], weight: LeafId, out: &mut [f32]) {
         let _timer = time(Part::MatrixProducts);
-        let m = self.batch.tokens();
+        let m = self.rows();
         let shape = Shape {
             m,
             n: out.len() / m,
@@ -869,7 +1020,7 @@ impl<'a> Pass<'a> {
     /// d_x = d_out W, for d_out [T, n], W [n, k] and d_x [T, k].
     fn input_gradient(&self, d_out: &[f32], weight: LeafId, d_x: &mut [f32]) {
         let _timer = time(Part::MatrixProducts);
-        let m = self.batch.tokens();
+        let m = self.rows();
         let shape = Shape {
             m,
             n: d_x.len() / m,
@@ -882,7 +1033,7 @@ impl<'a> Pass<'a> {
     /// d_W += d_out^T x, for d_out [T, n] and x [T, k].
     fn weight_gradient(&self, d_out: &[f32], x: &[f32], weight: LeafId, gradient: &mut [f32]) {
         let _timer = time(Part::MatrixProducts);
-        let n_tokens = self.batch.tokens();
+        let n_tokens = self.rows();
         let shape = Shape {
             m: d_out.len() / n_tokens,
             n: x.len() / n_tokens,
