@@ -5,7 +5,7 @@
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use model::{
-    ChunkLimit, ChunkedBatch, Compute, Engine, MODEL_TYPES, ModelError, NewTokenizer,
+    ChunkLimit, ChunkedBatch, Compute, Engine, MODEL_TYPES, ModelError, NewTokenizer, Precision,
     SentenceTransformer, Sizes,
 };
 use serde_json::{Value, json};
@@ -388,6 +388,114 @@ fn dropout_is_the_same_in_chunks() {
             crate::max_difference(&other, &whole) > 1e-3 * scale,
             "{model_type}"
         );
+    }
+}
+
+/// Embeddings and gradients in 16 bits, near those in 32 and not the same.
+#[test]
+fn sixteen_bits_are_close_for_every_type() {
+    tch::set_num_threads(1);
+    let norm = |x: &Tensor| x.norm().double_value(&[]);
+    for model_type in types() {
+        let (json, tensors) = expected(model_type);
+        let ids: Vec<Vec<u32>> = serde_json::from_value(json["sentences"].clone()).unwrap();
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let batch = ChunkedBatch::new(&ids, ChunkLimit::NONE, Device::Cpu).unwrap();
+        for engine in [Engine::Kernels, Engine::Libtorch] {
+            let mut model = load(model_type, engine);
+            let step = |model: &SentenceTransformer| {
+                let gradient = model.parameters().zero_gradient().unwrap();
+                let mut found = Tensor::new();
+                let loss = model.forward_backward(&batch, 0, &gradient, |embeddings| {
+                    found = embeddings.copy();
+                    let matrix = &tensors["gradient_matrix"];
+                    let loss = (embeddings * matrix).sum(Kind::Float);
+                    Ok::<_, ModelError>((loss, matrix.shallow_clone()))
+                });
+                drop(loss.unwrap());
+                (found, gradient)
+            };
+            let (embeddings, gradient) = step(&model);
+            for (precision, tolerance) in [(Precision::Fp16, 0.03), (Precision::Bf16, 0.2)] {
+                let compute = Compute {
+                    engine,
+                    precision,
+                    ..Compute::default()
+                };
+                let name = format!("{model_type} on {engine:?} in {precision}");
+                if let Err(error) = model.set_compute(compute) {
+                    // Then the message is all there is to test.
+                    let message = error.to_string();
+                    assert!(message.contains("this processor lacks AVX512"), "{message}");
+                    continue;
+                }
+                let (found, found_gradient) = step(&model);
+                for (what, found, expected) in [
+                    ("embeddings", found, &embeddings),
+                    ("gradient", found_gradient, &gradient),
+                ] {
+                    assert_eq!(found.kind(), Kind::Float, "{name}");
+                    let off = norm(&(found - expected)) / norm(expected);
+                    assert!(off < tolerance && off > 1e-6, "{name}: {what} off by {off}");
+                }
+            }
+        }
+    }
+}
+
+/// Of a sentence beyond a length that depends on the sizes, the kernels compute layers a second time instead of keeping
+/// them: the gradient is that of autograd, and under dropout that of shorter parts, which are kept.
+#[test]
+fn a_long_sentence_is_computed_again_layer_by_layer() {
+    tch::set_num_threads(1);
+    let sizes = Sizes {
+        hidden_size: 16,
+        n_layers: 3,
+        heads: 2,
+        intermediate_size: 24,
+        position_rows: 700,
+        dropout: 0.2,
+    };
+    let ids: Vec<Vec<u32>> = [9, 640, 20, 9]
+        .iter()
+        .map(|&length| (0..length).map(|i| 5 + (i * i + length) % 40).collect())
+        .collect();
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    for model_type in types() {
+        let folder = folder(model_type);
+        let tokenizer = NewTokenizer::Folder(&folder);
+        let mut model =
+            SentenceTransformer::init(model_type, &sizes, tokenizer, 1, Device::Cpu).unwrap();
+        let gradient = |model: &SentenceTransformer, limit| {
+            let batch = ChunkedBatch::new(&ids, limit, Device::Cpu).unwrap();
+            let gradient = model.parameters().zero_gradient().unwrap();
+            let loss = model.forward_backward(&batch, 3, &gradient, |embeddings| {
+                let n = embeddings.numel() as i64;
+                let weights = (Tensor::arange(n, (Kind::Float, Device::Cpu)) * 0.37).sin();
+                let weights = weights.view(embeddings.size().as_slice());
+                Ok::<_, ModelError>(((embeddings * &weights).sum(Kind::Float), weights))
+            });
+            drop(loss.unwrap());
+            gradient
+        };
+        let parts = ChunkLimit {
+            tokens: 100,
+            sentences: 9,
+        };
+        let whole = gradient(&model, ChunkLimit::NONE);
+        let scale = whole.abs().max().double_value(&[]);
+        assert_close(model_type, &gradient(&model, parts), &whole, 1e-5 * scale);
+
+        model.set_dropout(0.0).unwrap();
+        let found = gradient(&model, ChunkLimit::NONE);
+        let compute = Compute {
+            engine: Engine::Libtorch,
+            ..Compute::default()
+        };
+        model.set_compute(compute).unwrap();
+        let expected = gradient(&model, ChunkLimit::NONE);
+        let scale = expected.abs().max().double_value(&[]);
+        assert_close(model_type, &found, &expected, 1e-5 * scale);
     }
 }
 

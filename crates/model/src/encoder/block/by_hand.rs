@@ -169,7 +169,9 @@ impl Transformer {
         let pass = self.pass(options, batch)?;
         let (n_tokens, width) = (batch.tokens(), self.embeddings.norm.size as usize);
         let n_layers = self.layers.len();
+        let is_too_long = self.is_too_long(options.parameters, batch);
         let (n_records, n_hidden) = match keep {
+            Keep::Everything if is_too_long => (1, n_layers + 1),
             Keep::Everything => (n_layers, n_layers + 1),
             Keep::Nothing => (1, 2),
         };
@@ -198,6 +200,11 @@ impl Transformer {
         for (i, layer) in self.layers.iter().enumerate() {
             let (from, to) = (i % n_hidden, (i + 1) % n_hidden);
             let record = &mut work.layers[i % n_records];
+            // What the next layer overwrites need not be kept.
+            let keep = match n_records {
+                1 if i + 1 < n_layers => Keep::Nothing,
+                _ => keep,
+            };
             // Both are needed at once, and lie in one vector of buffers.
             let input = std::mem::take(&mut work.hidden[from]);
             let (values, output) = (&input[..n_tokens * width], &mut work.hidden[to]);
@@ -265,6 +272,8 @@ impl Transformer {
         let d_y = room(y, n_tokens * width);
         let d_wide = room(d_wide, n_tokens * self.intermediate_size.max(width));
         let n_layers = self.layers.len();
+        let is_too_long = self.is_too_long(options.parameters, batch);
+        let (mut y_again, mut unused) = (Vec::new(), Vec::new());
         let n_rows = options.only.map_or(n_tokens, <[usize]>::len);
         match &self.final_norm {
             Some(norm) => {
@@ -291,7 +300,12 @@ impl Transformer {
                 d_relative: &mut d_relative,
                 scratch,
             };
-            let record = &mut layers[i];
+            let record = &mut layers[if is_too_long { 0 } else { i }];
+            // The last layer's record is still there.
+            if is_too_long && i + 1 < n_layers {
+                let (keep, y) = (Keep::Everything, &mut y_again);
+                layer.forward_whole(&pass, i, input, keep, record, y, &mut unused);
+            }
             match options.only.filter(|_| i + 1 == n_layers) {
                 Some(only) => {
                     let grads = &mut grads;
@@ -336,6 +350,24 @@ impl Transformer {
             relative::fold(&d_relative, batch.max_length(), table);
         }
         Ok(())
+    }
+
+    /// Whether a sentence is so long that the activations kept of it would take more memory than the weights with their
+    /// gradient and the optimizer's moments. Then only the layers' inputs are kept, and each layer is computed again
+    /// before its backward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): such a sentence
+    /// can't be cut into smaller batches, as shorter ones can.
+    fn is_too_long(&self, parameters: &Parameters, batch: &PackedBatch) -> bool {
+        let of_token: usize = self.layers.iter().map(|layer| self.kept_of(layer)).sum();
+        batch.max_length() * of_token > 4 * parameters.numel() as usize
+    }
+
+    /// The values that a layer keeps of a token.
+    fn kept_of(&self, layer: &Layer) -> usize {
+        let (width, inner) = (self.embeddings.norm.size as usize, self.intermediate_size);
+        match layer.norms {
+            Norms::Post { .. } => 8 * width + 2 * inner,
+            Norms::Pre { .. } => 10 * width + 3 * inner,
+        }
     }
 
     fn pass<'a>(
