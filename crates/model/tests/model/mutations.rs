@@ -147,8 +147,11 @@ fn check_weights(bytes: &[u8], model: &SentenceTransformer) {
     let header: HashMap<String, &Value> = header
         .iter()
         .map(|(name, entry)| {
-            let name = name.strip_prefix("mpnet.").unwrap_or(name);
-            let name = name.strip_prefix("bert.").unwrap_or(name);
+            let prefixes = ["mpnet.", "bert.", "roberta.", "distilbert.", "model."];
+            let mut prefixes = prefixes.into_iter();
+            let name = prefixes
+                .find_map(|prefix| name.strip_prefix(prefix))
+                .unwrap_or(name);
             let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
             (name.replace("LayerNorm.beta", "LayerNorm.bias"), entry)
         })
@@ -380,25 +383,61 @@ fn config_of_modernbert() {
     );
 }
 
-/// Weights under older names and a prefix, beside a head.
 #[test]
-fn safetensors_of_bert() {
+fn config_of_xlm_roberta() {
+    config_of(
+        "xlm-roberta",
+        "config_of_xlm_roberta",
+        &[
+            ("vocab_size", |spec| spec.vocab_size as f64),
+            ("intermediate_size", |spec| spec.intermediate_size as f64),
+            ("layer_norm_eps", |spec| spec.eps),
+            ("pad_token_id", |spec| spec.numbering.padding_id.into()),
+            ("attention_probs_dropout_prob", |spec| {
+                spec.dropout.probabilities.unwrap()
+            }),
+        ],
+    );
+}
+
+/// The weights of another type under a prefix and older names, in F32.
+fn safetensors_of(model_type: &str, test: &str, prefix: &str) {
     let prepare = |folder: &Path| {
         let path = folder.join("model.safetensors");
         let tensors = read_weights(&path).into_iter().map(|(name, tensor)| {
             let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
-            (format!("bert.{name}"), tensor)
+            (format!("{prefix}{name}"), tensor)
         });
         write_weights(&path, &tensors.collect());
     };
     let file = "model.safetensors";
-    gauntlet_of(
-        "encoders/bert",
-        "safetensors_of_bert",
-        file,
-        prepare,
-        check_weights,
-    );
+    let model = format!("encoders/{model_type}");
+    gauntlet_of(&model, test, file, prepare, check_weights);
+}
+
+#[test]
+fn safetensors_of_bert() {
+    safetensors_of("bert", "safetensors_of_bert", "bert.");
+}
+
+#[test]
+fn safetensors_of_roberta() {
+    safetensors_of("roberta", "safetensors_of_roberta", "roberta.");
+}
+
+#[test]
+fn safetensors_of_xlm_roberta() {
+    safetensors_of("xlm-roberta", "safetensors_of_xlm_roberta", "");
+}
+
+#[test]
+fn safetensors_of_distilbert() {
+    safetensors_of("distilbert", "safetensors_of_distilbert", "distilbert.");
+}
+
+#[test]
+fn safetensors_of_modernbert() {
+    safetensors_of("modernbert", "safetensors_of_modernbert", "model.");
 }
 
 #[test]
@@ -545,18 +584,29 @@ fn dense_config() {
     );
 }
 
-#[test]
-fn tokenizer_json() {
-    gauntlet(
-        "tokenizer_json",
-        "tokenizer.json",
+/// tokenizer.json of a fixture: each token has one of the ids that the file gives it.
+fn tokenizer_of(model: &str, test: &str) {
+    let file = "tokenizer.json";
+    gauntlet_of(
+        model,
+        test,
+        file,
         |_| (),
         |bytes, model| {
             let json = object(bytes);
             let mut ids: HashMap<&str, Vec<u64>> = HashMap::new();
-            if let Some(vocab) = json["model"]["vocab"].as_object() {
-                for (token, id) in vocab {
-                    ids.entry(token).or_default().extend(id.as_u64());
+            match &json["model"]["vocab"] {
+                Value::Object(vocab) => {
+                    for (token, id) in vocab {
+                        ids.entry(token).or_default().extend(id.as_u64());
+                    }
+                }
+                // Of Unigram: pieces with their scores, in the order of their ids.
+                vocab => {
+                    for (id, piece) in vocab.as_array().into_iter().flatten().enumerate() {
+                        let token = piece[0].as_str().unwrap();
+                        ids.entry(token).or_default().push(id as u64);
+                    }
                 }
             }
             for token in json
@@ -576,6 +626,21 @@ fn tokenizer_json() {
             }
         },
     );
+}
+
+#[test]
+fn tokenizer_json() {
+    tokenizer_of("tiny-mpnet", "tokenizer_json");
+}
+
+#[test]
+fn tokenizer_json_of_bpe() {
+    tokenizer_of("encoders/roberta", "tokenizer_json_of_bpe");
+}
+
+#[test]
+fn tokenizer_json_of_unigram() {
+    tokenizer_of("encoders/xlm-roberta", "tokenizer_json_of_unigram");
 }
 
 /// Without a tokenizer.json, the tokenizer is made of vocab.txt and tokenizer_config.json.
