@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use fs_err as fs;
+use wording::thousands;
 
 use crate::checkout::Checkout;
 
@@ -74,24 +75,12 @@ pub(crate) fn machine() -> String {
 /// A figure with three significant digits, and commas between thousands.
 pub(crate) fn figure(value: f64) -> String {
     if value >= 100.0 {
-        thousands(value.round() as u64)
+        thousands(value.round() as usize)
     } else if value >= 10.0 {
         format!("{value:.1}")
     } else {
         format!("{value:.2}")
     }
-}
-
-fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ mod citations;
 mod yaml;
 
 use serde_json::{Map, Value, json};
+use wording::thousands;
 
 use self::citations::{SENTENCE_BERT, citation};
-use crate::table::thousands;
 
 /// Facts about a model that no run can know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

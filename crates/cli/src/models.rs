@@ -5,13 +5,13 @@ use std::path::Path;
 use eval::{Options, entry::Side};
 use model::{Compute, EncodeOptions, ModelError, Role, SentenceTransformer};
 use train::{ColumnEmbeddings, Evaluation};
+use wording::thousands;
 
 use crate::{
     device,
     flags::encode::{EncodingFlags, TwoSidedEncodingFlags},
     session::Session,
     source,
-    table::thousands,
     usage::UsageError,
 };
 

@@ -8,11 +8,9 @@ use train::{
     Plan, TrainError,
     events::{Event, LogEntry, Memory, Observer, Step},
 };
+use wording::{counted, thousands};
 
-use crate::{
-    table::{counted, thousands},
-    talk::Talk,
-};
+use crate::talk::Talk;
 
 /// Time between two log lines of a training run that has no bar.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -107,7 +105,8 @@ impl TrainingProgress {
         } else if let Some(seconds) = number("train_runtime") {
             self.steps.finish_and_clear();
             tracing::info!(
-                "trained {step} steps in {seconds:.1} s: {:.1} {}/s, {:.0} tokens/s, mean loss {:.4}",
+                "trained {} in {seconds:.1} s: {:.1} {}/s, {:.0} tokens/s, mean loss {:.4}",
+                counted(step as usize, "steps"),
                 self.per_second(self.n_rows),
                 self.unit,
                 self.per_second(self.n_tokens),

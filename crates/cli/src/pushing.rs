@@ -20,6 +20,7 @@ use train::{
     TrainError,
     events::{Event, Observer},
 };
+use wording::counted;
 
 use crate::{
     flags::hub::{HubFlags, HubStrategy},
@@ -107,7 +108,7 @@ impl Destination {
         })?;
         match pushed.n_files {
             0 => tracing::info!("{} has these files already", pushed.url),
-            n => tracing::info!("pushed {n} files to {}", pushed.url),
+            n => tracing::info!("pushed {} to {}", counted(n, "files"), pushed.url),
         }
         Ok(pushed)
     }

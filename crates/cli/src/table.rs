@@ -1,6 +1,6 @@
 //! Plain tables for people: names to the left, numbers to the right.
 
-pub(crate) use search::thousands;
+use wording::counted;
 
 /// Lays out rows under a header; the first column is left-aligned, the others right-aligned.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
@@ -35,16 +35,6 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A count with its noun, such as `2 queries`; the plural is cut where there is one.
-pub(crate) fn counted(n: usize, plural: &str) -> String {
-    let what = match (n, plural.strip_suffix("ies"), plural.strip_suffix('s')) {
-        (1, Some(stem), _) => format!("{stem}y"),
-        (1, None, Some(stem)) => stem.to_owned(),
-        _ => plural.to_owned(),
-    };
-    format!("{} {what}", thousands(n))
-}
-
 /// Counts with their nouns, such as `10 queries in 200 documents`.
 pub(crate) fn counted_all(counts: &[(usize, &str)]) -> String {
     let counts = counts.iter().map(|(n, plural)| counted(*n, plural));
@@ -76,14 +66,5 @@ mod tests {
              cosine              0.6999  0.9119\n\
              manhattan accuracy       1    0.87\n"
         );
-    }
-
-    #[test]
-    fn one_is_no_plural() {
-        assert_eq!(counted(1, "triplets"), "1 triplet");
-        assert_eq!(counted(1, "scored pairs"), "1 scored pair");
-        assert_eq!(counted(1, "queries"), "1 query");
-        assert_eq!(counted(0, "queries"), "0 queries");
-        assert_eq!(counted(1000, "rows"), "1,000 rows");
     }
 }

@@ -11,8 +11,9 @@ use eval::{
     entry::{self, Cells, Entry, Holds, Prepared, Table, TableNeeds},
 };
 use sha2::{Digest, Sha256};
+use wording::counted;
 
-use crate::{flags::eval::EvaluatorFlags, source::local_name, table::counted, usage::UsageError};
+use crate::{flags::eval::EvaluatorFlags, source::local_name, usage::UsageError};
 
 /// The tables of an evaluator, read.
 #[derive(Debug, Clone)]

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use data::{Dataset, TokenCache};
 use model::{ModelError, Tokenizer};
 use train::{Tokenizing, TrainError, TrainingData};
+use wording::counted;
 
-use crate::{session::Session, table::counted};
+use crate::session::Session;
 
 /// Turns all texts of a data set into ids.
 pub(crate) fn tokenize(

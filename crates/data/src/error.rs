@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use wording::counted;
+
 use crate::{formats::splits::Split, options::OnBadRow};
 
 /// The advice for bytes that are not UTF-8.
@@ -482,7 +484,7 @@ fn bad_rows(rows: &[BadRow], n_rows: usize, n_bad: usize) -> String {
         }
         message += ")";
     } else {
-        message += &format!("; it is the only bad one of {n_rows} rows");
+        message += &format!("; it is the only bad one of {}", counted(n_rows, "rows"));
     }
     message + "; mend them, or load the others with --on-bad-row skip"
 }

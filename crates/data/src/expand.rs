@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use wording::counted;
+
 use crate::{
     choose::Role,
     dataset::{Labels, TextColumn, Texts},
@@ -227,10 +229,10 @@ pub(crate) fn expand(
         (false, false) => "a column for each negative",
     };
     tracing::info!(
-        "{}: lists expanded to {rule}: {} rows of {} texts",
+        "{}: lists expanded to {rule}: {} of {}",
         path.display(),
-        rows.len(),
-        columns.len()
+        counted(rows.len(), "rows"),
+        counted(columns.len(), "texts")
     );
     if n_again > 0 {
         tracing::info!(
@@ -246,8 +248,9 @@ pub(crate) fn expand(
     }
     if n_skipped > 0 {
         tracing::warn!(
-            "{}: skipped {n_skipped} rows without negatives",
-            path.display()
+            "{}: skipped {} without negatives",
+            path.display(),
+            counted(n_skipped, "rows")
         );
     }
     Ok(Expanded {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use wording::counted;
+
 use crate::{
     check::{self, LabelBuilder, check_not_numbers},
     choose::{Role, choose},
@@ -86,7 +88,8 @@ fn load_all(
     }
     if let Some((path, bad)) = first_skipped {
         tracing::warn!(
-            "skipped {n_skipped} of {n_read} rows; the first is {}: {bad}",
+            "skipped {n_skipped} of {}; the first is {}: {bad}",
+            counted(n_read, "rows"),
             path.display()
         );
     }
@@ -438,9 +441,8 @@ fn warn_of_missing_values(dataset: &Dataset) {
         let mut missing = column.texts.iter().filter(is_missing);
         if let Some(first) = missing.next() {
             tracing::warn!(
-                "{} rows of column `{}` of {} have the text `{first}`, as pandas writes a missing value; they are kept \
-                 as texts",
-                1 + missing.count(),
+                "{} of column `{}` of {} with the text `{first}`, as pandas writes a missing value, kept as texts",
+                counted(1 + missing.count(), "rows"),
                 column.name,
                 dataset.name
             );

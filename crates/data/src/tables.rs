@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use wording::counted;
+
 use crate::{
     error::{BadRows, DataError, Defect, shortened},
     formats::{
@@ -122,7 +124,7 @@ fn load_all(
         });
     }
     if n_skipped > 0 {
-        tracing::warn!("skipped {n_skipped} rows of {source}");
+        tracing::warn!("skipped {} of {source}", counted(n_skipped, "rows"));
     }
     Ok(all)
 }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, ops::ControlFlow};
 
 use search::{Embeddings, SearchOptions, Similarity, semantic_search};
+use wording::counted;
 
 use crate::{
     chart::{self, Chart, Dot},
@@ -162,7 +163,7 @@ impl Analysis {
         let table = |rows: &[usize], name: &str| {
             let shown = rows.len().min(N_TURNED);
             let caption = match rows.len() - shown {
-                0 => format!("{shown} rows {name}"),
+                0 => format!("{} {name}", counted(shown, "rows")),
                 _ => format!("{} rows {name}, the largest {shown} changes", rows.len()),
             };
             sample.rows_table(&caption, &rows[..shown], was, is)
@@ -623,7 +624,7 @@ mod tests {
     fn rows_that_turned_are_found() {
         let analysis = Analysis::new(&triplets()).unwrap();
         assert_eq!(analysis.counts, Some([2, 2, 1]));
-        assert_eq!(analysis.gained.caption, "1 rows turned from wrong to right");
+        assert_eq!(analysis.gained.caption, "1 row turned from wrong to right");
         assert_eq!(
             analysis.gained.rows[0][..5],
             ["1", "-0.117", "+0.117", "a0", "p0"]

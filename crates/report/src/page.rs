@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use minijinja::{AutoEscape, Environment, value::Serde};
 use serde::Serialize;
 use serde_json::Value;
+use wording::counted;
 
 use crate::{
     analysis::Analysis,
@@ -220,7 +221,7 @@ impl Page {
             cards.push(Card {
                 name: "mean training loss".to_owned(),
                 value: format!("{loss:.4}"),
-                remark: train("step").map_or_else(String::new, |n| format!("{n} steps")),
+                remark: train("step").map_or_else(String::new, |n| counted(n as usize, "steps")),
             });
         }
         if let Some(seconds) = train("train_runtime") {

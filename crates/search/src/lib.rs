@@ -34,7 +34,7 @@ pub use crate::{
     hard_negatives::{HardNegatives, MinedRow, MiningPairs, mine_hard_negatives},
     mining_options::{MiningOptions, OutputFormat, SamplingStrategy},
     quantization::{Precision, Quantized, Ranges, quantize_embeddings},
-    report::{Distribution, MiningReport, Skipped, thousands},
+    report::{Distribution, MiningReport, Skipped},
     semantic_search::{Hit, SearchOptions, semantic_search},
     similarity::Similarity,
 };

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use wording::thousands;
+
 use crate::mining_options::MiningOptions;
 
 /// The distribution of similarities, as torch computes it.
@@ -200,19 +202,6 @@ fn score(score: f64) -> String {
     format!("{score:.4}")
 }
 
-/// A count with commas between thousands.
-pub fn thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,13 +220,5 @@ mod tests {
         assert_eq!((four.median, four.middle), (2.0, 2.5));
         assert_eq!((four.lower_quartile, four.upper_quartile), (1.75, 3.25));
         assert!((four.std - 1.290_994_4).abs() < 1e-6);
-    }
-
-    #[test]
-    fn counts_have_commas() {
-        assert_eq!(
-            [0, 999, 1000, 1_234_567].map(thousands),
-            ["0", "999", "1,000", "1,234,567"]
-        );
     }
 }

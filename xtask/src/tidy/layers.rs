@@ -9,17 +9,18 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// The crates of the workspace, and of its crates those that each may depend on.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("libtorch", &[]),
     ("grammar", &[]),
     ("mutate", &[]),
     ("hub", &[]),
     ("kernels", &[]),
     ("launcher", &[]),
-    ("search", &["kernels"]),
-    ("report", &["search"]),
+    ("wording", &[]),
+    ("search", &["kernels", "wording"]),
+    ("report", &["search", "wording"]),
     ("shim", &["libtorch", "kernels"]),
-    ("data", &["mutate"]),
+    ("data", &["mutate", "wording"]),
     (
         "model",
         &["libtorch", "kernels", "search", "shim", "mutate"],
@@ -36,11 +37,11 @@ const LAYERS: [(&str, &[&str]); 18] = [
         "cli",
         &[
             "libtorch", "kernels", "search", "report", "shim", "launcher", "model", "data",
-            "losses", "eval", "train", "hub", "grammar",
+            "losses", "eval", "train", "hub", "grammar", "wording",
         ],
     ),
     ("fetch-data", &["hub"]),
-    ("xtask", &["grammar", "launcher"]),
+    ("xtask", &["grammar", "launcher", "wording"]),
     ("sentune-fuzz", &["libtorch", "data", "hub", "model"]),
 ];
 

@@ -9,6 +9,7 @@ use search::{
     Embeddings, Precision, Quantized, Ranges, quantization::FEW_EMBEDDINGS, quantize_embeddings,
 };
 use serde_json::{Value, json};
+use wording::counted;
 
 use crate::{
     flags::encode::{EncodeFlags, EncodeTask},
@@ -16,7 +17,6 @@ use crate::{
     npy::{self, Matrix},
     output::replace,
     session::Session,
-    table::thousands,
     texts::read_texts,
     usage::UsageError,
 };
@@ -53,8 +53,8 @@ pub(crate) fn run(flags: &EncodeFlags, session: &Session) -> anyhow::Result<()> 
     let encoded = encoder.encode(&texts, "encoding")?;
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(
-        "encoded {} sentences in {seconds:.3} s: {:.1} sentences/s",
-        thousands(texts.len()),
+        "encoded {} in {seconds:.3} s: {:.1} sentences/s",
+        counted(texts.len(), "sentences"),
         texts.len() as f64 / seconds
     );
     let quantized = quantize(flags, &encoder, &encoded)?;

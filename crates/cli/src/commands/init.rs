@@ -6,8 +6,9 @@ use anyhow::Context;
 use model::{NewTokenizer, SentenceTransformer, Sizes};
 use tch::Device;
 use train::write_folder;
+use wording::thousands;
 
-use crate::{flags::init::InitFlags, table::thousands, usage::UsageError};
+use crate::{flags::init::InitFlags, usage::UsageError};
 
 /// Makes the model in a folder that does not exist yet.
 pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {

@@ -6,12 +6,12 @@ use anyhow::Context;
 use model::{MergeMethod, SentenceTransformer};
 use tch::Device;
 use train::write_folder;
+use wording::thousands;
 
 use crate::{
     flags::merge::{MergeFlags, MethodName},
     session::Session,
     source,
-    table::thousands,
     usage::UsageError,
 };
 

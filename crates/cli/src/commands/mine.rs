@@ -8,6 +8,7 @@ use search::{
     SamplingStrategy, SearchError, mine_hard_negatives,
 };
 use sha2::{Digest, Sha256};
+use wording::counted;
 
 use crate::{
     flags::mine::{MineFlags, MinedFormat, Sampling},
@@ -16,7 +17,6 @@ use crate::{
     output::{self, check_free, print, replace},
     session::Session,
     source::{self, DataOptions},
-    table::thousands,
     texts::read_texts,
     usage::UsageError,
 };
@@ -56,10 +56,10 @@ pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
         .range_max(pairs.max_positives())
         .map_err(usage_error)?;
     tracing::info!(
-        "mining for {} anchors of {} rows in {} texts, up to rank {range_max}",
-        thousands(pairs.queries().len()),
-        thousands(pairs.n_rows()),
-        thousands(pairs.corpus().len()),
+        "mining for {} of {} in {}, up to rank {range_max}",
+        counted(pairs.queries().len(), "anchors"),
+        counted(pairs.n_rows(), "rows"),
+        counted(pairs.corpus().len(), "texts"),
     );
 
     let mut model = load_model(&flags.model, session)?;
@@ -106,8 +106,8 @@ pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
     });
     written.with_context(|| format!("--output {}", flags.output.display()))?;
     tracing::info!(
-        "wrote {} rows to {}",
-        thousands(report.n_rows),
+        "wrote {} to {}",
+        counted(report.n_rows, "rows"),
         flags.output.display()
     );
     Ok(print(&report.to_string())?)

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use train::{CONFIG, FINAL, RunFolder, write_file};
+use wording::counted;
 
 use crate::{
     commands::{
@@ -71,8 +72,8 @@ pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
         .filter(|state| matches!(state, State::Done(_)))
         .count();
     tracing::info!(
-        "{} runs in {}, {n_done} of them done",
-        grid.points.len(),
+        "{} in {}, {n_done} of them done",
+        counted(grid.points.len(), "runs"),
         output_dir.display()
     );
     let outcome = run_all(&grid, states, &mut summary, folder.root(), session);
@@ -88,8 +89,8 @@ pub(crate) fn run(flags: &SweepFlags, session: &Session) -> anyhow::Result<()> {
     match summary.n_failed() {
         0 => Ok(()),
         n => bail!(
-            "{n} of {} runs failed: the same command tries them again",
-            grid.points.len()
+            "{n} of {} failed: the same command tries them again",
+            counted(grid.points.len(), "runs")
         ),
     }
 }
@@ -241,9 +242,5 @@ fn list(grid: &Grid, states: &[State]) -> String {
             vec![point.name.clone(), state]
         })
         .collect();
-    let what = match rows.len() {
-        1 => "1 run".to_owned(),
-        n => format!("{n} runs"),
-    };
-    table(&[&what, "state"], &rows)
+    table(&[&counted(rows.len(), "runs"), "state"], &rows)
 }

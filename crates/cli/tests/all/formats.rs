@@ -278,7 +278,7 @@ fn suspicious_files_are_warned_of() {
             "spanning.tsv",
             "a\tb\n\"x\ty\nz\"\tw\nv\tu\n",
             2,
-            ["1 rows have a quoted text of several lines", "--no-quotes"],
+            ["quoted texts of several lines in 1 row:", "--no-quotes"],
         ),
         (
             "semicolons.csv",

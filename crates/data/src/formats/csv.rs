@@ -9,6 +9,7 @@
 use std::{borrow::Cow, collections::BTreeMap, ops::Range, path::Path};
 
 use rayon::prelude::*;
+use wording::counted;
 
 use crate::{
     error::{DataError, Defect, FROM_WINDOWS},
@@ -107,9 +108,9 @@ pub(crate) fn read(
     // A text of a CSV may well have several lines; one of a TSV that comes from a database has none.
     if n_spanning > 0 && marks.separator == b'\t' {
         tracing::warn!(
-            "{}: {n_spanning} rows have a quoted text of several lines: if the quotation marks are part of the texts, \
-             say so with --no-quotes",
-            path.display()
+            "{}: quoted texts of several lines in {}: if the quotation marks are part of the texts, say so with --no-quotes",
+            path.display(),
+            counted(n_spanning, "rows")
         );
     }
     Ok(())

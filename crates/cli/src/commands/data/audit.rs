@@ -7,6 +7,7 @@ use data::{
     audit::{Doubt, Finding, audit, clean_rows},
 };
 use serde_json::{Map, Value, json};
+use wording::thousands;
 
 use super::files::{load, write};
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     output::{check_free, print, print_json, table_format},
     session::Session,
     source::{self, DataOptions},
-    table::{table, thousands},
+    table::table,
     usage::UsageError,
 };
 

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::Context;
 use data::{Cells, Dataset, OnBadRow, OutputColumn, TableFormat, write_table};
+use wording::counted;
 
 use crate::{
     flags::data::DataFlags,
     output::replace,
     session::Session,
     source::{self, DataOptions},
-    table::thousands,
 };
 
 /// Reads the data set; `bad_rows` is the treatment of bad rows where no flag says it.
@@ -42,6 +42,6 @@ pub(super) fn write(
         Some(Cells::Integers(numbers)) => numbers.len(),
         _ => 0,
     };
-    tracing::info!("wrote {} rows to {}", thousands(n_rows), path.display());
+    tracing::info!("wrote {} to {}", counted(n_rows, "rows"), path.display());
     Ok(())
 }

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use data::{Dataset, Labels, TextColumn};
 use model::SentenceTransformer;
 use serde_json::{Map, Value, json};
+use wording::thousands;
 
 use crate::{
     flags::data::StatFlags,
     models::{load_model, set_max_seq_length},
     output::{print, print_json},
     session::Session,
-    table::{self, thousands},
+    table,
 };
 
 /// Classes that the table of labels shows.

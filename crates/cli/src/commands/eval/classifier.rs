@@ -15,9 +15,10 @@ use losses::{
 use serde_json::Value;
 use tch::{Device, Kind, Tensor, no_grad};
 use train::LOSS_WEIGHTS;
+use wording::counted;
 
 use super::subject::{Evaluated, Subject};
-use crate::{source, table::counted, usage::UsageError};
+use crate::{source, usage::UsageError};
 
 /// Pairs with a class.
 pub(super) struct Classified {

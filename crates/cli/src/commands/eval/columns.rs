@@ -9,12 +9,13 @@ use eval::{
 use model::{Compute, EncodeOptions};
 use tch::Tensor;
 use train::Evaluation;
+use wording::counted;
 
 use super::subject::{Evaluated, Subject};
 use crate::{
     flags::eval::EvalFlags,
     models::{encode_evaluation, load_model, set_compute},
-    table::{counted, counted_all},
+    table::counted_all,
     tokenizing::tokenize,
     usage::UsageError,
 };

@@ -8,9 +8,10 @@ use eval::{
     entry::{self, Cells, Entry},
     nano_beir::{DATASET_ID, NanoDataset, SUBSETS},
 };
+use wording::counted;
 
 use super::subject::{Evaluated, Subject};
-use crate::{flags::eval::EvalFlags, session::Session, source, table::counted, tables};
+use crate::{flags::eval::EvalFlags, session::Session, source, tables};
 
 /// Some of its tasks, each with its tables.
 pub(super) struct NanoBeir {

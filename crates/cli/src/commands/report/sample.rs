@@ -14,6 +14,7 @@ use report::{Analysis, Difference, Page, Sample, Side, TextColumn, chart::number
 use search::Similarity;
 use tch::{Device, Kind, Tensor};
 use train::{ColumnEmbeddings, Evaluation, FINAL};
+use wording::counted;
 
 use crate::{
     commands::{
@@ -150,8 +151,8 @@ impl Sampled {
             recorded.into_iter().map(with_interval).collect()
         };
         page.intervals_note = format!(
-            "Intervals of the change from 1,000 resamplings of the first {} rows of the test data.",
-            self.n_rows
+            "Intervals of the change from 1,000 resamplings of the first {} of the test data.",
+            counted(self.n_rows, "rows")
         );
         page.analysis = Some(self.analysis);
         page.data = self.data;

@@ -5,6 +5,7 @@ use data::{Dataset, Split, overlap};
 use eval::entry::Needs;
 use serde_json::{Map, Value, json};
 use train::IntervalStrategy;
+use wording::counted;
 
 use crate::{
     flags::train::{RunEvaluator, TrainFlags},
@@ -102,19 +103,19 @@ impl Inputs {
             let found = overlap(&train, dataset);
             if found.n_rows > 0 {
                 tracing::warn!(
-                    "{flag} {}: {} of {} rows and {} of {} texts are in the training data too",
+                    "{flag} {}: {} of {} and {} of {} are in the training data too",
                     dataset.name,
                     found.n_rows,
-                    dataset.n_rows(),
+                    counted(dataset.n_rows(), "rows"),
                     found.n_texts,
-                    found.n_all_texts
+                    counted(found.n_all_texts, "texts")
                 );
             } else if found.n_texts > 0 {
                 tracing::info!(
-                    "{flag} {}: {} of {} texts are in the training data too",
+                    "{flag} {}: {} of {} are in the training data too",
                     dataset.name,
                     found.n_texts,
-                    found.n_all_texts
+                    counted(found.n_all_texts, "texts")
                 );
             }
         }

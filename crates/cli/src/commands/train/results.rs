@@ -3,8 +3,9 @@
 use eval::Metrics;
 use serde_json::{Map, Value, json};
 use train::Evaluation;
+use wording::counted;
 
-use crate::table::{counted, counted_all, table};
+use crate::table::{counted_all, table};
 
 /// Name of the file with the figures before and after. A run that has it is done.
 pub(crate) const RESULTS: &str = "results.json";
