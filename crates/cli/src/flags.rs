@@ -40,6 +40,7 @@ pub(crate) mod init;
 pub(crate) mod man;
 pub(crate) mod merge;
 pub(crate) mod mine;
+pub(crate) mod output;
 pub(crate) mod prompts;
 pub(crate) mod push;
 pub(crate) mod reading;

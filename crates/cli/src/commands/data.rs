@@ -33,10 +33,9 @@ pub(crate) fn run(command: &DataCommand, session: &Session) -> anyhow::Result<()
 }
 
 fn convert(flags: &ConvertFlags, session: &Session) -> anyhow::Result<()> {
-    let format = table_format("--output", &flags.output)?;
-    check_free("--output", &flags.output, flags.overwrite)?;
+    let format = flags.output.check()?;
     let dataset = load(&flags.data, OnBadRow::Error, session)?;
-    write(&flags.output, format, &dataset.output_columns())
+    write(&flags.output.path, format, &dataset.output_columns())
 }
 
 fn split_into_parts(flags: &SplitFlags, session: &Session) -> anyhow::Result<()> {
@@ -82,8 +81,7 @@ fn split_into_parts(flags: &SplitFlags, session: &Session) -> anyhow::Result<()>
 }
 
 fn triplets(flags: &TripletsFlags, session: &Session) -> anyhow::Result<()> {
-    let format = table_format("--output", &flags.output)?;
-    check_free("--output", &flags.output, flags.overwrite)?;
+    let format = flags.output.check()?;
     if flags.entailment == flags.contradiction {
         return Err(UsageError(format!(
             "--entailment and --contradiction are both {}: they must differ",
@@ -114,7 +112,7 @@ fn triplets(flags: &TripletsFlags, session: &Session) -> anyhow::Result<()> {
         ("negative", &negatives),
     ]
     .map(|(name, texts)| OutputColumn::new(name, Cells::Texts(texts.iter().collect())));
-    write(&flags.output, format, &columns)
+    write(&flags.output.path, format, &columns)
 }
 
 /// The relation of each hypothesis to its premise, from labels or from a third column of words.

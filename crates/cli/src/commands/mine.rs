@@ -14,7 +14,7 @@ use crate::{
     flags::mine::{MineFlags, MinedFormat, Sampling},
     models::{encode_texts, load_model, set_max_seq_length, two_sided_options},
     npy,
-    output::{self, check_free, print, replace},
+    output::{print, replace},
     session::Session,
     source::{self, DataOptions},
     texts::read_texts,
@@ -31,7 +31,6 @@ pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
     }
     let options = mining_options(flags);
     let format = format_of(flags, &options)?;
-    check_free("--output", &flags.output, flags.overwrite)?;
 
     let columns = Columns::load(flags, session)?;
     let corpus = match &flags.corpus {
@@ -97,18 +96,18 @@ pub(crate) fn run(flags: &MineFlags, session: &Session) -> anyhow::Result<()> {
     if report.n_rows == 0 {
         anyhow::bail!(
             "no negatives were found, so {} is not written: raise --range-max or --max-score, or lower the margins",
-            flags.output.display()
+            flags.output.path.display()
         );
     }
     let table = Table::new(flags, &columns, &mined, options.output_format);
-    let written = replace(&flags.output, |file| {
+    let written = replace(&flags.output.path, |file| {
         Ok(write_table(file, format, &table.columns(&pairs))?)
     });
-    written.with_context(|| format!("--output {}", flags.output.display()))?;
+    written.with_context(|| format!("--output {}", flags.output.path.display()))?;
     tracing::info!(
         "wrote {} to {}",
         counted(report.n_rows, "rows"),
-        flags.output.display()
+        flags.output.path.display()
     );
     Ok(print(&report.to_string())?)
 }
@@ -166,8 +165,8 @@ fn mining_options(flags: &MineFlags) -> MiningOptions {
 
 /// The format of the output, which has to hold lists where the table has some.
 fn format_of(flags: &MineFlags, options: &MiningOptions) -> Result<TableFormat, UsageError> {
-    let path = flags.output.display();
-    let format = output::table_format("--output", &flags.output)?;
+    let path = flags.output.path.display();
+    let format = flags.output.check()?;
     let has_lists = match options.output_format {
         OutputFormat::LabeledList => true,
         OutputFormat::LabeledPair => false,

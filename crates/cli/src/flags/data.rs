@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use data::{OnBadRow, Split};
 use train::by_name;
 
-use crate::flags::reading::ReadingFlags;
+use crate::flags::{output::OutputTable, reading::ReadingFlags};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
@@ -80,12 +80,8 @@ pub(crate) struct StatFlags {
 pub(crate) struct ConvertFlags {
     #[command(flatten)]
     pub(crate) data: DataFlags,
-    /// Table to write: .parquet, .csv, .tsv or .jsonl.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    /// Write over the table if it is there.
-    #[arg(long)]
-    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputTable,
 }
 
 #[derive(Debug, Args)]
@@ -119,12 +115,8 @@ pub(crate) struct SplitFlags {
 pub(crate) struct TripletsFlags {
     #[command(flatten)]
     pub(crate) data: DataFlags,
-    /// Table of triplets to write: .parquet, .csv, .tsv or .jsonl.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    /// Write over the table if it is there.
-    #[arg(long)]
-    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputTable,
     /// Label of hypotheses that follow from the premise.
     #[arg(long, value_name = "LABEL", default_value_t = 0)]
     pub(crate) entailment: i64,

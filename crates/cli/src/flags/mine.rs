@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use data::{OnBadRow, Split};
 use train::by_name;
 
-use crate::flags::encode::TwoSidedEncodingFlags;
+use crate::flags::{encode::TwoSidedEncodingFlags, output::OutputTable};
 
 #[derive(Debug, Args)]
 pub(crate) struct MineFlags {
@@ -38,12 +38,8 @@ pub(crate) struct MineFlags {
     /// Column of the corpus that holds the texts [default: its only text column].
     #[arg(long, value_name = "NAME", requires = "corpus")]
     pub(crate) corpus_column: Option<String>,
-    /// Table to write: .parquet, .csv, .tsv or .jsonl.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    /// Write over the table if it is there.
-    #[arg(long)]
-    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputTable,
 
     /// Negatives for each anchor.
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Mining")]
