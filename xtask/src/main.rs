@@ -39,15 +39,29 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    #[command(before_help = "Example:\n  cargo xtask setup --cuda")]
     Setup(setup::Args),
+    #[command(before_help = "Example:\n  cargo xtask fetch-data --model microsoft/mpnet-base")]
     FetchData(fetch_data::Args),
+    #[command(before_help = "Example:\n  cargo xtask quickstart")]
     Quickstart(quickstart::Args),
+    #[command(
+        before_help = "Example:\n  cargo xtask train-gpu -- --model microsoft/mpnet-base --train-data own.csv"
+    )]
     TrainGpu(train_gpu::Args),
+    #[command(before_help = "Example:\n  cargo xtask test --only tidy")]
     Test(test::Args),
+    #[command(before_help = "Example:\n  cargo xtask bench --quick")]
     Bench(Box<bench::Args>),
+    #[command(
+        before_help = "Example:\n  cargo xtask before-after --base microsoft/mpnet-base --tuned runs/own/final --data own-test.csv"
+    )]
     BeforeAfter(before_after::Args),
+    #[command(before_help = "Example:\n  cargo xtask parity")]
     Parity(parity::Args),
+    #[command(before_help = "Example:\n  cargo xtask reliability --full")]
     Reliability(reliability::Args),
+    #[command(before_help = "Example:\n  cargo xtask package --wheel --tarball")]
     Package(package::Args),
 }
 
@@ -74,5 +88,25 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Parity(args) => parity::run(&checkout, args),
         Command::Reliability(args) => reliability::run(&checkout, args),
         Command::Package(args) => package::run(&checkout, args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_help_begins_with_an_example_that_is_understood() {
+        use clap::CommandFactory;
+
+        let root = Cli::command();
+        for command in root.get_subcommands() {
+            let text = command.get_before_help().map(ToString::to_string);
+            let text = text.unwrap_or_default();
+            let example = text.strip_prefix("Example:\n  cargo ").unwrap_or_default();
+            let words: Vec<&str> = example.split_whitespace().collect();
+            assert_eq!(words.get(1), Some(&command.get_name()), "{text}");
+            assert!(Cli::try_parse_from(&words).is_ok(), "{example}");
+        }
     }
 }

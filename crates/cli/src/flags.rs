@@ -57,7 +57,9 @@ pub(crate) mod train;
     version,
     max_term_width = 100,
     args_override_self = true,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    before_help = "Example:
+  sentune train --model microsoft/mpnet-base --train-data own.csv --test-data own-test.csv"
 )]
 pub(crate) struct Flags {
     #[command(subcommand)]

@@ -36,7 +36,11 @@ const MODEL: &str = "microsoft/mpnet-base";
 /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HUB_OFFLINE, SSL_CERT_FILE and HTTPS_PROXY are
 /// heeded.
 #[derive(Debug, Parser)]
-#[command(bin_name = "cargo xtask fetch-data")]
+#[command(
+    bin_name = "cargo xtask fetch-data",
+    before_help = "Example:
+  cargo xtask fetch-data --model microsoft/mpnet-base"
+)]
 struct Args {
     /// Data set to fetch, as org/name or org/name:subset; may be given several times
     #[arg(long, value_name = "NAME", value_parser = DatasetId::parse)]
