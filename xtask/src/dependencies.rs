@@ -1,4 +1,4 @@
-//! Licences and sources of the dependencies, by the lists of deny.toml.
+//! Licences and sources of the dependencies, by the lists of deny.toml, and the oldest Rust that they build with.
 //!
 //! cargo-deny checks the same and advisories too, but takes minutes to build; this takes a second and needs nothing.
 
@@ -30,9 +30,11 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     let metadata: Value = serde_json::from_str(&metadata.quiet().read()?)?;
     let packages = metadata["packages"].as_array();
     let packages = packages.context("cargo metadata lists no packages")?;
+    let oldest = oldest_rust(packages)?;
     let problems: Vec<String> = packages
         .iter()
-        .filter_map(|package| problem(package, &allowed))
+        .flat_map(|package| [problem(package, &allowed), newer_rust(package, &oldest)])
+        .flatten()
         .collect();
     for problem in &problems {
         eprintln!("dependencies: {problem}");
@@ -51,7 +53,8 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         return Ok(checkout.cargo().args(["deny", "--locked", "check"]).run()?);
     }
     eprintln!(
-        "licences and sources of {n_packages} packages are as {LISTS} allows; advisories were not looked up, since cargo-deny is not installed (`cargo install cargo-deny` brings it)"
+        "licences and sources of {n_packages} packages are as {LISTS} allows, and none needs a Rust newer than {}; advisories were not looked up, since cargo-deny is not installed (`cargo install cargo-deny` brings it)",
+        oldest.0
     );
     Ok(())
 }
@@ -117,6 +120,47 @@ fn problem(package: &Value, allowed: &Allowed) -> Option<String> {
         |one: &str| allowed.licences.contains(one) || allowed.exceptions.contains(&(name, one));
     let is_fine = holds(licence, &is_allowed);
     (!is_fine).then(|| format!("{name} has the licence {licence}"))
+}
+
+/// A release of Rust, such as 1.94, by its text and its numbers.
+type Rust = (String, [u32; 3]);
+
+/// The oldest Rust that the workspace promises to build with: the same for all of its packages.
+fn oldest_rust(packages: &[Value]) -> Result<Rust> {
+    let own = packages
+        .iter()
+        .filter(|package| package["source"].is_null());
+    let mut stated = own.map(rust);
+    let first = stated.next().flatten();
+    let first = first.context("the workspace states no rust-version")?;
+    ensure!(
+        stated.all(|other| other.as_ref() == Some(&first)),
+        "the packages of the workspace state several rust-versions: each takes the workspace's, {}",
+        first.0
+    );
+    Ok(first)
+}
+
+/// The Rust that a package states.
+fn rust(package: &Value) -> Option<Rust> {
+    let text = package["rust_version"].as_str()?;
+    let mut numbers = [0; 3];
+    for (number, part) in numbers.iter_mut().zip(text.split('.')) {
+        *number = part.parse().ok()?;
+    }
+    Some((text.to_owned(), numbers))
+}
+
+/// The complaint that a package needs a newer Rust than this one.
+fn newer_rust(package: &Value, oldest: &Rust) -> Option<String> {
+    let (text, numbers) = rust(package)?;
+    let name = package["name"].as_str().unwrap_or_default();
+    (numbers > oldest.1).then(|| {
+        format!(
+            "{name} needs Rust {text}, and the workspace promises to build with {}: take an older {name}, or raise rust-version",
+            oldest.0
+        )
+    })
 }
 
 /// Whether an SPDX expression holds, where `is_allowed` decides on single licences.
@@ -193,6 +237,28 @@ mod tests {
         ] {
             assert_eq!(holds(expression, &is_allowed), expected, "{expression}");
         }
+    }
+
+    #[test]
+    fn a_package_that_needs_a_newer_rust_is_refused() -> Result<()> {
+        let package = |name: &str, source: Value, rust: &str| json!({"name": name, "source": source, "rust_version": rust});
+        let own = |rust: &str| package("own", Value::Null, rust);
+        let oldest = oldest_rust(&[own("1.94"), package("a", json!("x"), "1.99"), own("1.94")])?;
+        for (needed, is_refused) in [
+            ("1.94", false),
+            ("1.94.0", false),
+            ("1.94.1", true),
+            ("1.9", false),
+            ("1.100", true),
+            ("2.0", true),
+        ] {
+            let problem = newer_rust(&package("a", json!("x"), needed), &oldest);
+            assert_eq!(problem.is_some(), is_refused, "{needed}: {problem:?}");
+        }
+        assert_eq!(newer_rust(&json!({"name": "a"}), &oldest), None);
+        assert!(oldest_rust(&[own("1.94"), own("1.95")]).is_err());
+        assert!(oldest_rust(&[json!({"source": null})]).is_err());
+        Ok(())
     }
 
     #[test]
