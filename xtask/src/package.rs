@@ -21,16 +21,21 @@ const MAX_BYTES: u64 = 50_000_000;
 /// libtorch 2.11 or the torch package of a Python, in the Python environment that its wheel is installed in, or by
 /// LD_LIBRARY_PATH; one is enough for CPU and GPU. For `--cuda-graphs` run `cargo xtask setup --cuda` before.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("packed").multiple(true)))]
 pub(crate) struct Args {
     /// Make a wheel too, which pip, pipx and uv install beside torch 2.11
-    #[arg(long)]
+    #[arg(long, group = "packed")]
     wheel: bool,
-    /// Install the wheel into a fresh virtual environment, and train and encode with it
-    #[arg(long, requires = "wheel")]
-    check: bool,
     /// Make an archive too, with completions for shells and manual pages
-    #[arg(long)]
+    #[arg(long, group = "packed")]
     tarball: bool,
+    /// Install the wheel into a fresh virtual environment, and train and encode with it; unpack the archive, and look
+    /// at each part
+    #[arg(long, requires = "packed")]
+    check: bool,
+    /// In that environment, have pip bring torch with all that it needs (5 GB), in place of set-up's libtorch
+    #[arg(long, requires = "check", requires = "wheel")]
+    pip: bool,
     /// Package the development build, which is made faster and is larger
     #[arg(long)]
     dev: bool,
@@ -78,11 +83,14 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     if args.wheel {
         let wheel = wheel::write(checkout, &packed, &version, &folder)?;
         if args.check {
-            wheel::check(checkout, &wheel, &folder)?;
+            wheel::check(checkout, &wheel, &folder, args.pip)?;
         }
     }
     if args.tarball {
-        tarball(checkout, &program, &packed, &version, &folder)?;
+        let archive = tarball(checkout, &program, &packed, &version, &folder)?;
+        if args.check {
+            check_tarball(checkout, &archive, &version, &folder)?;
+        }
     }
     Ok(())
 }
@@ -94,7 +102,7 @@ fn tarball(
     packed: &Path,
     version: &str,
     folder: &Path,
-) -> Result<()> {
+) -> Result<PathBuf> {
     let shell = &checkout.shell;
     let name = format!("sentune-{version}-x86_64-linux");
     let root = folder.join(&name);
@@ -132,6 +140,65 @@ fn tarball(
     println!(
         "{}: unpack it into /usr/local or ~/.local with `tar --strip-components=1`",
         archive.display()
+    );
+    Ok(archive)
+}
+
+/// Unpacks the archive as its user does. The program has to run, with completions that bash takes and a page for each
+/// command.
+fn check_tarball(checkout: &Checkout, archive: &Path, version: &str, folder: &Path) -> Result<()> {
+    let shell = &checkout.shell;
+    let prefix = folder.join("prefix");
+    if prefix.exists() {
+        fs::remove_dir_all(&prefix)?;
+    }
+    fs::create_dir(&prefix)?;
+    cmd!(
+        shell,
+        "tar --extract --gzip --file {archive} --directory {prefix} --strip-components=1"
+    )
+    .run()?;
+    let program = prefix.join("bin/sentune");
+    symbols::check_carried(shell, &program)?;
+    let libtorch = checkout
+        .own_libtorch()
+        .unwrap_or_else(|| checkout.libtorch());
+    let sentune = || cmd!(shell, "{program}").env("SENTUNE_LIBTORCH", &libtorch);
+    let said = sentune().arg("--version").read()?;
+    ensure!(
+        said == format!("sentune {version}"),
+        "the archive's program is {said}"
+    );
+    let completions = prefix.join("share/bash-completion/completions/sentune");
+    // As bash asks: the word, its place, and the answers.
+    let script = format!(
+        "source {}; COMP_WORDS=(sentune tr); COMP_CWORD=1; _sentune sentune tr sentune; echo \"${{COMPREPLY[*]}}\"",
+        completions.display()
+    );
+    let completed = cmd!(shell, "bash -c {script}").read()?;
+    ensure!(
+        completed == "train",
+        "bash completes `sentune tr` to `{completed}`"
+    );
+    let help = sentune().arg("--help").read()?;
+    let (_, commands) = help
+        .split_once("Commands:\n")
+        .context("the help lists no commands")?;
+    let commands = commands.lines().take_while(|line| !line.is_empty());
+    let names = commands.filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
+    let mut n_pages = 0;
+    for (name, _) in names.filter(|(name, _)| !name.is_empty()) {
+        let page = prefix.join(format!("share/man/man1/sentune-{name}.1"));
+        let text = fs::read_to_string(page)?;
+        ensure!(
+            text.contains(".SH SYNOPSIS"),
+            "the page of {name} has no synopsis"
+        );
+        n_pages += 1;
+    }
+    ensure!(n_pages > 10, "{n_pages} commands have a page");
+    println!(
+        "the archive's program runs, bash completes its commands, and {n_pages} of them have a page"
     );
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 /// The platform tag of wheels, which promises no newer symbols than these.
@@ -30,6 +30,23 @@ pub(super) fn check(shell: &Shell, program: &Path) -> Result<()> {
         newer.join(", ")
     );
     Ok(())
+}
+
+/// Checks both programs in a packed one: the launcher, and the program that it carries.
+#[cfg(target_os = "linux")]
+pub(super) fn check_carried(shell: &Shell, packed: &Path) -> Result<()> {
+    check(shell, packed)?;
+    let carried = launcher::carried::Program::of(packed)?;
+    let descriptor = carried.path();
+    let descriptor = descriptor.file_name().context("a path has a name")?;
+    let own = Path::new("/proc").join(std::process::id().to_string());
+    check(shell, &own.join("fd").join(descriptor))
+}
+
+/// Programs are packed on Linux only.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn check_carried(_: &Shell, packed: &Path) -> Result<()> {
+    anyhow::bail!("{} is packed on Linux only", packed.display())
 }
 
 /// The versions in readelf's list that the tag does not promise.

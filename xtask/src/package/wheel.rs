@@ -11,7 +11,7 @@ use fs_err as fs;
 use grammar::Split;
 use xshell::cmd;
 
-use super::symbols::PLATFORM;
+use super::symbols::{self, PLATFORM};
 use crate::{checkout::Checkout, quickstart, setup};
 
 /// Writes the wheel, and returns its path.
@@ -33,83 +33,153 @@ pub(super) fn write(
     Ok(wheel)
 }
 
+/// A release of torch that the program does not run with.
+const OTHER_TORCH: &str = "2.12.0";
+
 /// Installs the wheel into a fresh environment. There it has to fail in words without torch and with another release,
-/// and to train and encode with the right one.
-pub(super) fn check(checkout: &Checkout, wheel: &Path, folder: &Path) -> Result<()> {
+/// and to train and encode with the right one, which pip brings where `with_pip` asks for it.
+pub(super) fn check(
+    checkout: &Checkout,
+    wheel: &Path,
+    folder: &Path,
+    with_pip: bool,
+) -> Result<()> {
     let shell = &checkout.shell;
-    let environment = folder.join("environment");
-    if environment.exists() {
-        fs::remove_dir_all(&environment)?;
+    let folder = folder.join("environment");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
     }
     let python = setup::python_name();
-    cmd!(shell, "{python} -m venv {environment}").run()?;
+    cmd!(shell, "{python} -m venv {folder}").run()?;
+    let environment = Environment { folder };
+    let pip = environment.folder.join("bin/pip");
+    let install = || -> Result<()> {
+        Ok(cmd!(
+            shell,
+            "{pip} install --quiet --no-index --no-deps --disable-pip-version-check {wheel}"
+        )
+        .run()?)
+    };
+    install()?;
+    symbols::check_carried(shell, &environment.program())?;
+    environment.fails("pip install")?;
+    let packages = cmd!(shell, "{pip} show sentune").quiet().read()?;
+    let packages = packages
+        .lines()
+        .find_map(|line| line.strip_prefix("Location: "));
+    let torch = Path::new(packages.context("pip names no place of the wheel")?).join("torch");
+    if with_pip {
+        cmd!(
+            shell,
+            "{pip} install --quiet --no-deps torch=={OTHER_TORCH}"
+        )
+        .run()?;
+        environment.fails(&format!("is version {OTHER_TORCH}"))?;
+        // pip sees by the wheel's metadata that this torch does not do.
+        cmd!(shell, "{pip} install --quiet {wheel}").run()?;
+        let python = environment.folder.join("bin/python");
+        let script = "import torch; print(torch.__version__)";
+        let version = cmd!(shell, "{python} -c {script}").read()?;
+        println!("pip brought torch {version}");
+    } else {
+        fs::create_dir_all(torch.join("lib"))?;
+        fs::write(torch.join("lib/libtorch_cpu.so"), "")?;
+        let version = format!("__version__ = '{OTHER_TORCH}'\n");
+        fs::write(torch.join("version.py"), version)?;
+        environment.fails(&format!("is version {OTHER_TORCH}"))?;
+        fs::remove_dir_all(&torch)?;
+        let libtorch = checkout
+            .own_libtorch()
+            .unwrap_or_else(|| checkout.libtorch());
+        crate::checkout::link(&fs::canonicalize(libtorch)?, &torch)?;
+    }
+
+    let triplets = grammar::triplets(Split::Train, 200, 42);
+    fs::write(
+        environment.folder.join("triplets.csv"),
+        quickstart::csv(&triplets),
+    )?;
+    fs::write(
+        environment.folder.join("vocab.txt"),
+        grammar::vocabulary().join("\n") + "\n",
+    )?;
+    fs::write(
+        environment.folder.join("texts.txt"),
+        "a dog runs\na man sleeps\n",
+    )?;
+    environment.works("init --vocab-file vocab.txt --output model --hidden-size 64 --num-hidden-layers 2 --num-attention-heads 4 --intermediate-size 128 --max-position-embeddings 130")?;
+    // As somebody who has torch: the wheel, and the first step.
+    cmd!(shell, "{pip} uninstall --quiet --yes sentune").run()?;
     let started = Instant::now();
-    let pip = environment.join("bin/pip");
-    cmd!(
-        shell,
-        "{pip} install --quiet --no-index --no-deps --disable-pip-version-check {wheel}"
-    )
-    .run()?;
-    let sentune = environment.join("bin/sentune");
-    let call = |arguments: &[&str]| -> Result<Output> {
-        let mut command = Command::new(&sentune);
-        command.args(arguments).current_dir(&environment);
+    install()?;
+    let installed = started.elapsed().as_secs_f64();
+    let log = environment.works("train --model model --train-data triplets.csv --output-dir first --max-steps 1 --save-strategy no --no-report --json")?;
+    ensure!(
+        log.contains("\"train_loss\""),
+        "a step of training logged no loss: {log}"
+    );
+    println!(
+        "from `pip install` of the wheel to the end of a run of one step: {:.1} s, pip's {installed:.1} s among them",
+        started.elapsed().as_secs_f64()
+    );
+    for line in [
+        "--version",
+        "doctor",
+        "train --model model --train-data triplets.csv --output-dir run --max-steps 5",
+        "encode --model run/final --input texts.txt --output texts.npy",
+    ] {
+        environment.works(line)?;
+    }
+    println!("the wheel trained and encoded in a fresh environment");
+    Ok(())
+}
+
+/// A virtual environment with the wheel.
+struct Environment {
+    folder: PathBuf,
+}
+
+impl Environment {
+    fn program(&self) -> PathBuf {
+        self.folder.join("bin/sentune")
+    }
+
+    /// Runs the program with words that hold no spaces.
+    fn call(&self, line: &str) -> Result<Output> {
+        let mut command = Command::new(self.program());
+        command
+            .args(line.split_whitespace())
+            .current_dir(&self.folder);
         // Neither another libtorch nor the cache's.
         command
             .env_remove("SENTUNE_LIBTORCH")
             .env_remove("LD_LIBRARY_PATH");
-        command.env("XDG_CACHE_HOME", environment.join("cache"));
+        command.env("XDG_CACHE_HOME", self.folder.join("cache"));
         command.env("HF_HUB_OFFLINE", "1");
         Ok(command.output()?)
-    };
-    let fails = |words: &str| -> Result<()> {
-        let output = call(&["--version"])?;
+    }
+
+    /// Runs the program, which has to succeed, and returns its stdout.
+    fn works(&self, line: &str) -> Result<String> {
+        let output = self.call(line)?;
+        ensure!(
+            output.status.success(),
+            "sentune {line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs the program, which has to fail with an error that holds these words.
+    fn fails(&self, words: &str) -> Result<()> {
+        let output = self.call("--version")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(
             !output.status.success() && said.contains(words),
             "the wheel was to fail with `{words}`, and {}: {said}",
             output.status
         );
+        print!("{said}");
         Ok(())
-    };
-    fails("pip install")?;
-    let packages = cmd!(shell, "{pip} show sentune").quiet().read()?;
-    let packages = packages
-        .lines()
-        .find_map(|line| line.strip_prefix("Location: "));
-    let torch = Path::new(packages.context("pip names no place of the wheel")?).join("torch");
-    fs::create_dir_all(torch.join("lib"))?;
-    fs::write(torch.join("lib/libtorch_cpu.so"), "")?;
-    fs::write(torch.join("version.py"), "__version__ = '2.9.0'\n")?;
-    fails("is version 2.9.0")?;
-    fs::remove_dir_all(&torch)?;
-    let libtorch = checkout
-        .own_libtorch()
-        .unwrap_or_else(|| checkout.libtorch());
-    crate::checkout::link(&fs::canonicalize(libtorch)?, &torch)?;
-
-    let triplets = grammar::triplets(Split::Train, 200, 42);
-    fs::write(environment.join("triplets.csv"), quickstart::csv(&triplets))?;
-    fs::write(
-        environment.join("vocab.txt"),
-        grammar::vocabulary().join("\n") + "\n",
-    )?;
-    fs::write(environment.join("texts.txt"), "a dog runs\na man sleeps\n")?;
-    let init = "init --vocab-file vocab.txt --output model --hidden-size 64 --num-hidden-layers 2 --num-attention-heads 4 --intermediate-size 128 --max-position-embeddings 130";
-    let train = "train --model model --train-data triplets.csv --output-dir run --max-steps 5";
-    let encode = "encode --model run/final --input texts.txt --output texts.npy";
-    for line in ["--version", init, train, encode] {
-        let arguments: Vec<&str> = line.split_whitespace().collect();
-        let output = call(&arguments)?;
-        ensure!(
-            output.status.success(),
-            "sentune {line}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
     }
-    println!(
-        "the wheel was installed into a fresh environment, where it trained and encoded, {:.1} s after the start of pip",
-        started.elapsed().as_secs_f64()
-    );
-    Ok(())
 }
