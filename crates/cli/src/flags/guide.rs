@@ -1,10 +1,14 @@
-//! The guide's tables of flags, written from the help.
+//! The guide's tables of flags, written from the help, and the command lines of the documents.
 
-use std::{fmt::Write, path::Path};
+use std::{
+    ffi::OsString,
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Command};
 
-use crate::flags::train::TrainFlags;
+use crate::flags::{parse_from, train::TrainFlags};
 
 /// The tables of the flags of `train`, one a heading of the help.
 fn tables() -> String {
@@ -101,4 +105,95 @@ fn no_help_says_a_default_that_the_flag_has() {
             arg.get_long().unwrap_or_default()
         );
     }
+}
+
+/// README.md and the documents below docs.
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut documents = vec![root.join("README.md")];
+    let mut folders = vec![root.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs_err::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "md") {
+                documents.push(path);
+            }
+        }
+    }
+    documents
+}
+
+/// The lines after a prompt in a document's consoles, each whole, with the line that follows it.
+fn prompted(text: &str) -> Vec<(String, &str)> {
+    let mut found = Vec::new();
+    for block in text.split("```console\n").skip(1) {
+        let mut lines = block.split("```").next().unwrap().lines().peekable();
+        while let Some(line) = lines.next() {
+            let Some(line) = line.strip_prefix("$ ") else {
+                continue;
+            };
+            let mut whole = line.to_owned();
+            while let Some(begin) = whole.strip_suffix('\\') {
+                whole = format!("{begin} {}", lines.next().unwrap());
+            }
+            found.push((whole, lines.peek().copied().unwrap_or_default()));
+        }
+    }
+    found
+}
+
+/// The command lines of `sentune` in a line, which may have others before and after them.
+fn calls(line: &str) -> Vec<Vec<String>> {
+    let words = shlex::split(line).expect(line);
+    let parts = words.split(|word| ["|", ">", "&&", ";"].contains(&word.as_str()));
+    let call = |part: &[String]| {
+        let start = part.iter().position(|word| word == "sentune");
+        let cargo = ["cargo", "run", "-p", "cli", "--"];
+        match start {
+            // Variables may stand before it.
+            Some(start) if part[..start].iter().all(|word| word.contains('=')) => {
+                Some(part[start + 1..].to_vec())
+            }
+            _ if part.starts_with(&cargo.map(str::to_owned)) => Some(part[cargo.len()..].to_vec()),
+            _ => None,
+        }
+    };
+    parts.filter_map(call).collect()
+}
+
+#[test]
+fn every_command_line_of_the_documents_is_understood() {
+    let mut n_calls = 0;
+    for document in documents() {
+        let text = fs_err::read_to_string(&document).unwrap();
+        for (line, after) in prompted(&text) {
+            for call in calls(&line) {
+                n_calls += 1;
+                let all = ["sentune".to_owned()].into_iter().chain(call);
+                let Err(error) = parse_from(all.map(OsString::from)) else {
+                    continue;
+                };
+                // Help and version are answers too, and a line may show what is refused.
+                assert!(
+                    !error.use_stderr() || after.starts_with("error: "),
+                    "{}: {line}: {error}",
+                    document.display()
+                );
+            }
+        }
+    }
+    assert!(n_calls > 80, "{n_calls}");
+}
+
+#[test]
+fn command_lines_are_found_among_others() {
+    let line = "X=1 sentune eval --name 'a b' --prompt \"\" | head && cargo run -p cli -- data stat > out; ls";
+    let found = calls(line);
+    assert_eq!(found[0], ["eval", "--name", "a b", "--prompt", ""]);
+    assert_eq!(found[1], ["data", "stat"]);
+    assert_eq!(found.len(), 2);
+    let text = "```console\n$ a \\\n    b\nerror: c\n```\n$ d\n";
+    assert_eq!(prompted(text), [("a      b".to_owned(), "error: c")]);
 }
