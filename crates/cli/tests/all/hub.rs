@@ -1,8 +1,9 @@
 //! Models from the hub (a cache that Python filled, certificates of a network's own, short names) and to it.
 
-use std::{ffi::OsStr, path::Path};
+use std::{ffi::OsStr, path::Path, process::Command};
 
 use hub::standin::{Server, StandIn, StandInRepo};
+use serde_json::Value;
 
 use crate::sandbox::{Ended, Sandbox, data, model};
 
@@ -243,10 +244,31 @@ fn a_run_is_pushed_with_its_checkpoints_as_the_strategy_has_it() {
         assert!(is_private);
         assert_eq!(n_commits == 1, strategy == "end", "{strategy}: {n_commits}");
         let files = standin.pushed("me/tiny-run").unwrap();
-        let has_state = files
+        let states: Vec<&String> = files
             .keys()
-            .any(|name| name.ends_with("trainer_state.json"));
-        assert_eq!(has_state, !folder.is_empty(), "{strategy}");
+            .filter(|name| name.ends_with("trainer_state.json"))
+            .collect();
+        assert_eq!(
+            states.is_empty(),
+            folder.is_empty(),
+            "{strategy}: {states:?}"
+        );
+        for state in states {
+            // Whole checkpoints, and under all_checkpoints by their own names.
+            let there = state.strip_suffix("trainer_state.json").unwrap();
+            let step: Value = serde_json::from_slice(&files[state].0).unwrap();
+            let name = format!("checkpoint-{}/", step["global_step"]);
+            if strategy == "all_checkpoints" {
+                assert_eq!(there, name);
+            }
+            let found: Vec<(String, Vec<u8>)> = files
+                .iter()
+                .filter_map(|(name, (content, _))| {
+                    Some((name.strip_prefix(there)?.to_owned(), content.clone()))
+                })
+                .collect();
+            assert_eq!(found, sorted_files(&sandbox, &format!("tiny-run/{name}")));
+        }
         // Nothing of the token, and nothing of what was on its way.
         for (name, content) in sorted_files(&sandbox, "tiny-run") {
             assert!(
@@ -255,6 +277,131 @@ fn a_run_is_pushed_with_its_checkpoints_as_the_strategy_has_it() {
             );
             assert!(!name.starts_with(".push-"), "{name}");
         }
+    }
+}
+
+#[test]
+fn a_run_goes_on_from_the_checkpoint_that_the_hub_has() {
+    let standin = StandIn::start().unwrap();
+    let sandbox = Sandbox::new();
+    let (model, pairs) = (model(), data("pairs.csv"));
+    let train = |folder: &str, more: &[&str]| {
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![
+            &"train",
+            &"--model",
+            &model,
+            &"--train-data",
+            &pairs,
+            &"--max-steps=6",
+            &"--save-steps=3",
+            &"--no-report",
+            &"--output-dir",
+            &folder,
+        ];
+        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<OsStr>));
+        push(&sandbox, &standin, &arguments).ok();
+    };
+    train("there", &["--push-to-hub", "--hub-strategy=checkpoint"]);
+    // Another machine has the files of the repository alone.
+    for (name, (content, _)) in standin.pushed("me/there").unwrap() {
+        let path = sandbox.path("downloaded").join(name);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, content).unwrap();
+    }
+    train(
+        "here",
+        &["--resume-from-checkpoint", "downloaded/last-checkpoint"],
+    );
+    let weights = |run: &str| fs_err::read(sandbox.path(run).join("final/model.safetensors"));
+    assert!(weights("here").unwrap() == weights("there").unwrap());
+}
+
+/// The names of the processes whose command line or variables hold a text.
+#[cfg(target_os = "linux")]
+fn processes_with(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir("/proc").unwrap().flatten() {
+        for list in ["cmdline", "environ"] {
+            // Processes end meanwhile.
+            let content = fs_err::read(entry.path().join(list)).unwrap_or_default();
+            if String::from_utf8_lossy(&content).contains(text) {
+                found.push(format!("{}/{list}", entry.path().display()));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_token_is_in_no_log_no_file_and_no_list_of_processes() {
+    const SECRET: &str = "hf_SECRET_OF_A_FILE";
+    let standin = StandIn::start().unwrap();
+    standin.require_token(SECRET);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let token = elsewhere.path().join("token");
+    fs_err::write(&token, SECRET).unwrap();
+    let sandbox = Sandbox::new();
+    let (model, pairs) = (model(), data("pairs.csv"));
+    let mut command = sandbox.command(&[
+        &"train",
+        &"--model",
+        &model,
+        &"--train-data",
+        &pairs,
+        &"--output-dir=run",
+        &"--max-steps=40",
+        &"--save-steps=10",
+        &"--push-to-hub",
+        &"--hub-model-id=me/run",
+        &"--hub-strategy=all_checkpoints",
+    ]);
+    let [stdout, stderr] = ["stdout", "stderr"].map(|name| sandbox.path(name));
+    command
+        .env_remove("HF_HUB_OFFLINE")
+        .env_remove("HF_TOKEN")
+        .env("HF_TOKEN_PATH", &token)
+        .env("HF_ENDPOINT", standin.endpoint())
+        .env("RUST_LOG", "trace")
+        .stdout(std::fs::File::create(&stdout).unwrap())
+        .stderr(std::fs::File::create(&stderr).unwrap());
+    let mut running = command.spawn().unwrap();
+    let mut n_looks = 0;
+    let status = loop {
+        assert_eq!(processes_with(SECRET), Vec::<String>::new());
+        n_looks += 1;
+        if let Some(status) = running.try_wait().unwrap() {
+            break status;
+        }
+    };
+    assert!(status.success() && n_looks > 3, "{status}, {n_looks}");
+    // The looks could have found it.
+    let mut sleeping = Command::new("sleep")
+        .arg("5")
+        .env("X", CANARY)
+        .spawn()
+        .unwrap();
+    let found = processes_with(CANARY);
+    sleeping.kill().unwrap();
+    sleeping.wait().unwrap();
+    assert!(
+        found.contains(&format!("/proc/{}/environ", sleeping.id())),
+        "{found:?}"
+    );
+    let log = fs_err::read_to_string(&stderr).unwrap();
+    assert!(log.contains("TRACE"), "{log}");
+    assert!(
+        standin
+            .pushed("me/run")
+            .unwrap()
+            .contains_key("model.safetensors")
+    );
+    // Log, run, caches.
+    for (name, content) in files(&sandbox.path("."), "") {
+        assert!(
+            !String::from_utf8_lossy(&content).contains(SECRET),
+            "{name}"
+        );
     }
 }
 
