@@ -100,6 +100,17 @@ fn completions_and_pages_know_every_command() {
             assert!(script.contains(part), "{shell} lacks {part}");
         }
     }
+    // As bash asks: the words, the place among them, and the answers.
+    let bash = "eval \"$(sentune completions bash)\"; COMP_WORDS=(sentune train --hub-st); COMP_CWORD=2; \
+        _sentune sentune --hub-st train; echo \"${COMPREPLY[*]}\"";
+    let completed = sandbox
+        .shell(&format!("bash -c '{bash}'"))
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(completed.stdout).unwrap(),
+        "--hub-strategy\n"
+    );
     sandbox.run(&[&"completions", &"tcsh"]).failed(2, &["tcsh"]);
     let page = sandbox.run(&[&"man"]).ok();
     assert!(page.contains(".TH sentune 1"), "{page}");

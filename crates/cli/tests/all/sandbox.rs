@@ -60,10 +60,27 @@ impl Sandbox {
 
     /// `sentune`, far from the hub and from the caller's settings.
     pub(crate) fn command(&self, arguments: &[&dyn AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("sentune"));
+        let mut command = self.within(assert_cmd::cargo::cargo_bin!("sentune"));
+        command.args(arguments);
+        command
+    }
+
+    /// A shell's line, whose `sentune` is the program of [`Self::command`].
+    pub(crate) fn shell(&self, line: &str) -> Command {
+        let folder = assert_cmd::cargo::cargo_bin!("sentune").parent().unwrap();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+        let mut command = self.within("sh");
+        command
+            .args(["-euc", line])
+            .env("PATH", std::env::join_paths(folders).unwrap());
+        command
+    }
+
+    fn within(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         command
             .current_dir(self.folder.path())
-            .args(arguments)
             .env("HF_HUB_OFFLINE", "1")
             .env("HF_HOME", self.path("hub"))
             .env("SENTUNE_CACHE", self.path("cache"))
