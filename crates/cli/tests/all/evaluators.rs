@@ -633,10 +633,8 @@ fn parquet(columns: &[(&str, &[&str])]) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn nano_beir_by_name_through_the_hub() {
-    let sandbox = Sandbox::new();
-    let standin = StandIn::start().unwrap();
+/// Puts two tasks of NanoBEIR in, whose queries are their documents.
+pub(crate) fn serve_nano_beir(standin: &StandIn) {
     let mut repo = standin.dataset("sentence-transformers/NanoBEIR-en");
     for (split, first) in [
         ("NanoMSMARCO", "The dog runs."),
@@ -652,6 +650,13 @@ fn nano_beir_by_name_through_the_hub() {
             repo = repo.large(&format!("{subset}/{split}-00000-of-00001.parquet"), bytes);
         }
     }
+}
+
+#[test]
+fn nano_beir_by_name_through_the_hub() {
+    let sandbox = Sandbox::new();
+    let standin = StandIn::start().unwrap();
+    serve_nano_beir(&standin);
     let run = |flags: &[&str], is_offline: bool| {
         let model = model();
         let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"eval", &"--model", &model];

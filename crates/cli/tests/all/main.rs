@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod evaluators;
 mod formats;
+mod guide;
 mod hub;
 mod installation;
 mod libtorch_engine;
