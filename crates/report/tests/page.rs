@@ -176,16 +176,27 @@ const FIRST: &str = "<script>window.__errors=[];\
     addEventListener('error',e=>__errors.push(String(e.message||e.target)),true);\
     addEventListener('securitypolicyviolation',e=>__errors.push('forbidden '+e.blockedURI));</script>";
 
-/// After everything else: sorts the first table by its third column, down and up, and writes what was seen.
+/// After everything else: sorts the first table by its third column, down and up, and tells what was seen, to the page
+/// around it if there is one.
 const LAST: &str = "<script>addEventListener('load',()=>{\
     const table=document.querySelector('table.sortable'),button=table.tHead.rows[0].cells[2].firstElementChild;\
     const column=()=>[...table.tBodies[0].rows].map(row=>row.cells[2].textContent).join(',');\
     const seen=[column()];button.click();seen.push(column());button.click();seen.push(column());\
-    const pre=document.createElement('pre');pre.id='probe';\
-    pre.textContent=JSON.stringify({seen,errors:window.__errors,\
+    button.focus();const reached=[...document.querySelectorAll('a,button,summary,.scroll')];\
+    const text=JSON.stringify({seen,errors:window.__errors,\
+    focused:document.activeElement===button,unreachable:reached.filter(e=>e.tabIndex<0).length,\
+    unlabelled:document.querySelectorAll('svg:not([aria-label]):not([aria-hidden])').length,\
     resources:performance.getEntriesByType('resource').length,\
+    width:innerWidth,\
     overflow:document.documentElement.scrollWidth-document.documentElement.clientWidth});\
+    if(parent!==window)return parent.postMessage(text,'*');\
+    const pre=document.createElement('pre');pre.id='probe';pre.textContent=text;\
     document.body.append(pre);});</script>";
+
+/// A page that shows another in a frame as narrow as a phone, since windows have a least width.
+const AROUND: &str = "<!doctype html><body><script>addEventListener('message',event=>{\
+    const pre=document.createElement('pre');pre.id='probe';pre.textContent=event.data;\
+    document.body.append(pre);});</script><iframe src=\"page.html\" width=\"390\" height=\"844\" style=\"border:0\"></iframe>";
 
 #[test]
 fn a_browser_shows_it_sorts_and_asks_the_network_for_nothing() {
@@ -196,19 +207,27 @@ fn a_browser_shows_it_sorts_and_asks_the_network_for_nothing() {
         return;
     };
     let html = page().html().unwrap();
-    for width in [1200, 500] {
+    for width in [1200, 390] {
         let seen = browser.probe(&html, width);
+        assert_eq!(seen["width"], width);
         // Three columns: metric, before, after. The order that was there, then ascending, then descending.
         assert_eq!(seen["seen"][0], "0.9000,0.9500");
         assert_eq!(seen["seen"][1], "0.9000,0.9500");
         assert_eq!(seen["seen"][2], "0.9500,0.9000");
         assert_eq!(seen["errors"], serde_json::json!([]), "at width {width}");
         assert_eq!(seen["resources"], 0);
+        assert_eq!(seen["focused"], true);
+        assert_eq!(
+            seen["unreachable"], 0,
+            "a part is out of the keyboard's reach"
+        );
+        assert_eq!(seen["unlabelled"], 0, "a drawing has no name");
         assert_eq!(
             seen["overflow"], 0,
             "the page is wider than a window of {width}"
         );
     }
+    browser.print(&html);
     // The checks can fail: a page that asks for an image is stopped, and says so.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     server.set_nonblocking(true).unwrap();
@@ -258,9 +277,18 @@ impl Browser {
     fn probe(&self, html: &str, width: u32) -> serde_json::Value {
         let html = html.replacen("<head>", &format!("<head>{FIRST}"), 1);
         let html = html.replacen("</body>", &format!("{LAST}</body>"), 1);
-        let page = self.folder.join("page.html");
+        let mut page = self.folder.join("page.html");
         fs::write(&page, html).unwrap();
-        let dom = self.dump(&page, width);
+        if width < 500 {
+            page = self.folder.join("around.html");
+            fs::write(&page, AROUND).unwrap();
+        }
+        let window = format!("--window-size={width},900");
+        // Of virtual time, in which the page around the other hears of it.
+        let dom = self.run(
+            &["--dump-dom", "--virtual-time-budget=5000", &window],
+            &page,
+        );
         let start = dom
             .find("<pre id=\"probe\">")
             .expect("the probe wrote nothing")
@@ -273,7 +301,22 @@ impl Browser {
         serde_json::from_str(&text).unwrap()
     }
 
-    fn dump(&self, page: &Path, width: u32) -> String {
+    /// Prints the page, with its numbers.
+    fn print(&self, html: &str) {
+        let (page, pdf) = (self.folder.join("page.html"), self.folder.join("page.pdf"));
+        fs::write(&page, html).unwrap();
+        let output = format!("--print-to-pdf={}", pdf.display());
+        self.run(&["--no-pdf-header-footer", &output], &page);
+        let printed = fs::read(pdf).unwrap();
+        assert!(
+            printed.starts_with(b"%PDF-") && printed.len() > 50_000,
+            "{}",
+            printed.len()
+        );
+    }
+
+    /// Runs the browser, whose console has to stay empty, and returns its stdout.
+    fn run(&self, action: &[&str], page: &Path) -> String {
         let output = Command::new(&self.program)
             .args([
                 "--headless",
@@ -286,9 +329,8 @@ impl Browser {
                 "--disable-sync",
                 "--disable-dev-shm-usage",
                 "--enable-logging=stderr",
-                "--dump-dom",
             ])
-            .arg(format!("--window-size={width},900"))
+            .args(action)
             .arg(format!(
                 "--user-data-dir={}",
                 self.folder.join("profile").display()
