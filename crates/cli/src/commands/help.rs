@@ -89,7 +89,7 @@ fn list_evaluators() -> String {
 const DATASETS: &str = "\
 A data set is one of
 
-  a file           .parquet, .csv, .tsv, .jsonl, .ndjson, .json or .arrow; .gz or .zst after it
+  a file           .parquet, .csv, .tsv, .jsonl, .ndjson, .json, .arrow, .feather; .gz or .zst after it
   a glob           'data/train-*.parquet'
   a folder         the files of one split in it (--split), or what save_to_disk wrote
   a name           sentence-transformers/all-nli:triplet, on the hub or in its cache, with an optional subset

@@ -26,7 +26,7 @@ impl Kind {
         let extension = inner_name(path).extension()?.to_str()?.to_ascii_lowercase();
         match extension.as_str() {
             "parquet" => Some(Self::Parquet),
-            "arrow" => Some(Self::Arrow),
+            "arrow" | "feather" => Some(Self::Arrow),
             "csv" => Some(Self::Csv { separator: b',' }),
             "tsv" => Some(Self::Csv { separator: b'\t' }),
             "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),

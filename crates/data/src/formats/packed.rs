@@ -27,6 +27,11 @@ pub(crate) fn inner_name(path: &Path) -> &Path {
     }
 }
 
+/// The most bytes that so many compressed ones may become: texts become a tenth, repeated ones a hundredth.
+pub(super) fn most_unpacked(n_bytes: usize) -> u64 {
+    (64 << 20) + 128 * n_bytes as u64
+}
+
 /// The content of a file, unpacked where its first bytes say that it is compressed, up to a bound that texts stay below.
 pub(super) fn unpacked(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, DataError> {
     let format = match bytes.as_slice() {
@@ -34,8 +39,7 @@ pub(super) fn unpacked(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, DataError
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
         _ => return Ok(bytes),
     };
-    // Texts become a tenth, repeated ones a hundredth.
-    let most = (64 << 20) + 128 * bytes.len() as u64;
+    let most = most_unpacked(bytes.len());
     let unpack = || -> io::Result<Vec<u8>> {
         let mut unpacked = Vec::new();
         if format == "gzip" {

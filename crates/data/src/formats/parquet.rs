@@ -1,7 +1,7 @@
 //! Parquet: the schema and all page headers are checked first, then only the chosen columns and rows are decoded,
 //! row group by row group.
 
-use std::{collections::BTreeMap, io::Cursor, path::Path};
+use std::{io::Cursor, path::Path};
 
 use polars_arrow::datatypes::{ArrowDataType, Field};
 use polars_buffer::Buffer;
@@ -20,7 +20,8 @@ use crate::{
     error::DataError,
     formats::{
         arrays::{Arrays, Kind, guarded, most_bytes},
-        rows::{ColumnInfo, Consumer, File, ROWS_PER_TABLE, RawTable, Schema},
+        rows::{ColumnInfo, Consumer, File, Schema},
+        take_decoded,
     },
     sampler::MAX_ROWS,
 };
@@ -82,19 +83,7 @@ pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), Da
                 ),
             });
         }
-        for start in (0..n_group).step_by(ROWS_PER_TABLE) {
-            let rows = start..n_group.min(start + ROWS_PER_TABLE);
-            let columns = decoded
-                .par_iter()
-                .map(|arrays| guarded(path, FORMAT, || Ok(arrays.cells(rows.clone()))));
-            consumer.take(RawTable {
-                columns: columns.collect::<Result<_, _>>()?,
-                n_rows: rows.len(),
-                n_before: n_before + start,
-                lines: None,
-                defects: BTreeMap::new(),
-            })?;
-        }
+        take_decoded(path, FORMAT, &decoded, n_group, n_before, consumer)?;
         n_before += n_group;
     }
     Ok(())
