@@ -1,4 +1,4 @@
-//! Operations on finished embeddings: exact search, mining of hard negatives, and
+//! Operations on finished embeddings: exact search, mining of hard negatives, search for false ones, and
 //! quantisation. Pure functions over `f32` slices; no tensors, models or files.
 //!
 //! Results are those of `util.semantic_search`, `util.mine_hard_negatives` and
@@ -24,6 +24,7 @@ mod embeddings;
 mod error;
 mod hard_negatives;
 mod mining_options;
+mod nearer;
 mod report;
 mod semantic_search;
 mod similarity;
@@ -33,6 +34,7 @@ pub use crate::{
     error::SearchError,
     hard_negatives::{HardNegatives, MinedRow, MiningPairs, mine_hard_negatives},
     mining_options::{MiningOptions, OutputFormat, SamplingStrategy},
+    nearer::{NearerText, OwnTexts, nearer_texts},
     quantization::{Precision, Quantized, Ranges, quantize_embeddings},
     report::{Distribution, MiningReport, Skipped},
     semantic_search::{Hit, SearchOptions, semantic_search},
