@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use data::{Dataset, TokenCache};
-use model::{ModelError, Tokenizer};
+use data::{Dataset, TextColumn, TokenCache};
+use model::{ModelError, SentenceTransformer, Tokenizer};
 use train::{Tokenizing, TrainError, TrainingData};
 use wording::counted;
 
@@ -16,6 +16,47 @@ pub(crate) fn tokenize(
     session: &Session,
 ) -> anyhow::Result<TrainingData> {
     tokenize_prompted(dataset, Vec::new(), tokenizer, None, session)
+}
+
+/// Turns all texts of a data set into ids without a word: for a part of one that was told of.
+pub(crate) fn tokenize_quietly(
+    dataset: Dataset,
+    tokenizer: &Tokenizer,
+    session: &Session,
+) -> anyhow::Result<TrainingData> {
+    let mut go_on = |_: Tokenizing<'_>| match session.interrupt.is_set() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    match train::tokenize(dataset, tokenizer, &mut go_on) {
+        Err(TrainError::Model(ModelError::Stopped)) => Err(session.interrupt.error()),
+        data => Ok(data?),
+    }
+}
+
+/// The tokens of all texts, column by column, without truncation.
+pub(crate) fn token_counts(
+    dataset: &Dataset,
+    model: &SentenceTransformer,
+    session: &Session,
+) -> anyhow::Result<Vec<Vec<usize>>> {
+    /// Texts handed to the tokenizer at once.
+    const N_TEXTS_PER_CHUNK: usize = 4096;
+    let tokenizer = model.tokenizer().without_truncation()?;
+    let bar = session.bar("tokenizing", dataset.n_rows() * dataset.columns.len());
+    let of_column = |column: &TextColumn| {
+        let texts: Vec<&str> = column.texts.iter().collect();
+        let mut counts = Vec::with_capacity(texts.len());
+        for chunk in texts.chunks(N_TEXTS_PER_CHUNK) {
+            session.check()?;
+            counts.extend(tokenizer.encode_batch(chunk)?.iter().map(Vec::len));
+            bar.inc(chunk.len() as u64);
+        }
+        anyhow::Ok(counts)
+    };
+    let counts = dataset.columns.iter().map(of_column).collect();
+    bar.finish_and_clear();
+    counts
 }
 
 /// Turns all texts of a data set into ids, each after its column's prompt; with a cache it takes them from there,

@@ -1,8 +1,19 @@
 //! Rows of a data set that a careful reader would ask about, found by their texts alone.
 
+mod folds;
+mod near;
+mod odd;
+mod plain;
+
 use std::collections::HashMap;
 
+use self::{
+    near::{Document, Near},
+    plain::{Plain, plain},
+};
 use crate::dataset::Dataset;
+
+pub use self::folds::folds;
 
 /// A doubt about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -10,10 +21,14 @@ use crate::dataset::Dataset;
 pub enum Doubt {
     /// The texts are those of an earlier row.
     Repeated,
-    /// The texts are those of an earlier row but for case, punctuation and space.
+    /// The texts are nearly those of an earlier row: the same but for case, punctuation and space, or of four fifths of
+    /// the same shingles of four letters, and with the same numbers in them.
     NearlyRepeated,
-    /// The texts are those of a row of the data that it is held against, but for case, punctuation and space.
+    /// The texts are, or nearly are, those of a row of the data that it is held against.
     Leaked,
+    /// A text is, or nearly is, one of the data that it is held against, but the row is not. Texts of fewer than ten
+    /// letters are not looked for.
+    LeakedText,
     /// Anchor and positive are the same text but for case, punctuation and space.
     AnchorIsPositive,
     /// A negative is the anchor or the positive but for case, punctuation and space.
@@ -26,20 +41,31 @@ pub enum Doubt {
     OddLength,
     /// Most letters of a text are of another script than those of most texts of the data set.
     OddScript,
+    /// Letters of a text follow each other otherwise than in most texts of the data set.
+    OddLanguage,
+    /// A text has more tokens than the model takes.
+    CutOff,
+    /// The positive or a negative is nearer to another row's anchor than that row's own positive is, by a model, and nearer
+    /// than the median positive.
+    NearerElsewhere,
 }
 
 impl Doubt {
     /// All doubts, in the order in which reports have them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Repeated,
         Self::NearlyRepeated,
         Self::Leaked,
+        Self::LeakedText,
         Self::AnchorIsPositive,
         Self::NegativeIsPositive,
         Self::FalseNegative,
         Self::Contradicted,
         Self::OddLength,
         Self::OddScript,
+        Self::OddLanguage,
+        Self::CutOff,
+        Self::NearerElsewhere,
     ];
 
     /// The doubt's name in flags and reports.
@@ -48,12 +74,16 @@ impl Doubt {
             Self::Repeated => "repeated",
             Self::NearlyRepeated => "nearly-repeated",
             Self::Leaked => "leaked",
+            Self::LeakedText => "leaked-text",
             Self::AnchorIsPositive => "anchor-is-positive",
             Self::NegativeIsPositive => "negative-is-positive",
             Self::FalseNegative => "false-negative",
             Self::Contradicted => "contradicted",
             Self::OddLength => "odd-length",
             Self::OddScript => "odd-script",
+            Self::OddLanguage => "odd-language",
+            Self::CutOff => "cut-off",
+            Self::NearerElsewhere => "nearer-elsewhere",
         }
     }
 
@@ -61,22 +91,33 @@ impl Doubt {
     pub fn words(self) -> &'static str {
         match self {
             Self::Repeated => "the texts are those of an earlier row",
-            Self::NearlyRepeated => {
-                "the texts are those of an earlier row but for case, punctuation and space"
+            Self::NearlyRepeated => "the texts are nearly those of an earlier row",
+            Self::Leaked => {
+                "the texts are, or nearly are, a row of the data that it is held against"
             }
-            Self::Leaked => "the texts are in the data that it is held against",
+            Self::LeakedText => "a text is, or nearly is, in the data that it is held against",
             Self::AnchorIsPositive => "anchor and positive are the same text",
             Self::NegativeIsPositive => "a negative is the anchor or the positive",
             Self::FalseNegative => "a negative is another row's positive of the same anchor",
             Self::Contradicted => "the same texts have another label in an earlier row",
             Self::OddLength => "a text is far longer or shorter than its column's others",
             Self::OddScript => "a text is of another script than the others",
+            Self::OddLanguage => "a text's letters follow each other unlike those of the others",
+            Self::CutOff => "a text is longer than the model takes, and is cut off",
+            Self::NearerElsewhere => {
+                "its positive or negative is nearer to another row's anchor than that row's positive"
+            }
         }
+    }
+
+    /// Whether a model is needed to find it.
+    pub fn needs_model(self) -> bool {
+        matches!(self, Self::CutOff | Self::NearerElsewhere)
     }
 }
 
 /// A row with a doubt about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Finding {
     /// The doubt.
     pub doubt: Doubt,
@@ -84,134 +125,202 @@ pub struct Finding {
     pub row: u32,
     /// The column, where the doubt is about one.
     pub column: Option<usize>,
-    /// The earlier row, or the one of the other data, where there is one.
+    /// The earlier row, or the one of other data, where there is one.
     pub other: Option<u32>,
+    /// The place among the other data of that row's data set; none for a row of this one.
+    pub other_data: Option<usize>,
+    /// The strength of the doubt, where it has one: of [`Doubt::NearerElsewhere`] how much nearer, of
+    /// [`Doubt::CutOff`] the tokens that are cut off.
+    pub score: Option<f32>,
 }
 
-/// Looks at all rows, also beside the rows of `others`, such as the test data. Findings are in order of rows; of one
-/// doubt there is at most one a row.
+impl Finding {
+    /// A doubt about a whole row.
+    pub fn new(doubt: Doubt, row: usize) -> Self {
+        Self {
+            doubt,
+            row: row as u32,
+            column: None,
+            other: None,
+            other_data: None,
+            score: None,
+        }
+    }
+
+    /// A doubt about one text of a row.
+    pub fn of_column(doubt: Doubt, row: usize, column: usize) -> Self {
+        Self {
+            column: Some(column),
+            ..Self::new(doubt, row)
+        }
+    }
+
+    /// A doubt about a row because of another.
+    fn beside(doubt: Doubt, row: usize, other: u32) -> Self {
+        Self {
+            other: Some(other),
+            ..Self::new(doubt, row)
+        }
+    }
+}
+
+/// Looks at all rows, also beside the rows of `others`, such as the test data. Findings are [`sorted`].
 pub fn audit(dataset: &Dataset, others: &[&Dataset]) -> Vec<Finding> {
     let plain = Plain::new(dataset);
     let mut findings = Vec::new();
     repeated(dataset, &plain, &mut findings);
-    leaked(&plain, others, &mut findings);
+    leaked(dataset, &plain, others, &mut findings);
     if dataset.labels.is_none() {
         equal_within_rows(&plain, &mut findings);
         false_negatives(&plain, &mut findings);
     } else {
         contradicted(dataset, &plain, &mut findings);
     }
-    odd_lengths(dataset, &mut findings);
-    odd_scripts(dataset, &mut findings);
-    findings.sort_by_key(|finding| (finding.row, finding.doubt));
+    odd::lengths(dataset, &mut findings);
+    odd::scripts(dataset, &mut findings);
+    odd::languages(dataset, &mut findings);
+    sorted(findings)
+}
+
+/// Findings in order of rows; of one doubt at most one a row, the strongest.
+pub fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
+    let strength = |finding: &Finding| finding.score.unwrap_or(0.0);
+    findings.sort_by(|a, b| {
+        let places = (a.row, a.doubt).cmp(&(b.row, b.doubt));
+        places.then(strength(b).total_cmp(&strength(a)))
+    });
     findings.dedup_by_key(|finding| (finding.row, finding.doubt));
     findings
 }
 
-/// The rows without any of these doubts, in order.
-pub fn clean_rows(dataset: &Dataset, findings: &[Finding], drop: &[Doubt]) -> Vec<u32> {
-    let mut doubted = vec![false; dataset.n_rows()];
-    for finding in findings
-        .iter()
-        .filter(|finding| drop.contains(&finding.doubt))
-    {
-        doubted[finding.row as usize] = true;
-    }
-    (0..dataset.n_rows() as u32)
-        .filter(|row| !doubted[*row as usize])
+/// The texts of each row's first `n_columns` columns.
+fn rows_of(dataset: &Dataset, n_columns: usize) -> Vec<Document<'_>> {
+    let columns = &dataset.columns[..n_columns.min(dataset.columns.len())];
+    (0..dataset.n_rows())
+        .map(|row| {
+            let columns = columns.iter();
+            columns.filter_map(|column| column.texts.get(row)).collect()
+        })
         .collect()
 }
 
-/// The texts of a data set as numbers, equal where texts are equal but for case, punctuation and space.
-struct Plain {
-    /// For each column its rows' numbers.
-    columns: Vec<Vec<u32>>,
-    numbers: HashMap<String, u32>,
-}
-
-impl Plain {
-    fn new(dataset: &Dataset) -> Self {
-        let mut numbers: HashMap<String, u32> = HashMap::new();
-        let columns = dataset.columns.iter().map(|column| {
-            let texts = column.texts.iter();
-            let number = texts.map(|text| {
-                let next = numbers.len() as u32;
-                *numbers.entry(plain(text)).or_insert(next)
-            });
-            number.collect()
-        });
-        Self {
-            columns: columns.collect(),
-            numbers,
-        }
-    }
-
-    fn n_rows(&self) -> usize {
-        self.columns.first().map_or(0, Vec::len)
-    }
-
-    fn row(&self, row: usize) -> Vec<u32> {
-        self.columns.iter().map(|column| column[row]).collect()
-    }
-}
-
-/// A text without case, punctuation and space around and between words; a text of nothing else stays as it is.
-fn plain(text: &str) -> String {
-    let words = text.split(|c: char| !c.is_alphanumeric());
-    let words: Vec<String> = words
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
-        .collect();
-    match words.is_empty() {
-        true => text.trim().to_owned(),
-        false => words.join(" "),
-    }
+fn plain_of(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| plain(text)).collect()
 }
 
 fn repeated(dataset: &Dataset, plain: &Plain, findings: &mut Vec<Finding>) {
+    let rows = rows_of(dataset, usize::MAX);
+    let near = Near::new(&rows).find(&rows, true);
     let mut seen: HashMap<Vec<u32>, u32> = HashMap::new();
-    for row in 0..plain.n_rows() {
+    for (row, near) in near.into_iter().enumerate() {
         let first = *seen.entry(plain.row(row)).or_insert(row as u32);
-        if first == row as u32 {
-            continue;
-        }
-        let is_same = dataset
-            .columns
-            .iter()
-            .all(|column| column.texts.get(row) == column.texts.get(first as usize));
-        findings.push(Finding {
-            doubt: if is_same {
-                Doubt::Repeated
-            } else {
-                Doubt::NearlyRepeated
-            },
-            row: row as u32,
-            column: None,
-            other: Some(first),
+        let is_same = rows[row] == rows[first as usize];
+        findings.extend(match (first == row as u32, near) {
+            (true, None) => None,
+            (true, Some(near)) => Some(Finding::beside(Doubt::NearlyRepeated, row, near)),
+            (false, _) if is_same => Some(Finding::beside(Doubt::Repeated, row, first)),
+            (false, _) => Some(Finding::beside(Doubt::NearlyRepeated, row, first)),
         });
     }
 }
 
-fn leaked(plain_own: &Plain, others: &[&Dataset], findings: &mut Vec<Finding>) {
-    let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
-    for other in others {
-        for row in 0..other.n_rows() {
-            let texts = other.columns.iter().map(|column| {
-                let text = column.texts.get(row)?;
-                plain_own.numbers.get(&plain(text)).copied()
+/// Rows and texts of other data. Where that has another number of columns, the first ones of both are compared.
+fn leaked(dataset: &Dataset, plain: &Plain, others: &[&Dataset], findings: &mut Vec<Finding>) {
+    let mut is_leaked = vec![false; dataset.n_rows()];
+    for (place, other) in others.iter().enumerate() {
+        let n_columns = dataset.columns.len().min(other.columns.len());
+        let (own, theirs) = (rows_of(dataset, n_columns), rows_of(other, n_columns));
+        let mut known: HashMap<Vec<String>, u32> = HashMap::new();
+        for (row, texts) in theirs.iter().enumerate() {
+            known.entry(plain_of(texts)).or_insert(row as u32);
+        }
+        let near = Near::new(&theirs).find(&own, false);
+        for (row, near) in near.into_iter().enumerate() {
+            let Some(other) = known.get(&plain_of(&own[row])).copied().or(near) else {
+                continue;
+            };
+            is_leaked[row] = true;
+            findings.push(Finding {
+                other_data: Some(place),
+                ..Finding::beside(Doubt::Leaked, row, other)
             });
-            if let Some(texts) = texts.collect::<Option<Vec<u32>>>() {
-                known.entry(texts).or_insert(row as u32);
+        }
+    }
+    leaked_texts(dataset, plain, others, &is_leaked, findings);
+}
+
+/// A text of some data set: the place of the set among others, and the row.
+struct Placed<'t> {
+    text: &'t str,
+    data: usize,
+    row: u32,
+}
+
+fn leaked_texts<'a>(
+    dataset: &'a Dataset,
+    plain_own: &Plain,
+    others: &[&'a Dataset],
+    is_leaked: &[bool],
+    findings: &mut Vec<Finding>,
+) {
+    const N_LETTERS: usize = 10;
+    let is_long = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).count() >= N_LETTERS;
+    let mut theirs: Vec<Placed<'_>> = Vec::new();
+    let mut known: HashMap<String, u32> = HashMap::new();
+    for (data, other) in others.iter().enumerate() {
+        for column in &other.columns {
+            for (row, text) in column.texts.iter().enumerate() {
+                if is_long(text) && !known.contains_key(&plain(text)) {
+                    known.insert(plain(text), theirs.len() as u32);
+                    let row = row as u32;
+                    theirs.push(Placed { text, data, row });
+                }
             }
         }
     }
-    for row in 0..plain_own.n_rows() {
-        if let Some(other) = known.get(&plain_own.row(row)) {
+    if theirs.is_empty() {
+        return;
+    }
+    // Each text once.
+    let mut own: Vec<Placed<'_>> = Vec::new();
+    let mut place_of: HashMap<u32, usize> = HashMap::new();
+    for (column, numbers) in dataset.columns.iter().zip(&plain_own.columns) {
+        for (text, number) in column.texts.iter().zip(numbers) {
+            place_of.entry(*number).or_insert_with(|| {
+                own.push(Placed {
+                    text,
+                    data: 0,
+                    row: 0,
+                });
+                own.len() - 1
+            });
+        }
+    }
+    let documents = |placed: &[Placed<'a>]| -> Vec<Document<'a>> {
+        placed.iter().map(|placed| vec![placed.text]).collect()
+    };
+    let documents_of_others = documents(&theirs);
+    let near = Near::new(&documents_of_others).find(&documents(&own), false);
+    let found: Vec<Option<u32>> = own
+        .iter()
+        .zip(near)
+        .map(|(own, near)| match is_long(own.text) {
+            true => known.get(&plain(own.text)).copied().or(near),
+            false => None,
+        })
+        .collect();
+    for (column, numbers) in plain_own.columns.iter().enumerate() {
+        for (row, number) in numbers.iter().enumerate() {
+            let Some(found) = found[place_of[number]].filter(|_| !is_leaked[row]) else {
+                continue;
+            };
+            let Placed {
+                data, row: other, ..
+            } = theirs[found as usize];
             findings.push(Finding {
-                doubt: Doubt::Leaked,
-                row: row as u32,
-                column: None,
-                other: Some(*other),
+                column: Some(column),
+                other_data: Some(data),
+                ..Finding::beside(Doubt::LeakedText, row, other)
             });
         }
     }
@@ -220,14 +329,7 @@ fn leaked(plain_own: &Plain, others: &[&Dataset], findings: &mut Vec<Finding>) {
 fn equal_within_rows(plain: &Plain, findings: &mut Vec<Finding>) {
     for row in 0..plain.n_rows() {
         let texts = plain.row(row);
-        let mut found = |doubt, column| {
-            findings.push(Finding {
-                doubt,
-                row: row as u32,
-                column: Some(column),
-                other: None,
-            });
-        };
+        let mut found = |doubt, column| findings.push(Finding::of_column(doubt, row, column));
         let [anchor, rest @ ..] = texts.as_slice() else {
             continue;
         };
@@ -268,10 +370,8 @@ fn false_negatives(plain: &Plain, findings: &mut Vec<Finding>) {
         {
             let other = positive_of.get(&pair).filter(|other| **other != row as u32);
             findings.extend(other.map(|other| Finding {
-                doubt: Doubt::FalseNegative,
-                row: row as u32,
                 column: Some(2 + i),
-                other: Some(*other),
+                ..Finding::beside(Doubt::FalseNegative, row, *other)
             }));
         }
     }
@@ -285,124 +385,9 @@ fn contradicted(dataset: &Dataset, plain: &Plain, findings: &mut Vec<Finding>) {
     for row in 0..plain.n_rows() {
         let first = *seen.entry(plain.row(row)).or_insert(row as u32);
         if labels.select(&[first]) != labels.select(&[row as u32]) {
-            findings.push(Finding {
-                doubt: Doubt::Contradicted,
-                row: row as u32,
-                column: None,
-                other: Some(first),
-            });
+            findings.push(Finding::beside(Doubt::Contradicted, row, first));
         }
     }
-}
-
-/// A text is odd that is 20 times as long as the median of its column, or a 20th, in characters.
-fn odd_lengths(dataset: &Dataset, findings: &mut Vec<Finding>) {
-    const TIMES: usize = 20;
-    for (i, column) in dataset.columns.iter().enumerate() {
-        let lengths: Vec<usize> = column
-            .texts
-            .iter()
-            .map(|text| text.chars().count())
-            .collect();
-        let mut sorted = lengths.clone();
-        sorted.sort_unstable();
-        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0).max(1);
-        for (row, length) in lengths.into_iter().enumerate() {
-            if length > TIMES * median || length * TIMES < median {
-                findings.push(Finding {
-                    doubt: Doubt::OddLength,
-                    row: row as u32,
-                    column: Some(i),
-                    other: None,
-                });
-            }
-        }
-    }
-}
-
-/// A text is odd whose script is that of less than a hundredth of the texts.
-fn odd_scripts(dataset: &Dataset, findings: &mut Vec<Finding>) {
-    let scripts: Vec<Vec<Option<Script>>> = dataset
-        .columns
-        .iter()
-        .map(|column| column.texts.iter().map(script).collect())
-        .collect();
-    let mut counts: HashMap<Script, usize> = HashMap::new();
-    for script in scripts.iter().flatten().flatten() {
-        *counts.entry(*script).or_default() += 1;
-    }
-    let n_texts: usize = counts.values().sum();
-    for (i, column) in scripts.iter().enumerate() {
-        for (row, script) in column.iter().enumerate() {
-            let is_odd = script.is_some_and(|script| counts[&script] * 100 < n_texts);
-            if is_odd {
-                findings.push(Finding {
-                    doubt: Doubt::OddScript,
-                    row: row as u32,
-                    column: Some(i),
-                    other: None,
-                });
-            }
-        }
-    }
-}
-
-/// The script of letters, by ranges of Unicode; what is in none of them is [`Script::Other`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Script {
-    Latin,
-    Greek,
-    Cyrillic,
-    Hebrew,
-    Arabic,
-    Indic,
-    Thai,
-    Korean,
-    /// Chinese and Japanese, which mix theirs.
-    Han,
-    Other,
-}
-
-impl Script {
-    const ALL: [Self; 10] = [
-        Self::Latin,
-        Self::Greek,
-        Self::Cyrillic,
-        Self::Hebrew,
-        Self::Arabic,
-        Self::Indic,
-        Self::Thai,
-        Self::Korean,
-        Self::Han,
-        Self::Other,
-    ];
-
-    fn of(letter: char) -> Self {
-        match u32::from(letter) {
-            0x41..=0x24f | 0x1e00..=0x1eff => Self::Latin,
-            0x370..=0x3ff | 0x1f00..=0x1fff => Self::Greek,
-            0x400..=0x52f => Self::Cyrillic,
-            0x590..=0x5ff => Self::Hebrew,
-            0x600..=0x77f | 0x8a0..=0x8ff => Self::Arabic,
-            0x900..=0xdff => Self::Indic,
-            0xe00..=0xe7f => Self::Thai,
-            0x1100..=0x11ff | 0xac00..=0xd7af => Self::Korean,
-            0x3040..=0x30ff | 0x3400..=0x9fff | 0xf900..=0xfaff | 0x20000..=0x323af => Self::Han,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// The script of most letters of a text; none where there is no letter.
-fn script(text: &str) -> Option<Script> {
-    let mut counts = [0_usize; Script::ALL.len()];
-    for letter in text.chars().filter(|c| c.is_alphabetic()) {
-        counts[Script::of(letter) as usize] += 1;
-    }
-    let most = Script::ALL
-        .into_iter()
-        .max_by_key(|script| counts[*script as usize])?;
-    (counts[most as usize] > 0).then_some(most)
 }
 
 #[cfg(test)]
@@ -460,8 +445,7 @@ mod tests {
         let others: Vec<Option<u32>> = findings.iter().map(|finding| finding.other).collect();
         assert_eq!(others, [Some(0), Some(0), None, None, Some(0), Some(0)]);
         assert_eq!(findings[3].column, Some(2));
-        let kept = clean_rows(&rows, &findings, &[Doubt::Repeated, Doubt::Leaked]);
-        assert_eq!(kept, [0, 2, 3, 4, 5]);
+        assert_eq!(findings[5].other_data, Some(0));
     }
 
     #[test]
@@ -486,12 +470,75 @@ mod tests {
         rows[7] = vec![&long];
         rows[9] = vec!["x"];
         rows[11] = vec!["это другой текст"];
+        rows[13] = vec!["zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich"];
         let rows: Vec<&[&str]> = rows.iter().map(Vec::as_slice).collect();
         let expected = [
             (7, Doubt::OddLength),
             (9, Doubt::OddLength),
             (11, Doubt::OddScript),
+            (13, Doubt::OddLanguage),
         ];
         assert_eq!(doubts(&audit(&dataset(&rows, None), &[])), expected);
+    }
+
+    #[test]
+    fn nearly_the_same_rows_are_found_within_and_across_data() {
+        let shirt = "A man in a blue shirt is standing on a ladder and cleaning a window.";
+        let near = "a man in a blue shirt is standing on a ladder, cleaning a window";
+        let rows = dataset(
+            &[
+                &[shirt, "a man cleans", "a man sleeps"],
+                &[near, "a man cleans", "a man sleeps"],
+                &[shirt, "somebody paints a house", "the house is empty"],
+                &[
+                    "a dog runs on the beach",
+                    "a dog is outside",
+                    "a dog sleeps",
+                ],
+            ],
+            None,
+        );
+        assert_eq!(doubts(&audit(&rows, &[])), [(1, Doubt::NearlyRepeated)]);
+        // Pairs are held against the first two columns.
+        let pairs = dataset(
+            &[
+                &["the sea is calm today", "no wind"],
+                &["A dog runs on the beach!", "a dog is outside"],
+                &["a house", near],
+            ],
+            None,
+        );
+        let findings = audit(&rows, &[&pairs]);
+        let expected = [
+            (0, Doubt::LeakedText),
+            (1, Doubt::NearlyRepeated),
+            (1, Doubt::LeakedText),
+            (2, Doubt::LeakedText),
+            (3, Doubt::Leaked),
+        ];
+        assert_eq!(doubts(&findings), expected);
+        let of = |i: usize| {
+            (
+                findings[i].column,
+                findings[i].other,
+                findings[i].other_data,
+            )
+        };
+        assert_eq!(of(0), (Some(0), Some(2), Some(0)));
+        assert_eq!(of(4), (None, Some(1), Some(0)));
+    }
+
+    #[test]
+    fn the_strongest_of_equal_doubts_is_kept() {
+        let finding = |row, column, score| Finding {
+            score: Some(score),
+            ..Finding::of_column(Doubt::NearerElsewhere, row, column)
+        };
+        let found = sorted(vec![
+            finding(3, 1, 0.5),
+            finding(1, 2, 0.1),
+            finding(3, 2, 0.7),
+        ]);
+        assert_eq!(found, [finding(1, 2, 0.1), finding(3, 2, 0.7)]);
     }
 }

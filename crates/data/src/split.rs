@@ -14,7 +14,8 @@ pub enum PartSize {
 }
 
 impl PartSize {
-    fn rows(self, n_rows: usize) -> usize {
+    /// The number of rows, of so many in all.
+    pub fn rows(self, n_rows: usize) -> usize {
         match self {
             Self::Rows(rows) => rows,
             Self::Share(share) => (share * n_rows as f64).round() as usize,

@@ -1,9 +1,9 @@
 //! Flags of `sentune data`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand};
-use data::{OnBadRow, Split};
+use data::{OnBadRow, Split, audit::Doubt, split::PartSize};
 use train::by_name;
 
 use crate::flags::{output::OutputTable, reading::ReadingFlags};
@@ -29,9 +29,11 @@ pub(crate) enum DataCommand {
     #[command(before_help = "Example:
   sentune data triplets --data nli.csv --output triplets.parquet")]
     Triplets(TripletsFlags),
-    /// Look for rows to ask about: repeated, leaked from other data, positives that are negatives, odd texts.
-    #[command(before_help = "Example:
-  sentune data audit --data train.csv --against test.csv --findings doubts.csv --output clean.csv --drop leaked,repeated")]
+    /// Look for rows to ask about: repeated, leaked from other data, positives that are negatives, odd texts; with a model
+    /// also false negatives, and rows that are probably wrong.
+    #[command(before_help = "Examples:
+  sentune data audit --data train.csv --against test.csv --findings doubts.csv --output clean.csv --drop leaked,repeated
+  sentune data audit --data train.csv --model your-model --folds 5 --scores rows.csv --output clean.csv --drop worst:2%")]
     Audit(AuditFlags),
 }
 
@@ -138,25 +140,127 @@ pub(crate) struct AuditFlags {
     /// Split of the other data: train, dev, test.
     #[arg(long, value_name = "SPLIT", default_value = "test")]
     pub(crate) against_split: Split,
+    /// Model that finds texts which are cut off, and positives and negatives that are nearer to another row's anchor than
+    /// that row's positive: a folder, or a name on the hub.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Longest input in tokens [default: the model's].
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) max_seq_length: Option<usize>,
+    /// Score each row by a model that did not train on it: N short runs, each on all rows but one Nth
+    /// [default where given: 5].
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "5", requires = "model", value_parser = clap::value_parser!(u64).range(2..))]
+    pub(crate) folds: Option<u64>,
     /// Table of findings to write, with the rows' texts: .parquet, .csv, .tsv or .jsonl.
     #[arg(long, value_name = "FILE")]
     pub(crate) findings: Option<PathBuf>,
+    /// Table of all rows with their scores to write, worst first: .parquet, .csv, .tsv or .jsonl.
+    #[arg(long, value_name = "FILE", requires = "folds")]
+    pub(crate) scores: Option<PathBuf>,
     /// Copy of the data set to write, without the rows of --drop: .parquet, .csv, .tsv or .jsonl.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Doubts whose rows the copy is without, separated by commas: repeated, nearly-repeated, leaked,
-    /// anchor-is-positive, negative-is-positive, false-negative, contradicted, odd-length, odd-script.
-    #[arg(
-        long,
-        value_name = "DOUBTS",
-        value_delimiter = ',',
-        requires = "output"
-    )]
-    pub(crate) drop: Vec<String>,
+    /// Rows that the copy is without, separated by commas: doubts (repeated, nearly-repeated, leaked, leaked-text,
+    /// anchor-is-positive, negative-is-positive, false-negative, contradicted, odd-length, odd-script, odd-language,
+    /// cut-off, nearer-elsewhere), worst:2% or worst:100 (rows of the lowest scores).
+    #[arg(long, value_name = "ROWS", value_delimiter = ',', requires = "output")]
+    pub(crate) drop: Vec<Dropped>,
     /// Write over tables that are there.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Rows of the lowest scores to show.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) show: usize,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Loss of the runs, with its parameters [default: by the columns and labels].
+    #[arg(long, value_name = "LOSS", requires = "folds", help_heading = RUNS)]
+    pub(crate) loss: Option<String>,
+    /// Passes of a run over its rows.
+    #[arg(long, value_name = "X", alias = "epochs", default_value_t = 1.0, requires = "folds", help_heading = RUNS)]
+    pub(crate) num_train_epochs: f64,
+    /// Rows per batch of a run.
+    #[arg(long, value_name = "N", alias = "batch-size", default_value_t = 16, requires = "folds", help_heading = RUNS)]
+    pub(crate) per_device_train_batch_size: usize,
+    /// Peak learning rate of a run.
+    #[arg(long, value_name = "X", alias = "lr", default_value_t = 1e-4, requires = "folds", help_heading = RUNS)]
+    pub(crate) learning_rate: f64,
+    /// Repetitions with other folds, whose mean is the score.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "folds", help_heading = RUNS, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) repeats: u64,
+    /// Seed of folds and runs.
+    #[arg(long, value_name = "N", default_value_t = 42, requires = "folds", help_heading = RUNS)]
+    pub(crate) seed: u64,
+}
+
+const RUNS: &str = "Runs of --folds";
+
+/// Rows that a cleaned copy is without.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Dropped {
+    /// Those with a doubt.
+    Doubt(Doubt),
+    /// Those with the lowest scores.
+    Worst(PartSize),
+}
+
+impl FromStr for Dropped {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(amount) = text.strip_prefix("worst:") {
+            let share = amount
+                .strip_suffix('%')
+                .and_then(|share| share.parse().ok());
+            let size = match (share, amount.parse()) {
+                (Some(share), _) if (0.0..100.0).contains(&share) => PartSize::Share(share / 100.0),
+                (None, Ok(rows)) => PartSize::Rows(rows),
+                _ => {
+                    return Err(format!(
+                        "found worst:{amount}, allowed: a share such as worst:2%, or a number of rows such as worst:100"
+                    ));
+                }
+            };
+            return Ok(Self::Worst(size));
+        }
+        let known = Doubt::ALL.into_iter().find(|doubt| doubt.name() == text);
+        known.map(Self::Doubt).ok_or_else(|| {
+            let names = Doubt::ALL.map(Doubt::name).join(", ");
+            format!("there is no doubt `{text}`; there are {names}, and worst:2%")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_to_drop_are_doubts_or_the_worst() {
+        let parsed = |text: &str| text.parse::<Dropped>();
+        assert_eq!(parsed("cut-off"), Ok(Dropped::Doubt(Doubt::CutOff)));
+        assert_eq!(
+            parsed("worst:2%"),
+            Ok(Dropped::Worst(PartSize::Share(0.02)))
+        );
+        assert_eq!(
+            parsed("worst:0.5%"),
+            Ok(Dropped::Worst(PartSize::Share(0.005)))
+        );
+        assert_eq!(parsed("worst:100"), Ok(Dropped::Worst(PartSize::Rows(100))));
+        for wrong in [
+            "worst:",
+            "worst:x",
+            "worst:100%",
+            "worst:-1%",
+            "worst:1.5",
+            "worst",
+        ] {
+            let message = parsed(wrong).unwrap_err();
+            assert!(message.contains("worst:2%"), "{wrong}: {message}");
+        }
+        assert!(parsed("odd").unwrap_err().contains("odd-length"));
+    }
 }

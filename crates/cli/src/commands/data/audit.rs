@@ -1,17 +1,26 @@
-//! `sentune data audit`: doubts about rows, by their texts.
+//! `sentune data audit`: doubts about rows, by their texts and by a model.
+
+mod by_model;
+mod runs;
+mod scores;
 
 use std::path::Path;
 
 use data::{
     Cells, Dataset, OnBadRow, OutputColumn,
-    audit::{Doubt, Finding, audit, clean_rows},
+    audit::{Doubt, Finding, audit, sorted},
 };
 use serde_json::{Map, Value, json};
 use wording::thousands;
 
-use super::files::{load, write};
+use self::{runs::Runs, scores::Scoring};
+use super::{
+    files::{load, write},
+    stat::row_json,
+};
 use crate::{
-    flags::data::AuditFlags,
+    flags::data::{AuditFlags, Dropped},
+    models::{load_model, set_max_seq_length},
     output::{check_free, print, print_json, table_format},
     session::Session,
     source::{self, DataOptions},
@@ -21,69 +30,253 @@ use crate::{
 
 /// Looks at a data set, and writes what was found and the rows without doubt.
 pub(super) fn run(flags: &AuditFlags, session: &Session) -> anyhow::Result<()> {
-    for (flag, path) in [("--output", &flags.output), ("--findings", &flags.findings)] {
+    for (flag, path) in [
+        ("--output", &flags.output),
+        ("--findings", &flags.findings),
+        ("--scores", &flags.scores),
+    ] {
         if let Some(path) = path {
             table_format(flag, path)?;
             check_free(flag, path, flags.overwrite)?;
         }
     }
-    let drop = drop_of(flags)?;
+    check_drop(flags)?;
     let dataset = load(&flags.data, OnBadRow::Skip, session)?;
-    let mut others = Vec::new();
-    for against in &flags.against {
+    let others = others(flags, session)?;
+    let runs = runs(flags, &dataset, session)?;
+    let audited = Audited::new(flags, dataset, others, runs.as_ref(), session)?;
+    if let Some(path) = &flags.findings {
+        audited.write_findings(path)?;
+    }
+    if let Some(path) = &flags.scores {
+        audited.write_scores(path)?;
+    }
+    if let Some(path) = &flags.output {
+        audited.write_clean(path, &flags.drop)?;
+    }
+    if flags.json {
+        return Ok(print_json(&audited.to_json(flags))?);
+    }
+    Ok(print(&audited.to_text(flags))?)
+}
+
+/// Refuses to drop rows by a doubt that nothing looks for.
+fn check_drop(flags: &AuditFlags) -> Result<(), UsageError> {
+    for dropped in &flags.drop {
+        let (name, needed) = match dropped {
+            Dropped::Doubt(doubt) if doubt.needs_model() && flags.model.is_none() => {
+                (doubt.name(), "--model")
+            }
+            Dropped::Worst(_) if flags.folds.is_none() => {
+                ("worst", "--folds, which scores the rows")
+            }
+            _ => continue,
+        };
+        return Err(UsageError(format!("--drop {name} needs {needed}")));
+    }
+    Ok(())
+}
+
+fn others(flags: &AuditFlags, session: &Session) -> anyhow::Result<Vec<Dataset>> {
+    let load = |against: &String| {
         let options = DataOptions {
             columns: flags.data.columns.clone(),
             on_bad_row: Some(OnBadRow::Skip),
             reading: flags.data.reading.clone(),
             ..DataOptions::default()
         };
-        others.push(source::dataset(
-            against,
-            flags.against_split,
-            &options,
-            session,
-        )?);
-    }
-    let others: Vec<&Dataset> = others.iter().collect();
-    let findings = audit(&dataset, &others);
-    if let Some(path) = &flags.findings {
-        write_findings(path, &dataset, &findings)?;
-    }
-    if let Some(path) = &flags.output {
-        let rows = clean_rows(&dataset, &findings, &drop);
-        if rows.is_empty() {
-            anyhow::bail!("--drop leaves no row of {}", dataset.n_rows());
-        }
-        let format = table_format("--output", path)?;
-        write(path, format, &dataset.select(&rows).output_columns())?;
-    }
-    let of = |doubt: Doubt| {
-        findings
-            .iter()
-            .filter(move |finding| finding.doubt == doubt)
+        source::dataset(against, flags.against_split, &options, session)
     };
-    if flags.json {
-        let doubts: Map<String, Value> = Doubt::ALL
-            .into_iter()
-            .map(|doubt| (doubt.name().to_owned(), json!(of(doubt).count())))
+    flags.against.iter().map(load).collect()
+}
+
+/// The runs that score the rows, where they are asked for.
+fn runs<'a>(
+    flags: &'a AuditFlags,
+    dataset: &Dataset,
+    session: &'a Session,
+) -> anyhow::Result<Option<Runs<'a>>> {
+    let (Some(n_folds), Some(model)) = (flags.folds, &flags.model) else {
+        return Ok(None);
+    };
+    let runs = Runs {
+        flags,
+        model,
+        n_folds: n_folds as usize,
+        scoring: Scoring::of(dataset)?,
+        session,
+    };
+    runs.loss()?;
+    Ok(Some(runs))
+}
+
+/// A data set with all that was found.
+struct Audited {
+    dataset: Dataset,
+    others: Vec<Dataset>,
+    findings: Vec<Finding>,
+    /// The score of each row, and the way it was scored.
+    scores: Option<(Vec<f32>, Scoring)>,
+}
+
+impl Audited {
+    fn new(
+        flags: &AuditFlags,
+        dataset: Dataset,
+        others: Vec<Dataset>,
+        runs: Option<&Runs<'_>>,
+        session: &Session,
+    ) -> anyhow::Result<Self> {
+        let mut findings = audit(&dataset, &others.iter().collect::<Vec<_>>());
+        if let Some(name) = &flags.model {
+            let mut model = load_model(name, session)?;
+            set_max_seq_length(&mut model, flags.max_seq_length)?;
+            findings.extend(by_model::cut_off(&dataset, &model, session)?);
+            findings.extend(by_model::nearer_elsewhere(&dataset, &model, session)?);
+            findings = sorted(findings);
+        }
+        let scores = match runs {
+            None => None,
+            Some(runs) => Some((runs.scores(&dataset)?, runs.scoring)),
+        };
+        Ok(Self {
+            dataset,
+            others,
+            findings,
+            scores,
+        })
+    }
+
+    fn of(&self, doubt: Doubt) -> impl Iterator<Item = &Finding> {
+        let findings = self.findings.iter();
+        findings.filter(move |finding| finding.doubt == doubt)
+    }
+
+    /// The rows by their scores, worst first; none where there are no scores.
+    fn worst(&self) -> Vec<u32> {
+        let Some((scores, _)) = &self.scores else {
+            return Vec::new();
+        };
+        let mut rows: Vec<u32> = (0..scores.len() as u32).collect();
+        rows.sort_by(|&a, &b| scores[a as usize].total_cmp(&scores[b as usize]));
+        rows
+    }
+
+    fn score(&self, row: u32) -> f32 {
+        let scores = self.scores.as_ref();
+        scores.map_or(f32::NAN, |(scores, _)| scores[row as usize])
+    }
+
+    /// Writes a row for each finding: the row from 1, the doubt, the column, the other row and its data, the strength of
+    /// the doubt, and the texts.
+    fn write_findings(&self, path: &Path) -> anyhow::Result<()> {
+        let findings = self.findings.iter();
+        let rows: Vec<u32> = findings.clone().map(|finding| finding.row).collect();
+        let doubted = self.dataset.select(&rows);
+        let names = findings.clone().map(|finding| finding.doubt.name());
+        let column = |finding: &Finding| {
+            let column = finding
+                .column
+                .and_then(|place| self.dataset.columns.get(place));
+            column.map_or("", |column| column.name.as_str())
+        };
+        let other_data = |finding: &Finding| {
+            let other = finding.other_data.and_then(|place| self.others.get(place));
+            other.map_or("", |other| other.name.as_str())
+        };
+        let others = findings
+            .clone()
+            .map(|finding| finding.other.map_or(0, number));
+        let scores = findings.clone().map(|finding| finding.score.unwrap_or(0.0));
+        let mut columns = vec![
+            OutputColumn::new("row", Cells::Integers(numbers(&rows))),
+            OutputColumn::new("doubt", Cells::Texts(names.collect())),
+            OutputColumn::new(
+                "column",
+                Cells::Texts(findings.clone().map(column).collect()),
+            ),
+            OutputColumn::new("other_row", Cells::Integers(others.collect())),
+            OutputColumn::new(
+                "other_data",
+                Cells::Texts(findings.clone().map(other_data).collect()),
+            ),
+            OutputColumn::new("strength", Cells::Floats(scores.collect())),
+        ];
+        columns.extend(doubted.output_columns());
+        write(path, table_format("--findings", path)?, &columns)
+    }
+
+    /// Writes all rows with their numbers from 1 and their scores, worst first.
+    fn write_scores(&self, path: &Path) -> anyhow::Result<()> {
+        let rows = self.worst();
+        let ordered = self.dataset.select(&rows);
+        let scores = rows.iter().map(|&row| self.score(row));
+        let mut columns = vec![
+            OutputColumn::new("row", Cells::Integers(numbers(&rows))),
+            OutputColumn::new("row_score", Cells::Floats(scores.collect())),
+        ];
+        columns.extend(ordered.output_columns());
+        write(path, table_format("--scores", path)?, &columns)
+    }
+
+    /// Writes the rows that are not dropped.
+    fn write_clean(&self, path: &Path, drop: &[Dropped]) -> anyhow::Result<()> {
+        let n_rows = self.dataset.n_rows();
+        let mut is_dropped = vec![false; n_rows];
+        for dropped in drop {
+            match dropped {
+                Dropped::Doubt(doubt) => {
+                    self.of(*doubt)
+                        .for_each(|finding| is_dropped[finding.row as usize] = true);
+                }
+                Dropped::Worst(size) => {
+                    let worst = self.worst().into_iter().take(size.rows(n_rows));
+                    worst.for_each(|row| is_dropped[row as usize] = true);
+                }
+            }
+        }
+        let rows = (0..n_rows as u32).filter(|row| !is_dropped[*row as usize]);
+        let rows: Vec<u32> = rows.collect();
+        if rows.is_empty() {
+            anyhow::bail!("--drop leaves no row of {}", thousands(n_rows));
+        }
+        let clean = self.dataset.select(&rows);
+        write(
+            path,
+            table_format("--output", path)?,
+            &clean.output_columns(),
+        )
+    }
+
+    fn to_json(&self, flags: &AuditFlags) -> Value {
+        let doubts: Map<String, Value> = looked_for(flags)
+            .map(|doubt| (doubt.name().to_owned(), json!(self.of(doubt).count())))
             .collect();
-        let mut doubted: Vec<u32> = findings.iter().map(|finding| finding.row).collect();
+        let mut doubted: Vec<u32> = self.findings.iter().map(|finding| finding.row).collect();
         doubted.dedup();
-        return Ok(print_json(&json!({
-            "name": dataset.name,
-            "rows": dataset.n_rows(),
+        let mut found = json!({
+            "name": self.dataset.name,
+            "rows": self.dataset.n_rows(),
             "doubted": doubted.len(),
             "doubts": doubts,
-        }))?);
+        });
+        if self.scores.is_some() {
+            let worst = self.worst().into_iter().take(flags.show).map(|row| {
+                let values = row_json(&self.dataset, row as usize);
+                json!({"row": number(row), "score": self.score(row), "values": values})
+            });
+            found["worst"] = worst.collect();
+        }
+        found
     }
-    let rows: Vec<Vec<String>> = Doubt::ALL
-        .into_iter()
-        .map(|doubt| {
-            let n = of(doubt).count();
-            let share = 100.0 * n as f64 / dataset.n_rows() as f64;
-            let first = of(doubt)
-                .next()
-                .map(|finding| thousands(finding.row as usize + 1));
+
+    /// The table of doubts, then the rows of the lowest scores with their texts.
+    fn to_text(&self, flags: &AuditFlags) -> String {
+        let row = |doubt: Doubt| {
+            let n = self.of(doubt).count();
+            let share = 100.0 * n as f64 / self.dataset.n_rows() as f64;
+            let first = self.of(doubt).next();
+            let first = first.map(|finding| thousands(finding.row as usize + 1));
             vec![
                 doubt.name().to_owned(),
                 thousands(n),
@@ -91,61 +284,50 @@ pub(super) fn run(flags: &AuditFlags, session: &Session) -> anyhow::Result<()> {
                 first.unwrap_or_default(),
                 doubt.words().to_owned(),
             ]
-        })
-        .collect();
-    Ok(print(&table(
-        &[&dataset.name, "rows", "share", "first", "the doubt"],
-        &rows,
-    ))?)
+        };
+        let rows: Vec<Vec<String>> = looked_for(flags).map(row).collect();
+        let mut text = table(
+            &[&self.dataset.name, "rows", "share", "first", "the doubt"],
+            &rows,
+        );
+        if let Some((_, scoring)) = &self.scores {
+            text += &format!("\nworst rows by {}:\n", scoring.words());
+            for row in self.worst().into_iter().take(flags.show) {
+                text += &format!(
+                    "\nrow {}: {:.4}\n",
+                    thousands(row as usize + 1),
+                    self.score(row)
+                );
+                let values = row_json(&self.dataset, row as usize);
+                let width = values.keys().map(|name| name.chars().count());
+                let width = width.max().unwrap_or(0);
+                for (name, value) in values {
+                    let value = value.as_str().map_or_else(|| value.to_string(), one_line);
+                    text += &format!("  {name:<width$}  {value}\n");
+                }
+            }
+        }
+        text
+    }
 }
 
-/// The doubts whose rows the copy is without.
-fn drop_of(flags: &AuditFlags) -> Result<Vec<Doubt>, UsageError> {
-    let doubt = |name: &String| {
-        let known = Doubt::ALL.into_iter().find(|doubt| doubt.name() == name);
-        known.ok_or_else(|| {
-            let names = Doubt::ALL.map(Doubt::name).join(", ");
-            UsageError(format!(
-                "--drop: there is no doubt `{name}`; there are {names}"
-            ))
-        })
-    };
-    flags.drop.iter().map(doubt).collect()
+/// The doubts that are looked for.
+fn looked_for(flags: &AuditFlags) -> impl Iterator<Item = Doubt> {
+    let has_model = flags.model.is_some();
+    let all = Doubt::ALL.into_iter();
+    all.filter(move |doubt| has_model || !doubt.needs_model())
 }
 
-/// Writes a row for each finding: the row from 1, the doubt, the column, the other row, and the texts.
-fn write_findings(path: &Path, dataset: &Dataset, findings: &[Finding]) -> anyhow::Result<()> {
-    let rows: Vec<u32> = findings.iter().map(|finding| finding.row).collect();
-    let doubted = dataset.select(&rows);
-    let column = |finding: &Finding| {
-        let column = finding.column.and_then(|place| dataset.columns.get(place));
-        column.map_or("", |column| column.name.as_str())
-    };
-    let number = |row: u32| i64::from(row) + 1;
-    let others = findings
-        .iter()
-        .map(|finding| finding.other.map_or(0, number));
-    let mut columns = vec![
-        OutputColumn::new(
-            "row",
-            Cells::Integers(rows.iter().copied().map(number).collect()),
-        ),
-        OutputColumn::new(
-            "doubt",
-            Cells::Texts(
-                findings
-                    .iter()
-                    .map(|finding| finding.doubt.name())
-                    .collect(),
-            ),
-        ),
-        OutputColumn::new(
-            "column",
-            Cells::Texts(findings.iter().map(column).collect()),
-        ),
-        OutputColumn::new("other_row", Cells::Integers(others.collect())),
-    ];
-    columns.extend(doubted.output_columns());
-    let format = table_format("--findings", path)?;
-    write(path, format, &columns)
+/// The number of a row, from 1.
+fn number(row: u32) -> i64 {
+    i64::from(row) + 1
+}
+
+fn numbers(rows: &[u32]) -> Vec<i64> {
+    rows.iter().copied().map(number).collect()
+}
+
+/// A text on one line.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

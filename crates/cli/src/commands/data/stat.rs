@@ -13,13 +13,11 @@ use crate::{
     output::{print, print_json},
     session::Session,
     table,
+    tokenizing::token_counts,
 };
 
 /// Classes that the table of labels shows.
 const N_CLASSES: usize = 20;
-
-/// Texts handed to the tokenizer at once.
-const N_TEXTS_PER_CHUNK: usize = 4096;
 
 /// Prints the statistics of a data set, after its first rows where they are asked for.
 pub(super) fn run(flags: &StatFlags, dataset: &Dataset, session: &Session) -> anyhow::Result<()> {
@@ -81,24 +79,10 @@ fn lengths(
     session: &Session,
 ) -> anyhow::Result<Lengths> {
     let limit = model.max_seq_length();
-    let tokenizer = model.tokenizer().without_truncation()?;
-    let bar = session.bar("tokenizing", dataset.n_rows() * dataset.columns.len());
-    let of_column = |column: &TextColumn| {
-        let texts: Vec<&str> = column.texts.iter().collect();
-        let mut lengths = Vec::with_capacity(texts.len());
-        for chunk in texts.chunks(N_TEXTS_PER_CHUNK) {
-            session.check()?;
-            lengths.extend(tokenizer.encode_batch(chunk)?.iter().map(Vec::len));
-            bar.inc(chunk.len() as u64);
-        }
-        anyhow::Ok(TokenLengths::new(lengths, limit))
-    };
-    let columns = dataset
-        .columns
-        .iter()
-        .map(of_column)
-        .collect::<Result<_, _>>()?;
-    bar.finish_and_clear();
+    let columns = token_counts(dataset, model, session)?
+        .into_iter()
+        .map(|counts| TokenLengths::new(counts, limit))
+        .collect();
     Ok(Lengths { limit, columns })
 }
 
@@ -345,7 +329,8 @@ fn n_rows_of_one_text(dataset: &Dataset) -> usize {
     (0..dataset.n_rows()).filter(has_two).count()
 }
 
-fn row_json(dataset: &Dataset, row: usize) -> Map<String, Value> {
+/// The texts and the label of a row, by the names of columns.
+pub(super) fn row_json(dataset: &Dataset, row: usize) -> Map<String, Value> {
     let texts = dataset.columns.iter();
     let mut object: Map<String, Value> = texts
         .map(|column| (column.name.clone(), json!(column.texts.get(row))))
