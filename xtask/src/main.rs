@@ -19,6 +19,7 @@ mod process;
 mod quickstart;
 mod reliability;
 mod setup;
+mod swaps;
 mod test;
 mod tidy;
 mod train_gpu;
@@ -61,6 +62,8 @@ enum Command {
     Parity(parity::Args),
     #[command(before_help = "Example:\n  cargo xtask reliability --full")]
     Reliability(reliability::Args),
+    #[command(before_help = "Example:\n  cargo xtask swaps --data triplets.csv --output swapped.jsonl")]
+    Swaps(swaps::Args),
     #[command(before_help = "Example:\n  cargo xtask package --wheel --tarball")]
     Package(package::Args),
 }
@@ -86,6 +89,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&checkout, args),
         Command::BeforeAfter(args) => before_after::run(&checkout, args),
         Command::Parity(args) => parity::run(&checkout, args),
+        Command::Swaps(args) => swaps::run(&checkout, args),
         Command::Reliability(args) => reliability::run(&checkout, args),
         Command::Package(args) => package::run(&checkout, args),
     }

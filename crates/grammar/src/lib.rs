@@ -25,8 +25,8 @@ mod split;
 
 use std::collections::BTreeSet;
 
-pub use crate::split::Split;
-use crate::{event::Event, random::Random, sentence::Wording};
+use crate::{event::Event, sentence::Wording};
+pub use crate::{random::Random, split::Split};
 
 /// A premise, a sentence that follows from it and one that contradicts it: lower case, 6 to 20
 /// words, no punctuation.

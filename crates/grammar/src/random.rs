@@ -3,11 +3,12 @@
 /// SplitMix64.
 ///
 /// Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-pub(crate) struct Random(u64);
+#[derive(Debug, Clone)]
+pub struct Random(u64);
 
 impl Random {
-    /// Different streams of one seed have nothing in common.
-    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+    /// A generator; different streams of one seed have nothing in common.
+    pub fn new(seed: u64, stream: u64) -> Self {
         let mut random = Self(seed);
         let start = random.next();
         Self(start ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03))
@@ -22,7 +23,7 @@ impl Random {
     }
 
     /// A number below `n`. The bias of a remainder of 64 bits is far below what could be noticed.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
