@@ -21,6 +21,8 @@ pub struct HubConfig {
     pub endpoint: String,
     /// The folder that holds `models--org--name` and its like; shared with Python.
     pub cache_dir: PathBuf,
+    /// The folder in which Python's `datasets` keeps data sets as Arrow files; looked into where the hub can't be reached.
+    pub datasets_cache: Option<PathBuf>,
     /// Sent to the endpoint, and never to another host.
     pub token: Option<Token>,
     /// Whether to use the cache alone.
@@ -44,6 +46,7 @@ impl HubConfig {
         Self {
             endpoint: endpoint.into(),
             cache_dir: cache_dir.into(),
+            datasets_cache: None,
             token: None,
             offline: false,
             retries: 4,
@@ -66,6 +69,7 @@ impl HubConfig {
     ///
     /// - the cache: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else `$HF_HOME/hub`; HF_HOME defaults to
     ///   `$XDG_CACHE_HOME/huggingface`, and XDG_CACHE_HOME to `~/.cache`;
+    /// - the cache of `datasets`: HF_DATASETS_CACHE, else `$HF_HOME/datasets`;
     /// - the token: HF_TOKEN, else the file HF_TOKEN_PATH, which defaults to `$HF_HOME/token`; none at
     ///   all with HF_HUB_DISABLE_IMPLICIT_TOKEN;
     /// - the endpoint: HF_ENDPOINT, else [`DEFAULT_ENDPOINT`];
@@ -108,6 +112,9 @@ impl HubConfig {
                     .into(),
             })?;
 
+        let datasets_cache = path("HF_DATASETS_CACHE")
+            .or_else(|| hf_home.as_ref().map(|hf_home| hf_home.join("datasets")));
+
         let token = if switch("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             None
         } else if let Some(token) = set("HF_TOKEN") {
@@ -138,6 +145,7 @@ impl HubConfig {
 
         Ok(Self {
             token,
+            datasets_cache,
             offline: switch("HF_HUB_OFFLINE") || switch("TRANSFORMERS_OFFLINE"),
             network: Network::from_lookup(lookup)?,
             ..Self::new(endpoint, cache_dir)

@@ -10,7 +10,8 @@ use crate::{error::HubError, snapshot::Snapshot, watcher::Watcher};
 /// The revision under which the hub keeps its conversion of a data set to parquet.
 pub(crate) const CONVERSION: &str = "refs/convert/parquet";
 
-/// The parquet files of one subset, by split; each list is in the order of the shards and may be empty.
+/// The files of one subset, by split: parquet from the hub, or Arrow from the cache of Python's `datasets`. Each list is in
+/// the order of the shards and may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DatasetFiles {
     /// Splits named train or training, and files that name no split at all.
@@ -164,8 +165,9 @@ pub(crate) fn gather_splits(
     Ok(found)
 }
 
+/// A split that training knows.
 #[derive(Clone, Copy)]
-enum Split {
+pub(crate) enum Split {
     Train,
     Dev,
     Test,
@@ -227,7 +229,8 @@ impl<'a> Shard<'a> {
     }
 }
 
-fn split_of(label: &str) -> Option<Split> {
+/// The split of this name.
+pub(crate) fn split_of(label: &str) -> Option<Split> {
     match label.to_ascii_lowercase().as_str() {
         "train" | "training" => Some(Split::Train),
         "dev" | "validation" | "valid" | "val" => Some(Split::Dev),

@@ -270,4 +270,9 @@ impl HubError {
             _ => false,
         }
     }
+
+    /// Whether the cache lacks something that nothing else was asked for.
+    pub(crate) fn is_of_cache(&self) -> bool {
+        matches!(self, Self::NotCached { .. } | Self::Lacking { .. })
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
     client::Client,
     config::HubConfig,
     dataset_files::{CONVERSION, DatasetFiles, gather_dataset, gather_splits},
+    datasets_cache,
     error::HubError,
     model_files::gather_model,
     name::{DEFAULT_REVISION, DatasetId, RepoId},
@@ -45,12 +46,46 @@ pub fn fetch_model(
 /// `<subset>/<split>/0000.parquet` (the layout of the hub's `refs/convert/parquet`) are known. Splits
 /// that are none of train, dev and test are left where they are, and named in the log. A repository
 /// without parquet files, such as one with a script or with CSV, is taken from that conversion, where
-/// no revision is asked for.
+/// no revision is asked for. Where the hub can't be reached and its cache lacks the data set, the Arrow files are used that
+/// Python's `datasets` prepared of it, with a warning.
 ///
 /// # Errors
 /// Every [`HubError`]; [`HubError::Subset`] lists the subsets when there are several and none was
 /// named, or when the one that was named is not there.
 pub fn fetch_dataset(
+    config: &HubConfig,
+    dataset: &DatasetId,
+    watcher: &mut dyn Watcher,
+) -> Result<DatasetFiles, HubError> {
+    let prepared = datasets_cache::find(config, &dataset.repo, dataset.subset.as_deref());
+    let config = match &prepared {
+        Ok(Some(_)) => &once(config),
+        _ => config,
+    };
+    let error = match fetch_parquet(config, dataset, watcher) {
+        Err(error) if error.is_unreachable() || error.is_of_cache() => error,
+        fetched => return fetched,
+    };
+    let Some(prepared) = prepared? else {
+        return Err(error);
+    };
+    tracing::warn!(
+        "{dataset}: using what Python's datasets prepared in {}: {error}",
+        prepared.folder.display()
+    );
+    Ok(prepared.files())
+}
+
+/// The same without a second try: there is something to use where the first gets no answer.
+fn once(config: &HubConfig) -> HubConfig {
+    HubConfig {
+        retries: 0,
+        ..config.clone()
+    }
+}
+
+/// The parquet files of a data set, its own or the hub's conversion.
+fn fetch_parquet(
     config: &HubConfig,
     dataset: &DatasetId,
     watcher: &mut dyn Watcher,
@@ -93,7 +128,7 @@ pub fn fetch_dataset(
 
 /// Brings the parquet files of splits by their own names, each given as subset and split, and returns their
 /// paths in that order; each list is in the order of the shards. For data sets whose splits are not train, dev and
-/// test, such as NanoBEIR's. Network as [`fetch_model`], for all of them together.
+/// test, such as NanoBEIR's. Network as [`fetch_model`], for all of them together, and Python's cache as [`fetch_dataset`].
 ///
 /// # Errors
 /// Every [`HubError`]; [`HubError::Subset`] lists the subsets where one is not there, and
@@ -104,10 +139,24 @@ pub fn fetch_splits(
     splits: &[(&str, &str)],
     watcher: &mut dyn Watcher,
 ) -> Result<Vec<Vec<PathBuf>>, HubError> {
+    let prepared = datasets_cache::find_splits(config, dataset, splits);
+    let config = match &prepared {
+        Some(_) => &once(config),
+        None => config,
+    };
     let repo = RepoFolder::new(config, RepoType::Dataset, dataset);
-    fetch(config, &repo, watcher, |snapshot, watcher| {
+    let fetched = fetch(config, &repo, watcher, |snapshot, watcher| {
         gather_splits(snapshot, splits, watcher)
-    })
+    });
+    let error = match fetched {
+        Err(error) if error.is_unreachable() || error.is_of_cache() => error,
+        fetched => return fetched,
+    };
+    let Some(files) = prepared else {
+        return Err(error);
+    };
+    tracing::warn!("{dataset}: using what Python's datasets prepared: {error}");
+    Ok(files)
 }
 
 // The way through cache and hub that models and data sets share. `gather` asks a snapshot for one

@@ -51,6 +51,7 @@ mod cache;
 mod client;
 pub mod config;
 pub mod dataset_files;
+mod datasets_cache;
 mod download;
 pub mod error;
 pub mod fetch;

@@ -331,7 +331,8 @@ fn check_revision(revision: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn check_subset(subset: &str) -> Result<(), &'static str> {
+/// Refuses a subset's name that could leave the folder it is a part of.
+pub(crate) fn check_subset(subset: &str) -> Result<(), &'static str> {
     if subset.is_empty() {
         return Err("is empty, leave out the `:` for the only one");
     }

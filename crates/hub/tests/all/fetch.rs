@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use hub::{
@@ -11,7 +12,8 @@ use hub::{
     standin::{FIRST_COMMIT, Fault, Server},
     watcher::Watcher,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
 
 use crate::support::{SECOND_COMMIT, World, message, repo, weights};
 
@@ -660,4 +662,136 @@ fn splits_of_other_names_are_fetched_by_them() {
             assert!(message.contains(part), "no {part:?} in: {message}");
         }
     }
+}
+
+/// A data set as Python's `datasets` leaves it: `splits` with the names of their files.
+fn prepare(world: &World, place: &str, splits: &[(&str, &[&str])]) -> PathBuf {
+    let cache = world.config.datasets_cache.as_ref().expect("a cache");
+    let folder = cache.join(place);
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut infos = Map::new();
+    for (split, files) in splits {
+        for file in *files {
+            fs::write(folder.join(file), "arrow").expect("a file");
+        }
+        let lengths = match files.len() {
+            1 => Value::Null,
+            n => json!(vec![1; n]),
+        };
+        infos.insert((*split).to_owned(), json!({"shard_lengths": lengths}));
+    }
+    let info = json!({"splits": infos}).to_string();
+    fs::write(folder.join("dataset_info.json"), info).expect("a file");
+    // What map() leaves is none of the data set's.
+    fs::write(folder.join("cache-0123-train.arrow-x"), "").expect("a file");
+    folder
+}
+
+#[test]
+fn a_data_set_that_python_prepared_is_used_where_the_hub_is_silent() {
+    let mut world = World::new();
+    let cache = TempDir::new().expect("a folder");
+    world.config.datasets_cache = Some(cache.path().to_owned());
+    world.config.endpoint = "http://127.0.0.1:9".to_owned();
+    world.config.retries = 0;
+    assert!(
+        world
+            .dataset("org/nli")
+            .expect_err("nothing there")
+            .to_string()
+            .contains("127.0.0.1:9")
+    );
+    let old = prepare(
+        &world,
+        "org___nli/pair/0.0.0/aaaa",
+        &[("train", &["nli-train.arrow"])],
+    );
+    let folder = prepare(
+        &world,
+        &format!("org___nli/triplet/0.0.0/{FIRST_COMMIT}"),
+        &[
+            (
+                "train",
+                &[
+                    "nli-train-00000-of-00002.arrow",
+                    "nli-train-00001-of-00002.arrow",
+                ],
+            ),
+            ("validation", &["nli-validation.arrow"]),
+            ("extra", &["nli-extra.arrow"]),
+        ],
+    );
+    let files = world.dataset("org/nli:triplet").expect("prepared");
+    assert_eq!(files.train.len(), 2);
+    assert_eq!(
+        files.train[1],
+        folder.join("nli-train-00001-of-00002.arrow")
+    );
+    assert_eq!(files.dev, [folder.join("nli-validation.arrow")]);
+    assert!(files.test.is_empty());
+    assert_eq!(
+        world.dataset("org/nli:pair").expect("prepared").train,
+        [old.join("nli-train.arrow")]
+    );
+    // Subsets are named, and a commit is the folder's.
+    let message = world.dataset("org/nli").expect_err("two").to_string();
+    assert!(
+        message.contains("several subsets") && message.contains("pair"),
+        "{message}"
+    );
+    assert!(world.dataset("org/nli:quartet").is_err());
+    assert_eq!(
+        world
+            .dataset(&format!("org/nli@{FIRST_COMMIT}:triplet"))
+            .expect("prepared"),
+        files
+    );
+    assert!(
+        world
+            .dataset(&format!("org/nli@{SECOND_COMMIT}:triplet"))
+            .is_err()
+    );
+    assert!(world.dataset("org/nli@v1:triplet").is_err());
+    // Splits by their own names, as NanoBEIR's.
+    let splits = [("triplet", "extra"), ("pair", "train")];
+    let found = fetch_splits(&world.config, &repo("org/nli"), &splits, &mut ()).expect("prepared");
+    assert_eq!(
+        found,
+        [
+            vec![folder.join("nli-extra.arrow")],
+            vec![old.join("nli-train.arrow")]
+        ]
+    );
+    // The newest is taken that is whole.
+    let newer = prepare(
+        &world,
+        "org___nli/pair/0.0.0/bbbb",
+        &[("train", &["nli-train.arrow"])],
+    );
+    filetime(&newer, 10);
+    assert_eq!(
+        world.dataset("org/nli:pair").expect("prepared").train,
+        [newer.join("nli-train.arrow")]
+    );
+    fs::remove_file(newer.join("nli-train.arrow")).expect("there");
+    assert_eq!(
+        world.dataset("org/nli:pair").expect("prepared").train,
+        [old.join("nli-train.arrow")]
+    );
+    prepare(
+        &world,
+        "org___other/default/0.0.0/cccc.incomplete",
+        &[("train", &["other-train.arrow"])],
+    );
+    assert!(world.dataset("org/other").is_err());
+    // Offline there is no other way.
+    world.config.offline = true;
+    assert_eq!(world.dataset("org/nli:triplet").expect("prepared"), files);
+}
+
+/// Sets a folder's time of change to so many seconds from now.
+fn filetime(folder: &Path, seconds: u64) {
+    let time = SystemTime::now() + Duration::from_secs(seconds);
+    let folder = fs::File::open(folder).expect("a folder");
+    folder.set_modified(time).expect("a time");
 }
