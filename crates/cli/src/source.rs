@@ -22,6 +22,8 @@ pub(crate) struct DataOptions {
     pub(crate) max_rows: Option<usize>,
     pub(crate) on_bad_row: Option<OnBadRow>,
     pub(crate) reading: ReadingFlags,
+    /// Whether a teacher's scores of lists of texts are the labels.
+    pub(crate) teacher_scores: bool,
     /// The classes of the training data, where labels are words.
     pub(crate) classes: Vec<String>,
 }
@@ -66,6 +68,7 @@ pub(crate) fn dataset(
         on_bad_row: options.on_bad_row.unwrap_or_default(),
         split,
         label_column: options.reading.label_column.clone(),
+        teacher_scores: options.teacher_scores,
         num_negatives: options.reading.num_negatives,
         dialect: options.reading.dialect(),
         classes: options.classes.clone(),
@@ -157,6 +160,7 @@ fn is_file_name(text: &str) -> bool {
         ".json",
         ".txt",
         ".arrow",
+        ".feather",
         ".gz",
         ".zst",
         ".safetensors",

@@ -46,6 +46,30 @@ pub(crate) fn texts<'c>(cell: &'c Cell<'_>, needed: usize) -> Result<Vec<Cow<'c,
     texts.collect()
 }
 
+/// The numbers of a cell that holds a list of so many.
+pub(crate) fn scores(cell: &Cell<'_>, n_texts: usize) -> Result<Vec<f32>, Defect> {
+    let scores = match cell {
+        Cell::Integers(list) => list.iter().map(|&number| number as f32).collect(),
+        Cell::Floats(list) => list.clone(),
+        Cell::List(list) if list.is_empty() => Vec::new(),
+        cell => {
+            return Err(cell
+                .defect()
+                .unwrap_or_else(|| Defect::NotScores(cell.name())));
+        }
+    };
+    if let Some(number) = scores.iter().find(|number| !number.is_finite()) {
+        return Err(Defect::OutOfRange(format!("{number:e}")));
+    }
+    match scores.len() == n_texts {
+        true => Ok(scores),
+        false => Err(Defect::ScoreCount {
+            found: scores.len(),
+            n_texts,
+        }),
+    }
+}
+
 /// A good label.
 pub(crate) enum Label<'c> {
     Integer(i64),

@@ -16,6 +16,8 @@ pub(crate) struct Chosen {
     /// negatives after these.
     pub(crate) texts: Vec<(usize, Role)>,
     pub(crate) label: Option<usize>,
+    /// Lists of numbers beside the lists of positives, and of negatives where there are such.
+    pub(crate) scores: Vec<usize>,
 }
 
 /// The texts that a column holds.
@@ -48,6 +50,20 @@ impl Role {
     }
 }
 
+/// The places of the columns with a teacher's scores of positives and of negatives, such as FlagEmbedding's `pos_scores` and
+/// `neg_scores`; none where the positives have no such column.
+fn scores_of_lists(schema: &Schema) -> Option<(usize, Option<usize>)> {
+    let of_role = |role: Role| {
+        schema.columns.iter().position(|column| {
+            let name = column.name.to_lowercase();
+            matches!(column.holds, Holds::Lists(_))
+                && name.ends_with("scores")
+                && Role::of_lists(&name) == Some(role)
+        })
+    };
+    Some((of_role(Role::Positives)?, of_role(Role::Negatives)))
+}
+
 /// Chooses among a file's columns: those asked for, or all, with the label apart.
 pub(crate) fn choose(
     path: &Path,
@@ -59,10 +75,22 @@ pub(crate) fn choose(
         message,
     };
     let available = schema.names();
-    let wanted = match &options.columns {
+    let mut wanted = match &options.columns {
         Some(wanted) => wanted.clone(),
-        None => all(path, schema)?,
+        None => all(path, schema, options)?,
     };
+    let scores = scores_of_lists(schema);
+    let is_score = |name: &String| {
+        let place = available.iter().position(|column| column == name);
+        place.is_some() && scores.is_some_and(|(of, others)| place == Some(of) || place == others)
+    };
+    // Scores are asked for by the name of either column, or by an option that leaves them aside where others are chosen.
+    let label_column = options.label_column.as_ref();
+    let has_asked = wanted.iter().chain(label_column).any(is_score);
+    let label_column = label_column.filter(|name| !is_score(name));
+    wanted.retain(|name| !is_score(name));
+    let is_free = options.columns.is_none() && label_column.is_none();
+    let scores = scores.filter(|_| has_asked || (options.teacher_scores && is_free));
     let named: Vec<String> = available
         .iter()
         .filter(|name| !name.is_empty())
@@ -80,12 +108,17 @@ pub(crate) fn choose(
         )));
     }
     let mut wanted_and_label = wanted.clone();
-    if let Some(label) = &options.label_column
+    if let Some(label) = label_column
         && !wanted.contains(label)
     {
         wanted_and_label.push(label.clone());
     }
-    let mut chosen = Chosen::default();
+    let mut chosen = Chosen {
+        scores: scores.map_or(Vec::new(), |(of, others)| {
+            [Some(of), others].into_iter().flatten().collect()
+        }),
+        ..Chosen::default()
+    };
     for name in &wanted_and_label {
         let place = named
             .contains(name)
@@ -103,7 +136,7 @@ pub(crate) fn choose(
             )));
         }
         let holds = &schema.columns[place].holds;
-        let is_label = match &options.label_column {
+        let is_label = match label_column {
             Some(label) => label == name,
             None => LABEL_COLUMNS.contains(&name.to_lowercase().as_str()),
         };
@@ -148,12 +181,28 @@ pub(crate) fn choose(
         });
     }
     chosen.texts.sort_by_key(|(_, role)| *role);
+    let has = |role: Role| chosen.texts.iter().any(|(_, other)| *other == role);
+    match chosen.scores.as_slice() {
+        [] => {}
+        _ if !has(Role::Positives) => {
+            return Err(header(
+                "scores of positives need the list of positives beside them".to_owned(),
+            ));
+        }
+        [_] if has(Role::Negatives) => {
+            return Err(header("there are scores of the positives and none of the negatives: choose the columns without them".to_owned()));
+        }
+        _ if chosen.label.is_some() => {
+            return Err(header("scores of lists become the labels, and there is a label column too: choose the columns with one of them".to_owned()));
+        }
+        _ => {}
+    }
     Ok(chosen)
 }
 
 /// All columns but those that are known to be none of the data: row numbers that pandas added, and in retrieval data
 /// with lists of positives whatever is neither the query nor one of the lists.
-fn all(path: &Path, schema: &Schema) -> Result<Vec<String>, DataError> {
+fn all(path: &Path, schema: &Schema, options: &LoadOptions) -> Result<Vec<String>, DataError> {
     let columns = &schema.columns;
     let is_positives = |holds: &Holds, name: &str| {
         matches!(holds, Holds::Texts(_)) && Role::of_lists(name) == Some(Role::Positives)
@@ -192,8 +241,24 @@ fn all(path: &Path, schema: &Schema) -> Result<Vec<String>, DataError> {
             });
         }
     }
+    let label = options.label_column.as_ref();
+    let scores = scores_of_lists(schema).map(|(place, _)| &columns[place].name);
+    let takes_scores = options.teacher_scores || label.is_some_and(|label| aside.contains(label));
+    let mut advice = String::new();
+    if let Some(scores) = scores {
+        if takes_scores {
+            aside.retain(|name| !name.to_lowercase().ends_with("scores"));
+        } else {
+            advice =
+                format!("; scores of lists become a teacher's labels with --label-column {scores}");
+        }
+    }
     if !aside.is_empty() {
-        tracing::info!("{}: left aside: columns {}", path.display(), quoted(&aside));
+        tracing::info!(
+            "{}: left aside: columns {}{advice}",
+            path.display(),
+            quoted(&aside)
+        );
     }
     Ok(used)
 }

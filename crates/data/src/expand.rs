@@ -7,7 +7,7 @@ use wording::counted;
 use crate::{
     choose::Role,
     dataset::{Labels, TextColumn, Texts},
-    error::DataError,
+    error::{DataError, counted},
     options::{LoadOptions, OnBadRow},
     sampler::MAX_ROWS,
 };
@@ -92,6 +92,43 @@ impl ListColumn {
     }
 }
 
+/// A teacher's scores of lists of texts: one for each text of the lists of positives and of negatives.
+#[derive(Debug, Default)]
+pub(crate) struct Scores {
+    pub(crate) positives: Vec<f32>,
+    pub(crate) negatives: Vec<f32>,
+}
+
+impl Scores {
+    pub(crate) fn append(&mut self, more: &Self) {
+        self.positives.extend(&more.positives);
+        self.negatives.extend(&more.negatives);
+    }
+
+    /// The labels of rows whose texts are at these places: of each the score of the positive, then those of the negatives.
+    fn labels(&self, positives: &[u32], negatives: &[Vec<u32>]) -> Labels {
+        let of_positives = positives
+            .iter()
+            .map(|&place| self.positives[place as usize]);
+        if negatives.is_empty() {
+            return Labels::Float(of_positives.collect());
+        }
+        let mut values = Vec::with_capacity(positives.len() * (1 + negatives.len()));
+        for (row, score) in of_positives.enumerate() {
+            values.push(score);
+            values.extend(
+                negatives
+                    .iter()
+                    .map(|places| self.negatives[places[row] as usize]),
+            );
+        }
+        Labels::Vector {
+            values,
+            shape: vec![1 + negatives.len()],
+        }
+    }
+}
+
 /// Columns of one text a row.
 pub(crate) struct Expanded {
     pub(crate) columns: Vec<TextColumn>,
@@ -100,11 +137,13 @@ pub(crate) struct Expanded {
     pub(crate) n_skipped: usize,
 }
 
-/// Expands columns of lists by the rule in [`crate::load()`]; `path` is what messages name.
+/// Expands columns of lists by the rule in [`crate::load()`]; `path` is what messages name. Scores of the lists become the
+/// labels.
 pub(crate) fn expand(
     path: &Path,
     columns: Vec<ListColumn>,
     labels: Option<Labels>,
+    scores: Option<&Scores>,
     options: &LoadOptions,
 ) -> Result<Expanded, DataError> {
     let refuse = |message: String| DataError::Header {
@@ -155,8 +194,12 @@ pub(crate) fn expand(
     let n_skipped = (0..n_source).filter(|&row| !is_used(row)).count();
     if n_skipped > 0 && options.on_bad_row == OnBadRow::Error {
         return Err(refuse(format!(
-            "{n_skipped} of {n_source} rows have no negatives: give them some, leave them out with --on-bad-row skip, \
-             or use no negatives with --num-negatives 0"
+            "{n_skipped} of {} no negatives: give them some, leave them out with --on-bad-row skip, \
+             or use no negatives with --num-negatives 0",
+            match n_source {
+                1 => "1 row has".to_owned(),
+                n => format!("{n} rows have"),
+            }
         )));
     }
     // For each new row the row that it comes from, and the places of its texts.
@@ -242,8 +285,12 @@ pub(crate) fn expand(
     }
     if n_aside > 0 {
         tracing::warn!(
-            "{}: {n_aside} negatives are left aside: rows have up to {most}, and --num-negatives takes {width}",
-            path.display()
+            "{}: {} left aside: rows have up to {most}, and --num-negatives takes {width}",
+            path.display(),
+            match n_aside {
+                1 => "1 negative is".to_owned(),
+                n => format!("{n} negatives are"),
+            }
         );
     }
     if n_skipped > 0 {
@@ -255,7 +302,10 @@ pub(crate) fn expand(
     }
     Ok(Expanded {
         columns,
-        labels: labels.map(|labels| labels.select(&rows)),
+        labels: match scores {
+            Some(scores) => Some(scores.labels(&seconds, &others)),
+            None => labels.map(|labels| labels.select(&rows)),
+        },
         n_skipped,
     })
 }

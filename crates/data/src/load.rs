@@ -8,8 +8,8 @@ use crate::{
     check::{self, LabelBuilder, check_not_numbers},
     choose::{Role, choose},
     dataset::{Dataset, Labels},
-    error::{BadRow, BadRows, DataError, Defect},
-    expand::{ListColumn, expand},
+    error::{BadRow, BadRows, DataError, Defect, counted},
+    expand::{ListColumn, Scores, expand},
     formats::{
         self,
         files::{self, Kind},
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Loads a file, a folder or a pattern such as `data/train-*.parquet`. The extension says the format: `.parquet`,
-/// `.csv`, `.tsv`, `.arrow`, and JSON Lines or documents as `.jsonl`, `.ndjson` or `.json`; `.gz` or `.zst` may follow.
+/// `.csv`, `.tsv`, `.arrow`, `.feather`, and JSON Lines or documents as `.jsonl`, `.ndjson` or `.json`; `.gz` or `.zst` may follow.
 ///
 /// Of a folder the data files are taken, sorted by name, or where it has none those of the folders below: of
 /// [`LoadOptions::split`] alone, where names of files or folders say of which split they are. Hidden files and files
@@ -102,7 +102,8 @@ fn load_all(
     };
     let are_classes = content.are_classes();
     let labels = content.label.map(|label| label.labels);
-    let expanded = expand(&path, content.columns, labels, options)?;
+    let scores = content.scores.as_ref();
+    let expanded = expand(&path, content.columns, labels, scores, options)?;
     let dataset = Dataset {
         name: options.name.clone().unwrap_or_else(|| name_of(source)),
         columns: expanded.columns,
@@ -122,6 +123,7 @@ fn load_all(
 struct Content {
     columns: Vec<ListColumn>,
     label: Option<LabelColumn>,
+    scores: Option<Scores>,
 }
 
 struct LabelColumn {
@@ -137,6 +139,8 @@ struct DatasetRows<'o> {
     is_typed: bool,
     columns: Vec<ListColumn>,
     label: Option<(String, LabelBuilder)>,
+    /// A teacher's scores of the lists, with the names of their columns.
+    scores: Option<(Vec<String>, Scores)>,
     /// Rows looked at, those of files before this one among them.
     n_read: usize,
     n_before: usize,
@@ -151,6 +155,7 @@ impl<'o> DatasetRows<'o> {
             is_typed: true,
             columns: Vec::new(),
             label: None,
+            scores: None,
             n_read: n_before,
             n_before,
             bad_rows: BadRows::default(),
@@ -165,6 +170,7 @@ impl<'o> DatasetRows<'o> {
         let n_done = self.columns.iter().map(ListColumn::n_texts);
         let n_done: Vec<usize> = n_done.collect();
         let taken = self.take_texts(rows, i).and_then(|()| {
+            self.take_scores(rows, i, &n_done)?;
             let (Some((name, labels)), Some(cells)) = (&mut self.label, rows.columns.last()) else {
                 return Ok(());
             };
@@ -207,6 +213,36 @@ impl<'o> DatasetRows<'o> {
         Ok(())
     }
 
+    /// Appends the scores of row `i`, one for each text of its lists, of which those before had `n_done`.
+    fn take_scores(
+        &mut self,
+        rows: &RawTable<'_>,
+        i: usize,
+        n_done: &[usize],
+    ) -> Result<(), (Option<String>, Defect)> {
+        let Some((names, scores)) = &mut self.scores else {
+            return Ok(());
+        };
+        let n_texts = |role: Role| {
+            let lists = self.columns.iter().zip(n_done);
+            let lists = lists.filter(|(column, _)| column.role == role);
+            lists
+                .map(|(column, n_done)| column.n_texts() - n_done)
+                .sum()
+        };
+        let roles = [Role::Positives, Role::Negatives];
+        let cells = &rows.columns[self.columns.len()..];
+        let mut found = [Vec::new(), Vec::new()];
+        for (((found, role), cells), name) in found.iter_mut().zip(roles).zip(cells).zip(names) {
+            *found = check::scores(&cells[i], n_texts(role))
+                .map_err(|defect| (Some(name.clone()), defect))?;
+        }
+        let [positives, negatives] = found;
+        scores.positives.extend(positives);
+        scores.negatives.extend(negatives);
+        Ok(())
+    }
+
     fn finish(mut self, classes: &mut Vec<String>) -> Result<(Content, BadRows), DataError> {
         let label = match self.label {
             None => None,
@@ -246,6 +282,7 @@ impl<'o> DatasetRows<'o> {
         let content = Content {
             columns: self.columns,
             label,
+            scores: self.scores.map(|(_, scores)| scores),
         };
         Ok((content, skipped))
     }
@@ -263,8 +300,10 @@ impl Consumer for DatasetRows<'_> {
         self.label = chosen
             .label
             .map(|place| (name(place), LabelBuilder::default()));
+        let names: Vec<String> = chosen.scores.iter().map(|&place| name(place)).collect();
+        self.scores = (!names.is_empty()).then(|| (names, Scores::default()));
         let texts = chosen.texts.into_iter().map(|(place, _)| place);
-        Ok(texts.chain(chosen.label).collect())
+        Ok(texts.chain(chosen.scores).chain(chosen.label).collect())
     }
 
     fn take(&mut self, rows: RawTable<'_>) -> Result<(), DataError> {
@@ -343,6 +382,19 @@ fn append(
     }
     for (column, more) in whole.columns.iter_mut().zip(part.columns) {
         column.append(&more);
+    }
+    match (&mut whole.scores, &part.scores) {
+        (Some(scores), Some(more)) => scores.append(more),
+        (None, None) => {}
+        _ => {
+            return Err(DataError::Header {
+                path,
+                message: format!(
+                    "it has scores of lists where {} has none, or none where that has some",
+                    first.display()
+                ),
+            });
+        }
     }
     if let (Some(label), Some(more)) = (&mut whole.label, part.label) {
         let labels = std::mem::replace(&mut label.labels, Labels::Integer(Vec::new()));

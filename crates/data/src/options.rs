@@ -12,6 +12,10 @@ pub struct LoadOptions {
     pub columns: Option<Vec<String>>,
     /// The column of labels; by default the one that is named as in [`crate::LABEL_COLUMNS`].
     pub label_column: Option<String>,
+    /// Whether lists of scores beside lists of positives and negatives (`pos_scores`, `neg_scores`) become the labels, a
+    /// teacher's: of each row the score of its positive, then those of its negatives. [`Self::label_column`] with the name
+    /// of one of them asks for the same.
+    pub teacher_scores: bool,
     /// Only the first rows, counted over all files in order and before bad ones are skipped.
     pub max_rows: Option<usize>,
     /// The data set's name; by default that of the file, folder or pattern.

@@ -8,7 +8,8 @@ use data::{DataError, Dataset, Dialect, Labels, LoadOptions, OnBadRow, Split, lo
 use fs_err as fs;
 use tempfile::TempDir;
 
-use support::{CompressionOptions, numbers, parquet_with, texts};
+use polars_arrow_format::ipc::CompressionType;
+use support::{CompressionOptions, arrow, numbers, packed_arrow, parquet_with, plain_texts, texts};
 
 fn fixture(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -578,4 +579,190 @@ fn compressed_files_are_unpacked_up_to_a_bound() {
     }
     let broken = refused(&LoadOptions::default(), "a.csv.gz", &gzip(csv)[..20]);
     assert!(broken.contains("can't be read as gzip"), "{broken}");
+}
+
+const CODECS: [CompressionType; 2] = [CompressionType::Lz4Frame, CompressionType::Zstd];
+
+#[test]
+fn arrow_with_compressed_columns_is_read() {
+    // As pyarrow writes them.
+    for name in ["packed_lz4.arrow", "packed_zstd.arrow", "packed.feather"] {
+        let options = columns(&["b", "a", "label"]);
+        let dataset = load(&fixture(name), &options).unwrap();
+        assert_eq!(dataset.n_rows(), 2000, "{name}");
+        assert_eq!(rows(&dataset)[1999], ["vier", "four"], "{name}");
+        assert_eq!(dataset.labels.unwrap().into_f32()[5], 2.5, "{name}");
+        let options = LoadOptions {
+            on_bad_row: OnBadRow::Skip,
+            ..columns(&["word", "positives"])
+        };
+        let dataset = load(&fixture(name), &options).unwrap();
+        // The words are a dictionary, in which each fourth row is null; there are one or two positives.
+        assert_eq!(dataset.n_skipped, 500, "{name}");
+        assert_eq!(
+            rows(&dataset)[..3],
+            [["u", "p0"], ["v", "p1"], ["v", "q1"]],
+            "{name}"
+        );
+    }
+    // As we make them: in batches, some columns left as they are.
+    let of = |from: usize| {
+        let a: Vec<String> = (from..from + 3).map(|i| format!("text {i}")).collect();
+        let scores: Vec<f64> = (from..from + 3).map(|i| i as f64 / 8.0).collect();
+        [
+            ("a", plain_texts(&a)),
+            ("b", texts(&a)),
+            ("score", numbers(&scores)),
+        ]
+    };
+    let stream = arrow(&[&of(0), &of(3)]);
+    for codec in CODECS {
+        let dataset = loaded(
+            "a.arrow",
+            packed_arrow(&stream, codec, |place| place % 3 == 1),
+        );
+        assert_eq!(rows(&dataset)[4], ["text 4", "text 4"]);
+        assert_eq!(dataset.labels.unwrap().into_f32()[4], 0.5);
+    }
+}
+
+#[test]
+fn compressed_columns_that_lie_are_refused() {
+    let stream = arrow(&[&[("a", plain_texts(&["one", "two", "three"]))]]);
+    for codec in CODECS {
+        let good = packed_arrow(&stream, codec, |_| false);
+        // The length before the texts, which are 11 bytes.
+        let place = good
+            .windows(8)
+            .rposition(|bytes| bytes == 11_i64.to_le_bytes());
+        let place = place.unwrap();
+        let with = |length: i64| {
+            let mut lying = good.clone();
+            lying[place..place + 8].copy_from_slice(&length.to_le_bytes());
+            refused(&LoadOptions::default(), "a.arrow", lying)
+        };
+        for (length, words) in [
+            (12, "has not the 12 bytes that it says"),
+            (10, "has not the 10 bytes that it says"),
+            (-2, "a compressed column of -2 bytes"),
+            (i64::MAX, "unpack to far more than texts do"),
+            (1 << 40, "unpack to far more than texts do"),
+        ] {
+            let message = with(length);
+            assert!(message.contains("can't be read as Arrow"), "{message}");
+            assert!(message.contains(words), "{length}: {message}");
+        }
+        let mut broken = good.clone();
+        broken[place + 9] ^= 0xff;
+        let message = refused(&LoadOptions::default(), "a.arrow", broken);
+        assert!(message.contains("can't be unpacked"), "{message}");
+    }
+    // What would unpack to a hundred times the memory of the texts is refused before any of it is unpacked.
+    let long = "a".repeat(200 << 20);
+    let stream = arrow(&[&[("a", plain_texts(&[long]))]]);
+    for codec in CODECS {
+        let bomb = packed_arrow(&stream, codec, |_| false);
+        assert!(bomb.len() < 1_000_000);
+        let message = refused(&LoadOptions::default(), "a.arrow", bomb);
+        assert!(
+            message.contains("unpack to far more than texts do"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn scores_of_lists_are_a_teachers_labels() {
+    let teacher = LoadOptions {
+        teacher_scores: true,
+        ..LoadOptions::default()
+    };
+    let equal = "{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"m\",\"n\"],\"pos_scores\":[3],\"neg_scores\":[1,0.5],\"prompt\":\"P: \"}\n\
+                 {\"query\":\"r\",\"pos\":[\"s\",\"o\"],\"neg\":[\"t\",\"u\"],\"pos_scores\":[2.5,4],\"neg_scores\":[-1,0],\"prompt\":\"P: \"}\n";
+    let dataset = with(&teacher, "a.jsonl", equal).unwrap();
+    assert_eq!(
+        dataset.column_names(),
+        ["query", "positive", "negative_1", "negative_2"]
+    );
+    assert_eq!(
+        rows(&dataset),
+        [
+            ["q", "p", "m", "n"],
+            ["r", "s", "t", "u"],
+            ["r", "o", "t", "u"]
+        ]
+    );
+    let lists = |values: &[f32], width| {
+        Some(Labels::Vector {
+            values: values.to_vec(),
+            shape: vec![width],
+        })
+    };
+    let expected = lists(&[3.0, 1.0, 0.5, 2.5, -1.0, 0.0, 4.0, -1.0, 0.0], 3);
+    assert_eq!(dataset.labels, expected);
+    // The same by name; without a word they are left aside.
+    let named = |name: &str| LoadOptions {
+        label_column: Some(name.to_owned()),
+        ..LoadOptions::default()
+    };
+    for name in ["pos_scores", "neg_scores"] {
+        assert_eq!(
+            with(&named(name), "a.jsonl", equal).unwrap().labels,
+            expected
+        );
+    }
+    let chosen = columns(&["query", "pos", "neg", "pos_scores"]);
+    assert_eq!(with(&chosen, "a.jsonl", equal).unwrap().labels, expected);
+    assert_eq!(loaded("a.jsonl", equal).labels, None);
+    let without = LoadOptions {
+        teacher_scores: true,
+        ..columns(&["query", "pos", "neg"])
+    };
+    assert_eq!(with(&without, "a.jsonl", equal).unwrap().labels, None);
+    // Fewer negatives, and none.
+    let some = |num_negatives| LoadOptions {
+        num_negatives: Some(num_negatives),
+        ..teacher.clone()
+    };
+    let one = with(&some(1), "a.jsonl", equal).unwrap();
+    assert_eq!(one.labels, lists(&[3.0, 1.0, 2.5, -1.0, 4.0, -1.0], 2));
+    let none = with(&some(0), "a.jsonl", equal).unwrap();
+    assert_eq!(none.labels, Some(Labels::Float(vec![3.0, 2.5, 4.0])));
+    // A row for each negative, and negatives that come again in turn.
+    let unequal = "{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"m\"],\"pos_scores\":[3],\"neg_scores\":[1]}\n\
+                   {\"query\":\"r\",\"pos\":[\"s\"],\"neg\":[\"t\",\"u\"],\"pos_scores\":[2],\"neg_scores\":[0,5]}\n";
+    let each = with(&teacher, "a.jsonl", unequal).unwrap();
+    assert_eq!(
+        rows(&each),
+        [["q", "p", "m"], ["r", "s", "t"], ["r", "s", "u"]]
+    );
+    assert_eq!(each.labels, lists(&[3.0, 1.0, 2.0, 0.0, 2.0, 5.0], 2));
+    let again = with(&some(2), "a.jsonl", unequal).unwrap();
+    assert_eq!(again.labels, lists(&[3.0, 1.0, 1.0, 2.0, 0.0, 5.0], 3));
+    // Parquet has them too.
+    let file = std::fs::read(fixture("scored_lists.parquet")).unwrap();
+    let dataset = with(&teacher, "a.parquet", file).unwrap();
+    assert_eq!(dataset.labels, lists(&[0.5, 0.25, 1.0, 0.75], 2));
+    for (lines, words) in [
+        (
+            equal.replace("[1,0.5]", "[1]"),
+            "row 1 (line 1), column `neg_scores`: 1 score for 2 texts",
+        ),
+        (
+            equal.replace("[2.5,4]", "[2.5,4,5]"),
+            "column `pos_scores`: 3 scores for 2 texts",
+        ),
+        (equal.replace("[2.5,4]", "7"), "not a list of numbers"),
+        (
+            equal.replace("neg_scores", "other"),
+            "none of the negatives",
+        ),
+        (equal.replace("\"prompt\":\"P: \"", "\"label\":1"), ""),
+    ] {
+        match with(&teacher, "a.jsonl", &lines) {
+            Err(error) => assert!(error.to_string().contains(words), "{words}: {error}"),
+            // A label beside them is left aside, as all other columns of such data are.
+            Ok(dataset) => assert_eq!((words, dataset.labels), ("", expected.clone())),
+        }
+    }
 }

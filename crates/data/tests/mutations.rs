@@ -17,7 +17,11 @@ use mutate::{Gauntlet, Mutator, Outcome, count};
 use polars_parquet::read::read_metadata;
 use serde_json::{Map, Value};
 
-use support::{CompressionOptions, numbers, parquet_with, texts};
+use polars_arrow_format::ipc::CompressionType;
+use support::{
+    CompressionOptions, arrow as arrow_stream, numbers, packed_arrow, parquet_with, plain_texts,
+    texts,
+};
 
 const WORDS: &[&str] = &[
     "\"a\"",
@@ -65,6 +69,7 @@ fn options(i: u64) -> LoadOptions {
             separator: Some(b','),
             ..Dialect::default()
         },
+        teacher_scores: true,
         ..LoadOptions::default()
     }
 }
@@ -437,6 +442,27 @@ fn json_lists() {
     loads_whole("json_lists", "lists.jsonl", &bases);
 }
 
+/// Lists with a teacher's scores: what loads has as many scores a row as positives and negatives.
+#[test]
+fn json_scores() {
+    let rows = |n: usize, n_negatives: usize| -> Vec<u8> {
+        let row = |i: usize| {
+            let negatives = vec!["\"no\""; n_negatives].join(",");
+            let scores = vec!["0.5"; n_negatives].join(",");
+            format!(
+                "{{\"query\":\"q{i}\",\"pos\":[\"yes\",\"so\"],\"neg\":[{negatives}],\"pos_scores\":[{i},-1],\"neg_scores\":[{scores}]}}\n"
+            )
+        };
+        (0..n).map(row).collect::<String>().into_bytes()
+    };
+    let bases = [rows(40, 2), rows(2, 1), rows(10, 3)];
+    gauntlet("json_scores", "scores.jsonl", &bases, |_, dataset, _| {
+        if let Some(Labels::Vector { shape, .. }) = &dataset.labels {
+            assert_eq!(shape, &[dataset.columns.len() - 1]);
+        }
+    });
+}
+
 #[test]
 fn packed() {
     let rows: String = (0..200)
@@ -462,6 +488,54 @@ fn arrow() {
         wanted(&["more"], FieldKind::Ids),
     ];
     tables_gauntlet("arrow", "data.arrow", &bases, &wanted);
+}
+
+/// Compressed columns, in streams and files.
+#[test]
+fn arrow_packed() {
+    let a: Vec<String> = (0..60)
+        .map(|i| format!("text number {}", i * 7 % 10))
+        .collect();
+    let scores: Vec<f64> = (0..60).map(f64::from).collect();
+    let columns = |n: usize| {
+        [
+            ("a", plain_texts(&a[..n])),
+            ("b", texts(&a[..n])),
+            ("score", numbers(&scores[..n])),
+        ]
+    };
+    let stream = arrow_stream(&[&columns(60), &columns(9)]);
+    let packed = |codec, keeps: fn(usize) -> bool| packed_arrow(&stream, codec, keeps);
+    let zstd = packed(CompressionType::Zstd, |_| false);
+    let bases = [
+        packed(CompressionType::Lz4Frame, |_| false),
+        packed(CompressionType::Lz4Frame, |place| place == 2),
+        [b"ARROW1\0\0", zstd.as_slice()].concat(),
+        zstd,
+    ];
+    loads_whole("arrow_packed", "packed.arrow", &bases);
+}
+
+/// Compressed columns as pyarrow writes them, with dictionaries and lists.
+#[test]
+fn arrow_packed_by_pyarrow() {
+    let bases = [
+        include_bytes!("fixtures/packed_lz4.arrow").to_vec(),
+        include_bytes!("fixtures/packed_zstd.arrow").to_vec(),
+        include_bytes!("fixtures/packed.feather").to_vec(),
+    ];
+    let wanted = [
+        wanted(&["a"], FieldKind::Text),
+        wanted(&["label"], FieldKind::Number),
+        wanted(&["positives"], FieldKind::Texts),
+    ];
+    tables_gauntlet("arrow_packed_by_pyarrow", "table.feather", &bases, &wanted);
+}
+
+#[test]
+fn parquet_scores() {
+    let bases = [include_bytes!("fixtures/scored_lists.parquet").to_vec()];
+    loads_whole("parquet_scores", "scores.parquet", &bases);
 }
 
 #[test]

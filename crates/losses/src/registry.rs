@@ -23,6 +23,7 @@ use crate::{
     error::LossError,
     gist_embed::GistEmbed,
     global_orthogonal_regularization::GlobalOrthogonalRegularization,
+    inputs::Requirements,
     loss::Loss,
     margin_mse::MarginMse,
     matryoshka::{self, Matryoshka},
@@ -94,17 +95,29 @@ impl LossConfig {
     /// # Errors
     /// As [`Self::build`], but for what depends on the model's dimension.
     pub fn check(&self) -> Result<(), LossError> {
-        let context = BuildContext {
-            dimension: None,
-            device: Device::Cpu,
-            seed: 0,
-        };
-        let loss = self.build(&context)?;
+        let loss = self.build_anywhere()?;
         if loss.requirements().guide && loss.guide().is_none() {
             let problem = "the guide is missing: name a model by guide=MODEL";
             return Err(LossError::parameter(self.name, problem));
         }
         Ok(())
+    }
+
+    /// The data that the loss takes.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn requirements(&self) -> Result<Requirements, LossError> {
+        Ok(self.build_anywhere()?.requirements())
+    }
+
+    /// The loss as it is built without a model.
+    fn build_anywhere(&self) -> Result<Box<dyn Loss>, LossError> {
+        self.build(&BuildContext {
+            dimension: None,
+            device: Device::Cpu,
+            seed: 0,
+        })
     }
 
     /// The loss itself, its parameters checked.

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use data::{Dataset, Split, overlap};
 use eval::entry::Needs;
+use losses::{Accepts, LabelKind};
 use serde_json::{Map, Value, json};
 use train::IntervalStrategy;
 use wording::counted;
@@ -41,6 +42,7 @@ impl Inputs {
                 },
                 on_bad_row: Some(flags.on_bad_row),
                 reading: flags.reading.clone(),
+                teacher_scores: flags.teacher.is_none() && learns_from_scores(flags, name),
                 classes: classes.to_vec(),
             };
             source::dataset(source, split, &options, session)
@@ -134,6 +136,19 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+/// Whether the loss of the data set of this name learns from a teacher's scores of the texts of a row.
+fn learns_from_scores(flags: &TrainFlags, name: Option<&String>) -> bool {
+    let own = flags
+        .loss
+        .iter()
+        .find(|loss| loss.name.is_some() && loss.name.as_ref() == name);
+    let loss = own.or(flags.loss.first());
+    let requirements = loss.and_then(|loss| loss.value.requirements().ok());
+    let is_of_documents =
+        |accepts: &Accepts| accepts.labels == LabelKind::FloatVector && accepts.min_columns > 2;
+    requirements.is_some_and(|requirements| requirements.accepts.iter().any(is_of_documents))
 }
 
 /// The classes of the training set of this name, or of the only one.
