@@ -12,6 +12,7 @@ mod flags;
 mod interrupt;
 mod models;
 mod named;
+mod nano_beir;
 mod npy;
 mod output;
 mod progress;

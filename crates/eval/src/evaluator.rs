@@ -23,6 +23,11 @@ pub trait Evaluator: fmt::Debug + Send {
 
     /// The file that the metrics are appended to.
     fn csv(&self) -> CsvTable;
+
+    /// All files that the metrics are appended to, where there are several.
+    fn all_csv(&self) -> Vec<CsvTable> {
+        vec![self.csv()]
+    }
 }
 
 /// The inputs of an evaluation.

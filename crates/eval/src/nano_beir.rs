@@ -7,9 +7,12 @@ use search::Similarity;
 use crate::{
     bootstrap::{Bootstrap, Interval},
     csv::CsvTable,
-    entry::{Entry, Needs, Side},
+    entry::{Columns, Entry, Needs, Prepared, Side},
     error::EvalError,
-    information_retrieval::{self as retrieval, InformationRetrievalEvaluator, csv_columns},
+    evaluator::{Evaluator, Inputs},
+    information_retrieval::{
+        self as retrieval, InformationRetrievalEvaluator, RetrievalTask, csv_columns,
+    },
     metrics::Metrics,
     options::{Flag, MAIN_SIMILARITY, Options},
     rows::RowFigures,
@@ -124,6 +127,9 @@ pub struct NanoBeirEvaluator {
 
 const NAME: &str = "NanoBEIREvaluator";
 
+/// The columns of texts of a task.
+const SIDES: [Side; 2] = [Side::Query, Side::Document];
+
 static DATA: Flag = Flag::new(
     "nano-beir-data",
     "NAME",
@@ -135,7 +141,7 @@ static DATA: Flag = Flag::new(
 pub(crate) static ENTRY: Entry = Entry {
     name: "nano-beir",
     unit: "queries",
-    sides: &[Side::Query, Side::Document],
+    sides: &SIDES,
     flags: &[
         &MAIN_SIMILARITY,
         &retrieval::ACCURACY_AT_K,
@@ -282,9 +288,98 @@ impl NanoBeirEvaluator {
     }
 }
 
+/// Tasks of NanoBEIR as one evaluator, for a run: its columns are the queries and the documents of the first task, then
+/// those of the next. Its metrics are [`NanoBeirEvaluator::aggregate`]'s.
+#[derive(Debug)]
+pub struct NanoBeirTasks {
+    means: NanoBeirEvaluator,
+    tasks: Vec<InformationRetrievalEvaluator>,
+}
+
+impl NanoBeirTasks {
+    /// The evaluator of tasks from the columns of their tables, with the texts that it takes.
+    ///
+    /// # Errors
+    /// Those of the options and of [`RetrievalTask::new`], and where there is no task.
+    pub fn prepare(
+        options: &Options,
+        tasks: Vec<(NanoDataset, Vec<Columns>)>,
+    ) -> Result<Prepared, EvalError> {
+        let means = NanoBeirEvaluator::with_options(options)?;
+        if tasks.is_empty() {
+            return Err(EvalError::inputs(NAME, "there is no data set"));
+        }
+        let (mut evaluators, mut texts) = (Vec::new(), Vec::new());
+        for (dataset, tables) in tasks {
+            let task = RetrievalTask::new(&means.name_of(dataset), options, tables)?;
+            evaluators.push(task.evaluator);
+            texts.extend(task.texts);
+        }
+        let n_of = |side: usize| {
+            texts
+                .iter()
+                .skip(side)
+                .step_by(SIDES.len())
+                .map(Vec::len)
+                .sum()
+        };
+        let counts = vec![(n_of(0), "queries"), (n_of(1), "documents")];
+        let evaluator = Box::new(Self {
+            means,
+            tasks: evaluators,
+        });
+        Ok(Prepared {
+            evaluator,
+            texts,
+            counts,
+        })
+    }
+
+    /// The side of a column of texts.
+    pub fn side(column: usize) -> Side {
+        SIDES[column % SIDES.len()]
+    }
+}
+
+impl Evaluator for NanoBeirTasks {
+    fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
+        if inputs.embeddings.len() != SIDES.len() * self.tasks.len() {
+            let problem = format!(
+                "{} columns of embeddings for {} data sets",
+                inputs.embeddings.len(),
+                self.tasks.len()
+            );
+            return Err(EvalError::inputs(NAME, problem));
+        }
+        let of_tasks = inputs.embeddings.chunks(SIDES.len());
+        let metrics = self.tasks.iter().zip(of_tasks);
+        let metrics = metrics
+            .map(|(task, embeddings)| task.evaluate(&Inputs::new(embeddings)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let measured: Vec<_> = self.tasks.iter().zip(&metrics).collect();
+        self.means.aggregate(&measured)
+    }
+
+    fn rows(&self, _: &Inputs<'_>) -> Result<Option<RowFigures>, EvalError> {
+        Ok(None)
+    }
+
+    fn csv(&self) -> CsvTable {
+        self.means.csv(&self.tasks[0])
+    }
+
+    fn all_csv(&self) -> Vec<CsvTable> {
+        let tasks = self.tasks.iter().map(Evaluator::csv);
+        tasks.chain([self.csv()]).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tch::Tensor;
+
     use super::*;
+    use crate::entry::Cells;
 
     #[test]
     fn names_are_known_in_any_case() {
@@ -294,6 +389,64 @@ mod tests {
         assert!(
             message.contains("no data set `nqq`") && message.contains("quoraretrieval, scidocs"),
             "{message}"
+        );
+    }
+
+    #[test]
+    fn tasks_together_are_measured_as_each_alone() {
+        let columns = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+            Some(Cells::Texts(texts))
+        };
+        let judged = Some(Cells::Lists(vec![
+            vec!["d0".to_owned()],
+            vec!["d1".to_owned()],
+        ]));
+        let tables = || {
+            vec![
+                vec![columns(&["q0", "q1"]), columns(&["one", "two"])],
+                vec![columns(&["d0", "d1", "d2"]), columns(&["a", "b", "c"])],
+                vec![columns(&["q0", "q1"]), judged.clone(), None],
+            ]
+        };
+        let (options, datasets) = (Options::default(), &NanoDataset::ALL[..2]);
+        let tasks = datasets.iter().map(|&dataset| (dataset, tables()));
+        let prepared = NanoBeirTasks::prepare(&options, tasks.collect()).unwrap();
+        assert_eq!(prepared.counts, [(4, "queries"), (6, "documents")]);
+        let lengths: Vec<usize> = prepared.texts.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [2, 3, 2, 3]);
+        let of = |values: &[f32]| Tensor::from_slice(values).view([-1, 2]);
+        let documents = of(&[1.0, 0.0, 0.0, 1.0, -1.0, 0.0]);
+        let right = of(&[1.0, 0.1, 0.1, 1.0]);
+        let wrong = of(&[-1.0, 0.1, 0.1, 1.0]);
+        let embeddings = [right, documents.shallow_clone(), wrong, documents];
+        let inputs = Inputs::new(&embeddings);
+        let metrics = prepared.evaluator.evaluate(&inputs).unwrap();
+        for (key, value) in [
+            ("NanoClimateFEVER_cosine_accuracy@1", 1.0),
+            ("NanoDBPedia_cosine_accuracy@1", 0.5),
+            ("NanoBEIR_mean_cosine_accuracy@1", 0.75),
+        ] {
+            assert_eq!(metrics.get(key), Some(value), "{key}");
+        }
+        assert_eq!(metrics.primary_key(), "NanoBEIR_mean_cosine_ndcg@10");
+        let files: Vec<String> = prepared
+            .evaluator
+            .all_csv()
+            .into_iter()
+            .map(|csv| csv.file)
+            .collect();
+        assert_eq!(files.len(), 3);
+        assert_eq!(files[2], "NanoBEIR_evaluation_mean_results.csv");
+        assert!(
+            prepared
+                .evaluator
+                .evaluate(&Inputs::new(&embeddings[..2]))
+                .is_err()
+        );
+        assert_eq!(
+            (NanoBeirTasks::side(2), NanoBeirTasks::side(5)),
+            (Side::Query, Side::Document)
         );
     }
 

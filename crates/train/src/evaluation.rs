@@ -350,21 +350,21 @@ impl Evaluation {
         }
     }
 
-    /// The evaluator's CSV file; `None` without an evaluator.
-    pub fn csv(&self) -> Option<CsvTable> {
+    /// The evaluator's CSV files; none without an evaluator.
+    pub fn csv(&self) -> Vec<CsvTable> {
         let evaluator = self.evaluator.as_ref();
-        evaluator.map(|(_, evaluator)| evaluator.csv())
+        evaluator.map_or(Vec::new(), |(_, evaluator)| evaluator.all_csv())
     }
 
-    /// Appends the metrics to the evaluator's CSV file in `folder`.
+    /// Appends the metrics to the evaluator's CSV files in `folder`.
     ///
     /// # Errors
     /// When the file can't be written.
     pub fn append_csv(&self, folder: &Path, metrics: &Metrics, at: At) -> Result<(), TrainError> {
-        match self.csv() {
-            Some(table) => Ok(table.append(folder, at, metrics)?),
-            None => Ok(()),
+        for table in self.csv() {
+            table.append(folder, at, metrics)?;
         }
+        Ok(())
     }
 }
 

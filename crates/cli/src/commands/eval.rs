@@ -3,9 +3,9 @@
 mod classifier;
 mod columns;
 mod input;
-mod nano_beir;
 mod part;
 mod subject;
+mod tasks;
 
 use eval::{
     Metrics,

@@ -18,10 +18,12 @@ use crate::{
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct TableFlags(pub(crate) EvaluatorFlags);
 
-/// The evaluators of tables.
+/// The evaluators of tables, NanoBEIR's among them.
 fn entries() -> impl Iterator<Item = &'static Entry> {
-    let is_of_tables = |entry: &&'static Entry| matches!(entry.needs, Needs::Tables(_));
-    EVALUATORS.into_iter().filter(is_of_tables)
+    let is_of_columns = |entry: &&'static Entry| matches!(entry.needs, Needs::Columns(_));
+    EVALUATORS
+        .into_iter()
+        .filter(move |entry| !is_of_columns(entry))
 }
 
 /// The flags of all of them, each once.

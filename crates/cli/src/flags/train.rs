@@ -5,21 +5,23 @@
 
 mod ignored;
 
-use std::{path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use clap::{Arg, ArgAction, Args};
 use data::OnBadRow;
 use eval::{
     EvaluatorKind,
     entry::{Entry, Needs, TableNeeds},
-    registry::{self, EVALUATORS},
+    registry::EVALUATORS,
 };
 use model::{Engine, GemmName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use train::{TrainingArguments, by_name, flag_defaults};
 
 use crate::{
-    flags::{hub::HubFlags, prompts, reading::ReadingFlags, tables::TableFlags},
+    flags::{
+        eval::EvaluatorName, hub::HubFlags, prompts, reading::ReadingFlags, tables::TableFlags,
+    },
     named::Named,
 };
 
@@ -44,8 +46,8 @@ pub(crate) struct TrainFlags {
     #[arg(long, value_name = "DATA", help_heading = DATA)]
     pub(crate) test_data: Option<String>,
     /// Evaluator for the evaluation and test data: triplet, embedding-similarity, binary-classification,
-    /// translation, reranking, paraphrase-mining; or information-retrieval, of --queries, --corpus and --qrels
-    /// [default: triplet or embedding-similarity, by the columns].
+    /// translation, reranking, paraphrase-mining; or information-retrieval, of --queries, --corpus and --qrels, or
+    /// nano-beir, also as nano-beir:msmarco,nq [default: triplet or embedding-similarity, by the columns].
     #[arg(long, value_name = "EVALUATOR", help_heading = DATA)]
     pub(crate) evaluator: Option<RunEvaluator>,
     /// Columns to use, in order, separated by commas; labels by their name [default: all].
@@ -118,26 +120,32 @@ impl Default for TrainFlags {
 }
 
 /// An evaluator that a run may have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum RunEvaluator {
     /// Of a data set.
     Columns(EvaluatorKind),
     /// Of tables with ids.
     Tables(&'static Entry, &'static TableNeeds),
+    /// Of tasks from the hub, all or those of these names.
+    Tasks(&'static Entry, Option<String>),
 }
 
 impl RunEvaluator {
-    fn of(entry: &'static Entry) -> Option<Self> {
+    fn of(entry: &'static Entry, tasks: Option<String>) -> Option<Self> {
         match &entry.needs {
             Needs::Tables(needs) => Some(Self::Tables(entry, needs)),
-            _ => EvaluatorKind::new(entry).map(Self::Columns),
+            Needs::Tasks { .. } => Some(Self::Tasks(entry, tasks)),
+            Needs::Columns(_) => EvaluatorKind::new(entry).map(Self::Columns),
         }
     }
+}
 
-    fn name(self) -> &'static str {
+impl fmt::Display for RunEvaluator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Columns(kind) => kind.entry().name,
-            Self::Tables(entry, _) => entry.name,
+            Self::Columns(kind) => f.write_str(kind.entry().name),
+            Self::Tables(entry, _) | Self::Tasks(entry, None) => f.write_str(entry.name),
+            Self::Tasks(entry, Some(tasks)) => write!(f, "{}:{tasks}", entry.name),
         }
     }
 }
@@ -146,11 +154,23 @@ impl FromStr for RunEvaluator {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        registry::find(text).and_then(Self::of).ok_or_else(|| {
-            let known = EVALUATORS.into_iter().filter_map(Self::of).map(Self::name);
+        // The names are those of `sentune eval`, with what may follow a colon.
+        let entry = match text.parse() {
+            Ok(EvaluatorName::Registered { entry, tasks }) => Self::of(entry, tasks),
+            Ok(EvaluatorName::Sequential) => None,
+            Err(problem) if text.contains(':') => return Err(problem),
+            Err(_) => None,
+        };
+        entry.ok_or_else(|| {
+            let known = EVALUATORS
+                .into_iter()
+                .filter_map(|entry| Self::of(entry, None));
             format!(
                 "a run has no evaluator `{text}`: there are {}",
-                known.collect::<Vec<_>>().join(", ")
+                known
+                    .map(|known| known.to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )
         })
     }
@@ -158,13 +178,13 @@ impl FromStr for RunEvaluator {
 
 impl PartialEq for RunEvaluator {
     fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
+        self.to_string() == other.to_string()
     }
 }
 
 impl Serialize for RunEvaluator {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
+        serializer.collect_str(self)
     }
 }
 

@@ -916,3 +916,84 @@ fn retrieval_decides_which_model_is_best() {
         ],
     );
 }
+
+#[test]
+fn nano_beir_decides_which_model_of_a_run_is_best() {
+    let sandbox = Sandbox::new();
+    let standin = StandIn::start().unwrap();
+    serve_nano_beir(&standin);
+    let train_data = data("triplets.jsonl");
+    let train = |more: &[&str]| {
+        let model = model();
+        let mut arguments: Vec<&dyn AsRef<OsStr>> =
+            vec![&"train", &"--model", &model, &"--train-data", &train_data];
+        arguments.extend([
+            &"--max-steps" as &dyn AsRef<OsStr>,
+            &"4",
+            &"--output-dir",
+            &"run",
+            &"--overwrite-output-dir",
+        ]);
+        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<OsStr>));
+        let mut command = sandbox.command(&arguments);
+        command
+            .env("HF_ENDPOINT", standin.endpoint())
+            .env_remove("HF_HUB_OFFLINE");
+        Ended::from(command.output().unwrap())
+    };
+    let best = "NanoBEIR_mean_cosine_ndcg@10";
+    let evaluated = [
+        "--evaluator",
+        "nano-beir:msmarco,nq",
+        "--eval-strategy",
+        "steps",
+        "--eval-steps",
+        "2",
+        "--save-steps",
+        "2",
+        "--load-best-model-at-end",
+        "--metric-for-best-model",
+        best,
+    ];
+    let table = train(&evaluated).ok();
+    assert!(table.starts_with("4 queries in 4 documents"), "{table}");
+    assert!(table.contains("\nNanoBEIR_mean_cosine_ndcg@10 "), "{table}");
+    assert!(table.contains("\nNanoNQ_dot_mrr@10 "), "{table}");
+    // Each evaluation during the run has all keys; the best one was chosen by the mean.
+    let log = fs_err::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap();
+    let means: Vec<f64> = json_lines(&log)
+        .iter()
+        .filter_map(|entry| entry[format!("eval_{best}")].as_f64())
+        .collect();
+    assert_eq!(means, [1.0, 1.0]);
+    let state =
+        fs_err::read_to_string(sandbox.path("run/checkpoint-4/trainer_state.json")).unwrap();
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["best_metric"], serde_json::json!(1.0));
+    assert_eq!(state["best_global_step"], serde_json::json!(2));
+    for name in [
+        "NanoBEIR_evaluation_mean_results.csv",
+        "Information-Retrieval_evaluation_NanoMSMARCO_results.csv",
+        "Information-Retrieval_evaluation_NanoNQ_results.csv",
+    ] {
+        for (folder, n_lines) in [("eval", 3), ("test", 3)] {
+            let csv = fs_err::read_to_string(sandbox.path("run").join(folder).join(name)).unwrap();
+            assert_eq!(csv.lines().count(), n_lines, "{folder}/{name}: {csv}");
+        }
+    }
+    // The run's configuration repeats it.
+    let config = fs_err::read_to_string(sandbox.path("run/config.toml")).unwrap();
+    assert!(
+        config.contains("evaluator = \"nano-beir:msmarco,nq\""),
+        "{config}"
+    );
+    // A name that several tasks' metrics end with is none.
+    let mut several = evaluated;
+    several[10] = "cosine_ndcg@10";
+    let parts = ["may be several", "eval_NanoBEIR_mean_cosine_ndcg@10"];
+    train(&several).failed(2, &parts);
+    let parts = ["--nano-beir-data is for --evaluator nano-beir"];
+    train(&["--nano-beir-data", "org/own"]).failed(2, &parts);
+    train(&["--evaluator", "nano-beir:msmarko"]).failed(2, &["no data set `msmarko`"]);
+    train(&["--evaluator", "sequential"]).failed(2, &["a run has no evaluator", "nano-beir"]);
+}

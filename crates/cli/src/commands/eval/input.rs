@@ -9,12 +9,13 @@ use eval::{
 use super::{
     classifier::Classified,
     columns::{Columns, Taught},
-    nano_beir::NanoBeir,
     part::Part,
     subject::{Evaluated, Subject},
+    tasks,
 };
 use crate::{
     flags::eval::EvalFlags,
+    nano_beir::NanoBeir,
     session::Session,
     source::{self, DataOptions},
     table::counted_all,
@@ -63,7 +64,7 @@ impl Input {
             Needs::Tasks { .. } => Self::NanoBeir(NanoBeir::load(
                 entry,
                 part.tasks.as_deref(),
-                flags,
+                &flags.of_evaluators,
                 session,
             )?),
         })
@@ -76,7 +77,7 @@ impl Input {
             Self::Taught(input) => input.evaluate(subject),
             Self::Classified(input) => input.evaluate(subject),
             Self::Tables(input) => evaluate_tables(input, subject),
-            Self::NanoBeir(input) => input.evaluate(subject),
+            Self::NanoBeir(input) => tasks::evaluate(input, subject),
         }
     }
 }

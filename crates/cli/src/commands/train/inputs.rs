@@ -10,9 +10,11 @@ use wording::counted;
 
 use crate::{
     flags::train::{RunEvaluator, TrainFlags},
+    nano_beir::{NANO_BEIR_DATA, NanoBeir},
     session::Session,
     source::{self, DataOptions},
-    tables::{Sources, Tables},
+    tables::{Material, Sources, Tables},
+    usage::UsageError,
 };
 
 /// The data sets and tables of a run.
@@ -21,9 +23,9 @@ pub(super) struct Inputs {
     pub(super) eval: Vec<NamedDataset>,
     pub(super) test: Option<Dataset>,
     /// Tables with ids to evaluate on during training.
-    pub(super) eval_tables: Vec<Tables>,
+    pub(super) eval_tables: Vec<Material>,
     /// Tables with ids to evaluate on before and after.
-    pub(super) test_tables: Vec<Tables>,
+    pub(super) test_tables: Vec<Material>,
 }
 
 /// A data set, with the name that a flag gave it.
@@ -70,7 +72,7 @@ impl Inputs {
                 Some(dataset.context("--test-data")?.into_triplets())
             }
         };
-        let (eval_tables, test_tables) = tables(flags)?;
+        let (eval_tables, test_tables) = tables(flags, session)?;
         let inputs = Self {
             train,
             eval,
@@ -162,7 +164,7 @@ fn classes_of<'t>(train: &'t [NamedDataset], name: Option<&String>) -> &'t [Stri
 
 /// Whether --eval-data and --test-data are files of an evaluator of tables, and no data sets.
 fn takes_data(flags: &TrainFlags) -> bool {
-    match flags.evaluator {
+    match &flags.evaluator {
         Some(RunEvaluator::Tables(entry, _)) => entry.takes_data(),
         _ => false,
     }
@@ -170,11 +172,24 @@ fn takes_data(flags: &TrainFlags) -> bool {
 
 /// The tables of the evaluator that the flags name, during training and before and after. Tables that have flags of
 /// their own are both.
-fn tables(flags: &TrainFlags) -> anyhow::Result<(Vec<Tables>, Vec<Tables>)> {
-    let named = match flags.evaluator {
-        Some(RunEvaluator::Tables(entry, needs)) => Some((entry, needs)),
+fn tables(flags: &TrainFlags, session: &Session) -> anyhow::Result<(Vec<Material>, Vec<Material>)> {
+    // Material without --eval-data and --test-data is for both.
+    let for_both = |material: Material| {
+        let is_evaluated = flags.arguments.eval_strategy != IntervalStrategy::No;
+        let during = is_evaluated.then(|| material.clone());
+        (during.into_iter().collect(), vec![material])
+    };
+    let named = match &flags.evaluator {
+        Some(RunEvaluator::Tables(entry, needs)) => Some((*entry, *needs)),
+        Some(RunEvaluator::Tasks(entry, names)) => {
+            let tasks = NanoBeir::load(entry, names.as_deref(), &flags.tables.0, session)?;
+            return Ok(for_both(Material::NanoBeir(tasks)));
+        }
         _ => None,
     };
+    if flags.tables.0.has(NANO_BEIR_DATA) {
+        return Err(UsageError(format!("--{NANO_BEIR_DATA} is for --evaluator nano-beir")).into());
+    }
     let by_flags = || {
         let entry = flags.tables.entry()?;
         match &entry.needs {
@@ -194,17 +209,10 @@ fn tables(flags: &TrainFlags) -> anyhow::Result<(Vec<Tables>, Vec<Tables>)> {
             max_rows: flags.max_eval_samples,
             on_bad_row: flags.on_bad_row,
         };
-        Tables::load(entry, needs, name.cloned(), &sources)
+        Tables::load(entry, needs, name.cloned(), &sources).map(Material::Tables)
     };
     if !entry.takes_data() {
-        let tables = vec![load(None, None, "data")?];
-        let is_evaluated = flags.arguments.eval_strategy != IntervalStrategy::No;
-        let during = if is_evaluated {
-            tables.clone()
-        } else {
-            Vec::new()
-        };
-        return Ok((during, tables));
+        return Ok(for_both(load(None, None, "data")?));
     }
     let during = flags.eval_data.iter();
     let during = during.map(|set| load(Some(&set.value), set.name.as_ref(), "eval-data"));

@@ -21,7 +21,7 @@ use crate::{
     models::{load_model, side_encoding},
     named::Named,
     session::Session,
-    tables::Tables,
+    tables::Material,
     tokenizing::tokenize_prompted,
     usage::UsageError,
 };
@@ -180,15 +180,15 @@ impl Tokens<'_> {
 
 /// The evaluator of data sets that the flags name.
 pub(crate) fn kind_of(flags: &TrainFlags) -> Option<EvaluatorKind> {
-    match flags.evaluator {
-        Some(RunEvaluator::Columns(kind)) => Some(kind),
+    match &flags.evaluator {
+        Some(RunEvaluator::Columns(kind)) => Some(*kind),
         _ => None,
     }
 }
 
 /// Tables with their evaluator; without similarities, it takes those of its choice.
 fn of_tables(
-    tables: Tables,
+    tables: Material,
     flags: &TrainFlags,
     model: &SentenceTransformer,
     similarities: &[Similarity],
@@ -196,10 +196,11 @@ fn of_tables(
     let mut options = Options::of(similarities);
     options.own_similarity = model.similarity_fn_name();
     flags.tables.0.set_options(&mut options);
-    let (entry, name, sha256) = (tables.entry, tables.name.clone(), tables.sha256());
+    let (entry, name, sha256) = (tables.entry(), tables.name().to_owned(), tables.sha256());
+    let side = tables.side();
     let prepared = tables.prepare(&options)?;
     let encoding = EncodeOptions::default();
-    let of_column = |i| side_encoding(&options, &encoding, entry.side(i));
+    let of_column = |i| side_encoding(&options, &encoding, side(i));
     Ok(Evaluation::of_tables(
         name, entry, prepared, of_column, sha256,
     ))
