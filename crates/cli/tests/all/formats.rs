@@ -241,10 +241,10 @@ fn an_audit_counts_doubts_and_writes_a_clean_copy() {
     let lines: Vec<&str> = written.lines().collect();
     assert_eq!(
         lines[0],
-        "row,doubt,column,other_row,anchor,positive,negative"
+        "row,doubt,column,other_row,other_data,strength,anchor,positive,negative"
     );
-    assert_eq!(lines[1], "2,repeated,\"\",1,a dog,a hound,a cat");
-    assert_eq!(lines[3], "4,leaked,\"\",1,one,two,three");
+    assert_eq!(lines[1], "2,repeated,\"\",1,\"\",0,a dog,a hound,a cat");
+    assert_eq!(lines[3], "4,leaked,\"\",1,test,0,one,two,three");
     let refused = sandbox.run(&[
         &"data",
         &"audit",
@@ -256,6 +256,226 @@ fn an_audit_counts_doubts_and_writes_a_clean_copy() {
         &"odd",
     ]);
     refused.failed(2, &["there is no doubt `odd`", "odd-length"]);
+}
+
+/// Triplets of which the last has its positive and negative swapped.
+fn swapped_triplets() -> String {
+    let subjects = [
+        "a man", "a woman", "the dog", "the cat", "a boy", "the girl",
+    ];
+    let verbs = ["eats", "runs", "sleeps", "sings"];
+    let rows = subjects.iter().flat_map(|subject| {
+        let row = move |i: usize| {
+            let (verb, other) = (verbs[i], verbs[(i + 1) % 4]);
+            format!("{subject} {verb} now,{subject} {verb},{subject} {other}\n")
+        };
+        (0..4).map(row)
+    });
+    let mut rows: Vec<String> = rows.collect();
+    rows[23] = "the girl sings now,the girl eats,the girl sings\n".to_owned();
+    format!("anchor,positive,negative\n{}", rows.concat())
+}
+
+#[test]
+fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
+    let sandbox = Sandbox::new();
+    sandbox.write("train.csv", swapped_triplets());
+    let audit = |more: &[&str]| {
+        let model = model();
+        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
+            &"data",
+            &"audit",
+            &"--data",
+            &"train.csv",
+            &"--model",
+            &model,
+            &"--json",
+        ];
+        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
+        sandbox.run(&arguments)
+    };
+    let flags = [
+        "--folds",
+        "4",
+        "--num-train-epochs",
+        "20",
+        "--learning-rate",
+        "5e-3",
+        "--scores",
+        "scores.jsonl",
+        "--output",
+        "clean.csv",
+        "--drop",
+        "worst:1",
+        "--show",
+        "2",
+    ];
+    let audited = audit(&flags);
+    for fold in 1..=4 {
+        assert!(
+            audited.stderr.contains(&format!("fold {fold} of 4: ")),
+            "{audited:?}"
+        );
+    }
+    let found: Value = serde_json::from_str(&audited.ok()).unwrap();
+    assert_eq!(found["worst"].as_array().unwrap().len(), 2);
+    assert_eq!(found["worst"][0]["row"], json!(24), "{found}");
+    assert_eq!(
+        found["worst"][0]["values"]["positive"],
+        json!("the girl eats")
+    );
+    let scores = fs_err::read_to_string(sandbox.path("scores.jsonl")).unwrap();
+    let scores: Vec<Value> = scores
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut rows: Vec<u64> = scores
+        .iter()
+        .map(|row| row["row"].as_u64().unwrap())
+        .collect();
+    let values: Vec<f64> = scores
+        .iter()
+        .map(|row| row["row_score"].as_f64().unwrap())
+        .collect();
+    assert!(values.is_sorted());
+    assert!(values[0] < 0.0 && values[23] > 0.0, "{values:?}");
+    rows.sort_unstable();
+    assert_eq!(rows, (1..=24).collect::<Vec<u64>>());
+    let clean = fs_err::read_to_string(sandbox.path("clean.csv")).unwrap();
+    assert_eq!(clean.lines().count(), 24);
+    assert!(!clean.contains("the girl sings now"), "{clean}");
+    // The same seed gives the same scores.
+    let again = ["--scores", "again.jsonl"];
+    audit(&[&flags[..6], &again].concat()).ok();
+    let read = |name: &str| fs_err::read(sandbox.path(name)).unwrap();
+    assert!(read("scores.jsonl") == read("again.jsonl"));
+
+    audit(&["--output", "x.csv", "--drop", "worst:2%"]).failed(2, &["--drop worst needs --folds"]);
+    audit(&["--folds", "20"]).failed(2, &["--folds 20: 24 rows", "a lower number"]);
+    audit(&["--output", "x.csv", "--drop", "worst:x"]).failed(2, &["worst:2%"]);
+    let refused = sandbox.run(&[
+        &"data",
+        &"audit",
+        &"--data",
+        &"train.csv",
+        &"--output",
+        &"x.csv",
+        &"--drop",
+        &"cut-off",
+    ]);
+    refused.failed(2, &["--drop cut-off needs --model"]);
+}
+
+#[test]
+fn an_audit_by_a_model_finds_false_negatives_and_texts_that_are_cut_off() {
+    let sandbox = Sandbox::new();
+    // The second row's negative is the first's anchor in other words, and nearer to it than the first's positive.
+    let long = "the dog runs and ".repeat(40);
+    let rows = [
+        "the dog runs,a young woman sings,the cat sleeps",
+        "a boy eats,some apple soup,the dog runs.",
+        "a horse walks,the red car is fast,a tree",
+        "the girl reads,a cold lake,a song",
+        &format!("{long},a young man,a cat"),
+    ];
+    sandbox.write(
+        "train.csv",
+        format!("anchor,positive,negative\n{}\n", rows.join("\n")),
+    );
+    let model = model();
+    let audited = sandbox.run(&[
+        &"data",
+        &"audit",
+        &"--data",
+        &"train.csv",
+        &"--model",
+        &model,
+        &"--findings",
+        &"found.jsonl",
+        &"--output",
+        &"clean.csv",
+        &"--drop",
+        &"cut-off,nearer-elsewhere",
+    ]);
+    let table = audited.ok();
+    assert!(table.contains("\ncut-off "), "{table}");
+    let found = fs_err::read_to_string(sandbox.path("found.jsonl")).unwrap();
+    let found: Vec<Value> = found
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |doubt: &str| -> Vec<&Value> {
+        found
+            .iter()
+            .filter(|finding| finding["doubt"] == json!(doubt))
+            .collect()
+    };
+    let cut_off = of("cut-off");
+    assert_eq!(cut_off.len(), 1);
+    assert_eq!(
+        (&cut_off[0]["row"], &cut_off[0]["column"]),
+        (&json!(5), &json!("anchor"))
+    );
+    assert!(cut_off[0]["strength"].as_f64().unwrap() > 50.0);
+    let nearer = of("nearer-elsewhere");
+    let nearer: Vec<&&Value> = nearer
+        .iter()
+        .filter(|finding| finding["row"] == json!(2))
+        .collect();
+    assert_eq!(nearer.len(), 1, "{found:?}");
+    assert_eq!(
+        (&nearer[0]["column"], &nearer[0]["other_row"]),
+        (&json!("negative"), &json!(1))
+    );
+    assert!(nearer[0]["strength"].as_f64().unwrap() > 0.01);
+    let clean = fs_err::read_to_string(sandbox.path("clean.csv")).unwrap();
+    assert!(!clean.contains("a boy eats"), "{clean}");
+}
+
+#[test]
+fn scores_of_lists_teach_the_losses_that_learn_from_a_teacher() {
+    let sandbox = Sandbox::new();
+    let lines: String = (0..8)
+        .map(|i| {
+            format!("{{\"query\":\"question {i}\",\"pos\":[\"answer {i}\"],\"neg\":[\"no {i}\",\"none {i}\"],\"pos_scores\":[9],\"neg_scores\":[1,0.5]}}\n")
+        })
+        .collect();
+    let path = sandbox.write("scored.jsonl", lines);
+    let train = |loss: &str, more: &[&str]| {
+        let flags = [
+            "--loss",
+            loss,
+            "--max-steps",
+            "1",
+            "--save-strategy",
+            "no",
+            "--overwrite-output-dir",
+        ];
+        sandbox.train(&path, &[&flags[..], more].concat())
+    };
+    for loss in ["margin-mse", "distill-kl-div"] {
+        let ended = train(loss, &[]);
+        assert!(!ended.stderr.contains("left aside"), "{ended:?}");
+        ended.ok();
+    }
+    let aside = train("mnrl", &[]);
+    let advice = "left aside: columns `pos_scores`, `neg_scores`; scores of lists become a teacher's labels with --label-column pos_scores";
+    assert!(aside.stderr.contains(advice), "{aside:?}");
+    aside.ok();
+    let converted = sandbox.run(&[
+        &"data",
+        &"convert",
+        &"--data",
+        &"scored.jsonl",
+        &"--label-column",
+        &"pos_scores",
+        &"--output",
+        &"out.jsonl",
+    ]);
+    converted.ok();
+    let out = fs_err::read_to_string(sandbox.path("out.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!(first["label"], json!([9.0, 1.0, 0.5]));
 }
 
 #[test]

@@ -100,6 +100,36 @@ fn a_cache_that_python_filled_serves_with_one_warning_where_the_hub_is_out_of_re
     }
 }
 
+/// A data set as Python's `datasets` leaves it in its own cache.
+#[test]
+fn a_data_set_that_python_prepared_serves_where_the_hub_is_out_of_reach() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("hub/datasets/acme___tiny/default/0.0.0/0123");
+    fs_err::create_dir_all(&folder).unwrap();
+    let saved = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/fixtures/saved");
+    for name in ["tiny-train.arrow", "tiny-test.arrow"] {
+        fs_err::copy(saved.join("data-00000-of-00001.arrow"), folder.join(name)).unwrap();
+    }
+    let info = r#"{"splits": {"train": {"name": "train", "num_examples": 4}, "test": {"shard_lengths": [4]}}}"#;
+    fs_err::write(folder.join("dataset_info.json"), info).unwrap();
+    let stat = |more: &[&str]| {
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"data", &"stat", &"--json"];
+        arguments.extend([&"--columns" as &dyn AsRef<OsStr>, &"a,b,label"]);
+        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<OsStr>));
+        sandbox.run(&arguments)
+    };
+    for split in ["train", "test"] {
+        let found = stat(&["--data", "acme/tiny", "--split", split]);
+        let warning = "acme/tiny@main: using what Python's datasets prepared in";
+        assert!(found.stderr.contains(warning), "{found:?}");
+        assert!(found.ok().contains("\"rows\":4"));
+    }
+    stat(&["--data", "acme/tiny", "--split", "dev"]).failed(1, &["has no dev split"]);
+    let parts = ["no subset other", "default"];
+    stat(&["--data", "acme/tiny:other"]).failed(1, &parts);
+    stat(&["--data", "acme/none"]).failed(1, &["HF_HUB_OFFLINE"]);
+}
+
 #[test]
 fn an_authority_of_the_network_is_heeded_and_an_unknown_one_named() {
     let standin = StandIn::start_with_tls().unwrap();
