@@ -62,7 +62,9 @@ enum Command {
     Parity(parity::Args),
     #[command(before_help = "Example:\n  cargo xtask reliability --full")]
     Reliability(reliability::Args),
-    #[command(before_help = "Example:\n  cargo xtask swaps --model mini-mpnet --data train.parquet --test dev.parquet")]
+    #[command(
+        before_help = "Example:\n  cargo xtask swaps --model mini-mpnet --data train.parquet --test dev.parquet"
+    )]
     Swaps(swaps::Args),
     #[command(before_help = "Example:\n  cargo xtask package --wheel --tarball")]
     Package(package::Args),

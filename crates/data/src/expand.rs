@@ -7,7 +7,7 @@ use wording::counted;
 use crate::{
     choose::Role,
     dataset::{Labels, TextColumn, Texts},
-    error::{DataError, counted},
+    error::DataError,
     options::{LoadOptions, OnBadRow},
     sampler::MAX_ROWS,
 };

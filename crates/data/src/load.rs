@@ -8,7 +8,7 @@ use crate::{
     check::{self, LabelBuilder, check_not_numbers},
     choose::{Role, choose},
     dataset::{Dataset, Labels},
-    error::{BadRow, BadRows, DataError, Defect, counted},
+    error::{BadRow, BadRows, DataError, Defect},
     expand::{ListColumn, Scores, expand},
     formats::{
         self,

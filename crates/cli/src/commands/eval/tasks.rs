@@ -1,9 +1,10 @@
 //! NanoBEIR's tasks, each evaluated by itself, with the intervals of their means.
 
 use eval::{Evaluator, Inputs, NanoBeirEvaluator, RetrievalTask};
+use wording::counted;
 
 use super::subject::{Evaluated, Subject};
-use crate::{nano_beir::NanoBeir, table::counted};
+use crate::nano_beir::NanoBeir;
 
 pub(super) fn evaluate(input: NanoBeir, subject: &Subject<'_>) -> anyhow::Result<Evaluated> {
     let entry = input.entry;

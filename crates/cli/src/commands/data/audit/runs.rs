@@ -10,6 +10,7 @@ use train::{
     RunFolder, RunOutcome, SaveStrategy, TrainError, Trainer, TrainingArguments,
     events::{Event, Observer},
 };
+use wording::{counted, thousands};
 
 use super::scores::Scoring;
 use crate::{
@@ -18,7 +19,6 @@ use crate::{
     models::{encode_texts, set_max_seq_length},
     session::Session,
     source,
-    table::{counted, thousands},
     tokenizing::tokenize_quietly,
     usage::UsageError,
 };
