@@ -7,10 +7,10 @@ use std::path::Path;
 
 use data::Labels;
 use losses::Loss;
-use model::SentenceTransformer;
+use model::{Compute, Engine, SentenceTransformer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use support::{arguments, fixture, loss, read, read_evaluation, tiny};
+use support::{arguments, fixture, load, loss, read, read_evaluation, tiny};
 use tch::Tensor;
 use train::{
     Checkpoint, Evaluation, LOSS_WEIGHTS, Objective, RunFolder, RunOutcome, Tasks, Trainer,
@@ -31,6 +31,9 @@ struct Run {
     losses: Map<String, Value>,
     arguments: Value,
     log: Vec<Map<String, Value>>,
+    /// The types of the model and of the guide, where they are not the tiny MPNet.
+    model: Option<String>,
+    guide: Option<String>,
 }
 
 /// Trains in `folder` and returns the log, without what is measured by the clock.
@@ -43,11 +46,34 @@ fn train(
     folder: &Path,
     resume: Option<u64>,
 ) -> Vec<Map<String, Value>> {
-    let guide = tiny(0.0);
+    train_with(
+        &tiny(0.0),
+        model,
+        data,
+        evaluations,
+        losses,
+        changes,
+        folder,
+        resume,
+    )
+}
+
+/// As [`train`], with another guide.
+#[expect(clippy::too_many_arguments, reason = "each is another part of a run")]
+fn train_with(
+    guide: &SentenceTransformer,
+    model: &mut SentenceTransformer,
+    data: &[(String, TrainingData)],
+    evaluations: &[(String, Evaluation)],
+    losses: &[(String, Box<dyn Loss>)],
+    changes: &Value,
+    folder: &Path,
+    resume: Option<u64>,
+) -> Vec<Map<String, Value>> {
     let objectives = losses.iter().map(|(name, loss)| Objective {
         name: (!name.is_empty()).then_some(name.as_str()),
         loss: loss.as_ref(),
-        guide: loss.requirements().guide.then_some(&guide),
+        guide: loss.requirements().guide.then_some(guide),
     });
     let objectives = objectives.collect();
     let place = |key: &str| losses.iter().position(|(name, _)| name == key).unwrap_or(0);
@@ -82,7 +108,16 @@ fn check(name: &str) {
     let runs = fs_err::read_to_string(fixture("loss_runs.json")).unwrap();
     let runs: Vec<Run> = serde_json::from_str(&runs).unwrap();
     let run = runs.into_iter().find(|run| run.name == name).unwrap();
-    let mut model = tiny(0.0);
+    check_run(&run, tiny(0.0));
+}
+
+/// Repeats a run and compares all that it logs.
+fn check_run(run: &Run, mut model: SentenceTransformer) {
+    let name = &run.name;
+    let guide = match &run.guide {
+        Some(model_type) => load(&format!("encoders/{model_type}"), 0.0),
+        None => tiny(0.0),
+    };
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let data: Vec<_> = run
         .train_data
@@ -106,7 +141,8 @@ fn check(name: &str) {
         i += n;
     }
     let root = tempfile::tempdir().unwrap();
-    let log = train(
+    let log = train_with(
+        &guide,
         &mut model,
         &data,
         &[],
@@ -191,6 +227,63 @@ fn sixty_steps_of_two_data_sets() {
     check("sixty_round_robin");
     check("sixty_proportional_no_duplicates");
     check("sixty_round_robin_no_duplicates");
+}
+
+/// Every type with losses that read earlier layers, with a guide, and with gradient caching, on both engines.
+#[test]
+fn every_type_of_encoder() {
+    let runs = fs_err::read_to_string(fixture("encoder_loss_runs.json")).unwrap();
+    let runs: Vec<Run> = serde_json::from_str(&runs).unwrap();
+    assert_eq!(runs.len(), 15);
+    for run in &runs {
+        for engine in [Engine::Kernels, Engine::Libtorch] {
+            let model_type = run.model.as_deref().unwrap();
+            let mut model = load(&format!("encoders/{model_type}"), 0.0);
+            let compute = Compute {
+                engine,
+                ..Compute::default()
+            };
+            model.set_compute(compute).unwrap();
+            check_run(run, model);
+        }
+    }
+}
+
+/// A guide whose tokenizer is of another kind reads the same texts: each engine has the losses of the other.
+#[test]
+fn guides_of_other_types() {
+    for (model_type, guide) in [
+        ("bert", "modernbert"),
+        ("modernbert", "xlm-roberta"),
+        ("xlm-roberta", "distilbert"),
+    ] {
+        let guide = load(&format!("encoders/{guide}"), 0.0);
+        let losses_of = |engine| -> Vec<f64> {
+            let mut model = load(&format!("encoders/{model_type}"), 0.0);
+            let compute = Compute {
+                engine,
+                ..Compute::default()
+            };
+            model.set_compute(compute).unwrap();
+            let data = [(String::new(), read("triplets.jsonl", &model))];
+            let losses = [(String::new(), loss("gist-embed:guide=OTHER"))];
+            let changes = json!({
+                "learning-rate": 1e-3, "max-steps": 30, "logging-steps": 10, "save-strategy": "no",
+            });
+            let root = tempfile::tempdir().unwrap();
+            let (model, folder) = (&mut model, root.path());
+            let log = train_with(&guide, model, &data, &[], &losses, &changes, folder, None);
+            let losses = log.iter().filter_map(|entry| entry.get("loss")?.as_f64());
+            losses.collect()
+        };
+        let [found, expected] = [Engine::Kernels, Engine::Libtorch].map(losses_of);
+        assert_eq!(found.len(), 3, "{model_type}");
+        assert!(found[2] < found[0], "{model_type}: {found:?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            let off = (found / expected - 1.0).abs();
+            assert!(off < TOLERANCE, "{model_type}: {found} and {expected}");
+        }
+    }
 }
 
 fn unlabelled(mut data: TrainingData, n_columns: usize) -> TrainingData {

@@ -8,10 +8,10 @@ mod support;
 use std::{collections::BTreeMap, path::Path};
 
 use losses::{StepInputs, gradients::gradients};
-use model::{ChunkLimit, ChunkedBatch, Compute, Engine};
+use model::{ChunkLimit, ChunkedBatch, Compute, Engine, SentenceTransformer};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use support::{arguments, fixture, loss, read, read_evaluation, tiny};
+use support::{arguments, fixture, load, loss, read, read_evaluation, tiny};
 use tch::{Device, Tensor};
 use train::{RunFolder, RunOutcome, SaveStrategy, TrainError, Trainer};
 
@@ -61,16 +61,26 @@ fn deviation(key: &str, found: f64, expected: f64) -> (f64, f64) {
 /// runs on a GPU, here on the CPU.
 fn check(name: &str) {
     for engine in [Engine::Kernels, Engine::Libtorch] {
-        check_by(engine, name);
+        check_by(engine, read_run("runs.json", name), tiny(0.0));
     }
 }
 
-fn check_by(engine: Engine, name: &str) {
+/// As [`check`], from the tiny model of another type.
+fn check_type(model_type: &str) {
+    for engine in [Engine::Kernels, Engine::Libtorch] {
+        let run = read_run("encoder_runs.json", model_type);
+        check_by(engine, run, load(&format!("encoders/{model_type}"), 0.0));
+    }
+}
+
+fn read_run(file: &str, name: &str) -> Run {
     let runs: Vec<Run> =
-        serde_json::from_str(&fs_err::read_to_string(fixture("runs.json")).unwrap()).unwrap();
-    let run = runs.into_iter().find(|run| run.name == name).unwrap();
-    let name = &format!("{name} by {engine:?}");
-    let mut model = tiny(0.0);
+        serde_json::from_str(&fs_err::read_to_string(fixture(file)).unwrap()).unwrap();
+    runs.into_iter().find(|run| run.name == name).unwrap()
+}
+
+fn check_by(engine: Engine, run: Run, mut model: SentenceTransformer) {
+    let name = &format!("{} by {engine:?}", run.name);
     model
         .set_compute(Compute {
             engine,
@@ -265,6 +275,31 @@ fn best_loss() {
 #[test]
 fn early_stopping() {
     check("early_stopping");
+}
+
+#[test]
+fn sixty_steps_of_bert() {
+    check_type("bert");
+}
+
+#[test]
+fn sixty_steps_of_roberta() {
+    check_type("roberta");
+}
+
+#[test]
+fn sixty_steps_of_xlm_roberta() {
+    check_type("xlm-roberta");
+}
+
+#[test]
+fn sixty_steps_of_distilbert() {
+    check_type("distilbert");
+}
+
+#[test]
+fn sixty_steps_of_modernbert() {
+    check_type("modernbert");
 }
 
 /// The gradient of one batch, parameter by parameter.

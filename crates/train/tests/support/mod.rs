@@ -21,9 +21,14 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 
 /// Two layers, 32 wide, from crates/model's fixtures.
 pub(crate) fn tiny(dropout: f64) -> SentenceTransformer {
+    load("tiny-mpnet", dropout)
+}
+
+/// A model of crates/model's fixtures.
+pub(crate) fn load(name: &str, dropout: f64) -> SentenceTransformer {
     tch::set_num_threads(1);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/tiny-mpnet");
-    let mut model = SentenceTransformer::load(&folder, Device::Cpu).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures");
+    let mut model = SentenceTransformer::load(&fixtures.join(name), Device::Cpu).unwrap();
     model.set_dropout(dropout).unwrap();
     model
 }
