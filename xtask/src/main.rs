@@ -12,6 +12,7 @@ mod dependencies;
 mod document;
 mod fetch_data;
 mod nvidia;
+mod only;
 mod package;
 mod parity;
 mod peer;

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::checkout::Checkout;
+use crate::{checkout::Checkout, only::chosen};
 
 /// Kill, starve and damage runs, and count the outcomes.
 #[derive(Debug, clap::Args)]
@@ -100,21 +100,7 @@ const MARK: &str = "reliability: ";
 
 /// Runs the tests in turn, and prints the counts and time of each.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
-    let tests: Vec<&Test> = TESTS
-        .iter()
-        .filter(|test| {
-            args.only
-                .as_ref()
-                .is_none_or(|word| test.name.contains(word))
-        })
-        .collect();
-    if tests.is_empty() {
-        let names: Vec<_> = TESTS.iter().map(|test| test.name).collect();
-        bail!(
-            "no test has that word in its name; the tests are: {}",
-            names.join(", ")
-        );
-    }
+    let tests = chosen(&TESTS, args.only.as_deref(), |test| test.name, "test")?;
     let mut failed = Vec::new();
     let mut report = Vec::new();
     for test in tests {

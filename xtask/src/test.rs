@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{checkout::Checkout, dependencies, setup, tidy};
+use crate::{checkout::Checkout, dependencies, only::chosen, setup, tidy};
 
 /// Check everything: tidiness, formatting, lints, tests, docs.
 ///
@@ -18,21 +18,7 @@ pub(crate) struct Args {
 
 /// Runs the stages in turn, and says how long each took.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
-    let stages: Vec<&Stage> = STAGES
-        .iter()
-        .filter(|stage| {
-            args.only
-                .as_ref()
-                .is_none_or(|word| stage.name.contains(word))
-        })
-        .collect();
-    if stages.is_empty() {
-        let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
-        bail!(
-            "no stage has that word in its name; the stages are: {}",
-            names.join(", ")
-        );
-    }
+    let stages = chosen(&STAGES, args.only.as_deref(), |stage| stage.name, "stage")?;
     let mut report = Vec::new();
     for stage in &stages {
         eprintln!("\n==> {}", stage.name);
