@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     path::{Path, PathBuf},
 };
 
@@ -211,10 +212,8 @@ fn default_output_dir(flags: &TrainFlags) -> PathBuf {
             .rsplit('/')
             .next()
             .unwrap_or(name);
-        let known = [".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json"];
-        let name = known
-            .iter()
-            .find_map(|ending| name.strip_suffix(ending))
+        let name = data::file_stem(Path::new(name))
+            .and_then(OsStr::to_str)
             .unwrap_or(name);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         name.replace(|c| !is_plain(c), "-")
@@ -275,6 +274,11 @@ mod tests {
         assert_eq!(
             flags.output_dir.as_deref(),
             Some(Path::new("runs/mpnet-base-own"))
+        );
+        let flags = resolved(&["--train-data", "a.csv.gz", "--train-data", "b.arrow"]).unwrap();
+        assert_eq!(
+            flags.output_dir.as_deref(),
+            Some(Path::new("runs/mpnet-base-a-b"))
         );
     }
 

@@ -151,22 +151,8 @@ fn is_short_name(text: &str) -> bool {
 }
 
 fn is_file_name(text: &str) -> bool {
-    let known = [
-        ".parquet",
-        ".csv",
-        ".tsv",
-        ".jsonl",
-        ".ndjson",
-        ".json",
-        ".txt",
-        ".arrow",
-        ".feather",
-        ".gz",
-        ".zst",
-        ".safetensors",
-        ".bin",
-    ];
-    known.iter().any(|ending| text.ends_with(ending))
+    let others = [".txt", ".gz", ".zst", ".safetensors", ".bin"];
+    data::file_stem(Path::new(text)).is_some() || others.iter().any(|ending| text.ends_with(ending))
 }
 
 /// `all-nli-test` for the test split of `sentence-transformers/all-nli`, as the article has it.
@@ -179,7 +165,7 @@ fn hub_name(id: &DatasetId, split: Split) -> String {
 pub(crate) fn local_name(path: &Path) -> String {
     let text =
         |name: Option<&std::ffi::OsStr>| name.map(|name| name.to_string_lossy().into_owned());
-    let stem = text(path.file_stem()).unwrap_or_default();
+    let stem = text(data::file_stem(path).or(path.file_stem())).unwrap_or_default();
     let folder = path.parent().and_then(|parent| text(parent.file_name()));
     match folder {
         Some(folder) if ["train", "dev", "test", "validation"].contains(&stem.as_str()) => {
@@ -288,6 +274,7 @@ mod tests {
             "snli-triplets-dev"
         );
         assert_eq!(local_name(Path::new("own.csv")), "own");
+        assert_eq!(local_name(Path::new("own/dev.jsonl.zst")), "own-dev");
         assert_eq!(local_name(Path::new("data/own-*.csv")), "own-");
     }
 }

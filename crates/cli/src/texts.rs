@@ -24,12 +24,9 @@ pub(crate) fn read_texts(
         }
         Ok(lines)
     };
-    let ending = Path::new(input)
-        .extension()
-        .and_then(|extension| extension.to_str());
-    match (input, ending) {
-        ("-", _) => lines(&mut std::io::stdin().lock()),
-        (_, Some("parquet" | "csv" | "tsv" | "json" | "jsonl" | "ndjson")) => {
+    match input {
+        "-" => lines(&mut std::io::stdin().lock()),
+        _ if data::file_stem(Path::new(input)).is_some() => {
             let options = LoadOptions {
                 columns: column.map(|column| vec![column.to_owned()]),
                 on_bad_row,

@@ -28,6 +28,7 @@ pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
     error::{BadRow, DataError, Defect},
     formats::{
+        files::file_stem,
         splits::Split,
         write::{Cells, OutputColumn, TableFormat, write_embeddings, write_table},
     },

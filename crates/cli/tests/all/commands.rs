@@ -138,6 +138,17 @@ fn encode_reads_and_writes_every_format_alike() {
         &["--column", "text"],
     )
     .ok();
+    let saved = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../data/tests/fixtures/saved/data-00000-of-00001.arrow"
+    );
+    let of_arrow = encode(&sandbox, saved, "-", &["--column", "a"]).ok();
+    let stated = sandbox.run(&[&"data", &"stat", &"--json", &"--data", &saved]);
+    let stated: Value = serde_json::from_str(&stated.ok()).unwrap();
+    assert_eq!(
+        embeddings(&of_arrow).len() as u64,
+        stated["rows"].as_u64().unwrap()
+    );
     let file = fs_err::File::open(sandbox.path("texts.npy")).unwrap();
     let array = npyz::NpyFile::new(std::io::BufReader::new(file)).unwrap();
     assert_eq!(array.shape(), [3, 32]);

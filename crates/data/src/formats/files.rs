@@ -1,6 +1,9 @@
 //! The files of a source (file, folder or pattern), and their format.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -43,6 +46,12 @@ impl Kind {
             Self::JsonLines => "JSON Lines",
         }
     }
+}
+
+/// The name of a data file without the endings that say its format; none where they say none that can be read.
+pub fn file_stem(path: &Path) -> Option<&OsStr> {
+    Kind::of(path)?;
+    inner_name(path).file_stem()
 }
 
 /// Files that only describe a data set.
