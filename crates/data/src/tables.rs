@@ -45,11 +45,11 @@ pub enum FieldKind {
 /// The cells of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Field {
-    /// Of [`FieldKind::Text`], [`FieldKind::TextOrNone`] and [`FieldKind::Id`].
+    /// Cells of [`FieldKind::Text`], [`FieldKind::TextOrNone`] and [`FieldKind::Id`].
     Texts(Vec<String>),
-    /// Of [`FieldKind::Texts`] and [`FieldKind::Ids`].
+    /// Cells of [`FieldKind::Texts`] and [`FieldKind::Ids`].
     Lists(Vec<Vec<String>>),
-    /// Of [`FieldKind::Number`].
+    /// Cells of [`FieldKind::Number`].
     Numbers(Vec<f64>),
 }
 

@@ -662,7 +662,7 @@ fn odd_groups_leave_out_another_row_each_epoch() {
     }
 }
 
-/// Of the orders that 6.2.0 changed, a checkpoint knows which one it has.
+/// A checkpoint knows which of the orders it has that 6.2.0 changed.
 #[test]
 fn the_order_has_a_version() {
     let plain = BatchSampler::BatchSampler;

@@ -117,7 +117,7 @@ impl BinaryClassificationEvaluator {
 }
 
 impl Evaluator for BinaryClassificationEvaluator {
-    /// Of two columns `[n, dimension]`, and labels that are 1 for alike pairs.
+    /// Takes two columns `[n, dimension]`, and labels that are 1 for alike pairs.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let labels = truths(inputs)?;
         let mut entries = Vec::new();

@@ -140,7 +140,7 @@ impl EmbeddingSimilarityEvaluator {
 }
 
 impl Evaluator for EmbeddingSimilarityEvaluator {
-    /// Of two columns `[n, dimension]` and gold scores.
+    /// Takes two columns `[n, dimension]` and gold scores.
     ///
     /// A correlation is not a number where all gold scores or all similarities are equal.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {

@@ -125,11 +125,11 @@ pub enum Holds {
 /// The cells of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cells {
-    /// Of [`Holds::Id`] and [`Holds::Text`].
+    /// Cells of [`Holds::Id`] and [`Holds::Text`].
     Texts(Vec<String>),
-    /// Of [`Holds::Ids`] and [`Holds::Texts`].
+    /// Cells of [`Holds::Ids`] and [`Holds::Texts`].
     Lists(Vec<Vec<String>>),
-    /// Of [`Holds::Number`].
+    /// Cells of [`Holds::Number`].
     Numbers(Vec<f64>),
 }
 

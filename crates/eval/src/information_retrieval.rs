@@ -538,7 +538,7 @@ impl InformationRetrievalEvaluator {
 }
 
 impl Evaluator for InformationRetrievalEvaluator {
-    /// Of [`Self::queries`], `[queries, dimension]`, and of the corpus, `[documents, dimension]`.
+    /// Takes embeddings of [`Self::queries`], `[queries, dimension]`, and of the corpus, `[documents, dimension]`.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let (queries, corpus) = self.checked(inputs)?;
         let mut entries = Vec::new();

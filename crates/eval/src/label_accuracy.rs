@@ -67,7 +67,7 @@ impl LabelAccuracyEvaluator {
 }
 
 impl Evaluator for LabelAccuracyEvaluator {
-    /// Of logits `[n, classes]` and a class per row; equal logits count as the first class.
+    /// Takes logits `[n, classes]` and a class per row; equal logits count as the first class.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let hits = hits(inputs)?;
         let n_hits = hits.iter().filter(|hit| **hit).count();

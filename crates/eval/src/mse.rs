@@ -60,7 +60,7 @@ impl MseEvaluator {
 }
 
 impl Evaluator for MseEvaluator {
-    /// Of the teacher's embeddings and the student's, each `[n, dimension]`.
+    /// Takes the teacher's embeddings and the student's, each `[n, dimension]`.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let mse = to_vec(&squares(inputs)?.f_mean(Kind::Double)?)?;
         let negative = -100.0 * mse.first().copied().unwrap_or(f64::NAN);

@@ -92,7 +92,7 @@ impl fmt::Display for NanoDataset {
 impl FromStr for NanoDataset {
     type Err = EvalError;
 
-    /// By the short name, in any case.
+    /// Finds it by the short name, in any case.
     fn from_str(name: &str) -> Result<Self, EvalError> {
         let named = |dataset: &Self| dataset.name.eq_ignore_ascii_case(name);
         let unknown = || {

@@ -216,7 +216,7 @@ impl ParaphraseMiningEvaluator {
 }
 
 impl Evaluator for ParaphraseMiningEvaluator {
-    /// Of the texts `[texts, dimension]` in the order of the ids.
+    /// Takes embeddings of the texts, `[texts, dimension]`, in the order of the ids.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let [embeddings] = inputs.columns(NAME)?;
         let shape = embeddings.size();

@@ -167,8 +167,8 @@ impl RerankingEvaluator {
 }
 
 impl Evaluator for RerankingEvaluator {
-    /// Of the queries `[n, dimension]` and of all documents `[m, dimension]`: for each query in turn
-    /// its positives, then its negatives.
+    /// Takes embeddings of the queries, `[n, dimension]`, and of all documents, `[m, dimension]`: for each query in
+    /// turn its positives, then its negatives.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let figures = self.figures(inputs)?.all();
         let entries = self.keys().into_iter().zip(figures).collect();

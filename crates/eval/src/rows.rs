@@ -77,7 +77,7 @@ impl RowFigures {
         with_intervals(&self.keys, &self.all(), &resamples, how)
     }
 
-    /// By how much each figure of `after`, of the same rows, is greater, with its interval: both are resampled by
+    /// Gains of each figure of `after`, of the same rows, each with its interval: both are resampled by
     /// the same rows, so that what the rows have in common cancels out. `None` where they are not the same rows or
     /// figures.
     pub fn differences(&self, after: &Self, how: &Bootstrap) -> Option<Vec<(String, Interval)>> {

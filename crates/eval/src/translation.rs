@@ -58,7 +58,7 @@ impl TranslationEvaluator {
 }
 
 impl Evaluator for TranslationEvaluator {
-    /// Of sentences and their translations, each `[n, dimension]`.
+    /// Takes sentences and their translations, each `[n, dimension]`.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let [there, back] = hits(inputs)?.map(|hits| share(&hits));
         let figures = [there, back, (there + back) / 2.0];

@@ -36,7 +36,7 @@ pub struct TripletEvaluator {
     pub similarity_fn_names: Vec<Similarity>,
     /// The similarity whose accuracy is the primary metric.
     pub main_similarity: Option<Similarity>,
-    /// By how much the positive has to be more similar.
+    /// Least lead of the positive in similarity.
     pub margin: Margin,
 }
 
@@ -45,7 +45,7 @@ pub struct TripletEvaluator {
 pub enum Margin {
     /// The same for all.
     Same(f64),
-    /// By similarity; zero for those not named.
+    /// One for each similarity; zero for those not named.
     Each(HashMap<Similarity, f64>),
 }
 
@@ -114,7 +114,7 @@ impl TripletEvaluator {
 }
 
 impl Evaluator for TripletEvaluator {
-    /// Of anchors, positives and negatives, each `[n, dimension]`.
+    /// Takes anchors, positives and negatives, each `[n, dimension]`.
     fn evaluate(&self, inputs: &Inputs<'_>) -> Result<Metrics, EvalError> {
         let mut entries = Vec::new();
         for function in &self.similarity_fn_names {

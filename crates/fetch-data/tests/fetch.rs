@@ -118,7 +118,7 @@ struct Found {
     path: PathBuf,
     inode: u64,
     changed: (i64, i64),
-    /// Of a link: its target.
+    /// Content; of a link, its target.
     content: Vec<u8>,
 }
 

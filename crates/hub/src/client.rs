@@ -461,7 +461,7 @@ pub(crate) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// Of a request that reads.
+    /// The subject of a request that reads.
     pub(crate) fn reading(repo: &'a RepoFolder, file: Option<&'a str>) -> Self {
         Self {
             repo,
@@ -470,7 +470,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Of a request that writes.
+    /// The subject of a request that writes.
     pub(crate) fn writing(repo: &'a RepoFolder, file: Option<&'a str>) -> Self {
         Self {
             right: "write",

@@ -23,9 +23,9 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     /// Bytes.
     pub(crate) size: Option<u64>,
-    /// Of a file in large-file storage.
+    /// Hash of a file in large-file storage.
     pub(crate) sha256: Option<String>,
-    /// Git's blob hash, of any other file.
+    /// Git's blob hash of any other file.
     pub(crate) git_sha1: Option<String>,
 }
 

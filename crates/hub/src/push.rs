@@ -301,7 +301,7 @@ impl LocalFile {
 enum Kind {
     /// Within the commit.
     Small,
-    /// By the storage.
+    /// Through the storage.
     Large,
     /// Not at all, by the repository's `.gitignore`.
     Ignored,

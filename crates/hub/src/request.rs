@@ -98,7 +98,7 @@ pub(crate) struct Sending<'a> {
 
 /// One piece of an answer, or of the news on the way to it, from the worker's thread.
 pub(crate) enum Message {
-    /// So many bytes of the payload were taken.
+    /// Bytes of the payload that were taken so far.
     Sent(u64),
     Head(u16, HeaderMap),
     Bytes(Vec<u8>),

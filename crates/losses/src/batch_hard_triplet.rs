@@ -50,7 +50,7 @@ pub struct BatchHardTriplet {
     /// The distance of two embeddings.
     #[serde(alias = "distance")]
     pub distance_metric: BatchDistance,
-    /// By how much the negative has to be farther away than the positive.
+    /// Least distance by which the negative is farther away than the positive.
     #[serde(alias = "triplet_margin")]
     pub margin: f64,
 }

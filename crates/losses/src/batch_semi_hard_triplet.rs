@@ -48,7 +48,7 @@ pub struct BatchSemiHardTriplet {
     /// The distance of two embeddings.
     #[serde(alias = "distance")]
     pub distance_metric: BatchDistance,
-    /// By how much the negative has to be farther away than the positive.
+    /// Least distance by which the negative is farther away than the positive.
     #[serde(alias = "triplet_margin")]
     pub margin: f64,
 }

@@ -12,11 +12,11 @@ use crate::{
 pub struct Gradients {
     /// The loss, a scalar without a graph.
     pub value: Tensor,
-    /// By each column of [`StepInputs::embeddings`]; zero for a guide's.
+    /// Gradients by each column of [`StepInputs::embeddings`]; zero for a guide's.
     pub embeddings: Vec<Tensor>,
-    /// By each column of each of [`StepInputs::prior`].
+    /// Gradients by each column of each of [`StepInputs::prior`].
     pub prior: Vec<Vec<Tensor>>,
-    /// By each of [`Loss::parameters`].
+    /// Gradients by each of [`Loss::parameters`].
     pub parameters: Vec<Tensor>,
 }
 

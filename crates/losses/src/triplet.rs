@@ -47,7 +47,7 @@ pub struct Triplet {
     /// The distance of two embeddings.
     #[serde(alias = "distance")]
     pub distance_metric: Distance,
-    /// By how much the negative has to be farther away than the positive.
+    /// Least distance by which the negative is farther away than the positive.
     #[serde(alias = "margin")]
     pub triplet_margin: f64,
 }

@@ -113,7 +113,7 @@ fn parameters_count() {
     assert_eq!(whole.mini_batch_size(), None);
 }
 
-/// Of the dimensions, so many are drawn as asked for: the loss of a step is one of those that its
+/// As many dimensions are drawn as asked for: the loss of a step is one of those that its
 /// dimensions have alone.
 #[test]
 fn dimensions_are_drawn() {

@@ -37,7 +37,7 @@ pub fn count(quick: u64) -> u64 {
 pub enum Outcome {
     /// Loaded, with the contents of the file.
     Loaded,
-    /// It was refused with an error.
+    /// Refused with an error.
     Refused,
     /// A library below the reader panicked, and the reader made that an error.
     PanicCaught,

@@ -34,7 +34,7 @@ pub(crate) enum Material {
         name: String,
         columns: Vec<TextsOfTables>,
         counts: Vec<(usize, &'static str)>,
-        /// Of all cells.
+        /// Digest of all cells.
         sha256: String,
     },
 }
@@ -97,8 +97,8 @@ impl Evaluation {
         }
     }
 
-    /// Of tables with ids, as an evaluator was made from them. `encoding` is for each column of texts, `sha256` of all
-    /// that the tables hold.
+    /// An evaluation of tables with ids, as an evaluator was made from them. `encoding` is for each column of texts,
+    /// `sha256` of all that the tables hold.
     pub fn of_tables(
         name: String,
         entry: &'static Entry,

@@ -20,7 +20,7 @@ use crate::error::TrainError;
 pub enum Prompts {
     /// One for all columns of all data sets.
     All(String),
-    /// By column or by data set.
+    /// Prompts by column or by data set.
     Named(BTreeMap<String, NamedPrompts>),
 }
 

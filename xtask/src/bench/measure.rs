@@ -49,7 +49,7 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    /// Of a row count and the seconds it took.
+    /// The rate of a row count and the seconds it took.
     fn rate(n_rows: f64, seconds: f64, n_tokens: Option<f64>) -> Result<Self> {
         let value = n_rows / seconds;
         ensure!(
@@ -64,7 +64,7 @@ impl Measurement {
         })
     }
 
-    /// Of seconds from the command on.
+    /// A time in seconds, from the command on.
     fn seconds(seconds: f64) -> Self {
         Self {
             value: seconds,

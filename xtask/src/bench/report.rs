@@ -376,7 +376,7 @@ impl Outcome {
 }
 
 impl Row {
-    /// Of a figure of ours and the peer's.
+    /// The quotient of a figure of ours and the peer's.
     fn quotient(&self, figure: impl Fn(&Summary) -> Option<f64>) -> Option<f64> {
         Some(figure(self.ours.measured()?)? / figure(self.peer.measured()?)?)
     }

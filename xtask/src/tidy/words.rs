@@ -2,8 +2,8 @@
 
 use super::source::{Kind, Token, without_tests};
 
-/// How no doc comment may begin: with a clause where a noun or verb would name the thing.
-const RIDDLES: [&str; 9] = [
+/// Openings that no doc comment may have: a clause or half a phrase, where a noun or verb would name the thing.
+const RIDDLES: [&str; 14] = [
     "What ",
     "Whatever ",
     "Who ",
@@ -13,6 +13,11 @@ const RIDDLES: [&str; 9] = [
     "The one who ",
     "The ones ",
     "That ",
+    "Of ",
+    "By ",
+    "It ",
+    "They ",
+    "So ",
 ];
 
 /// The doc comments that begin with a riddle, each with its line.
@@ -44,11 +49,13 @@ pub(super) fn architectures(tokens: &[Token]) -> Vec<(usize, String)> {
     let tokens = without_tests(tokens);
     let named = tokens.iter().filter(|token| match token.kind {
         Kind::Word => names_architecture(token.text),
-        // A name on the hub is data, not knowledge of an architecture.
-        Kind::Text => token
-            .text
-            .split_whitespace()
-            .any(|word| !word.contains('/') && names_architecture(word)),
+        // Names on the hub, such as org/name or name-base-cased, and of files are no knowledge of an architecture.
+        Kind::Text => token.text.split_whitespace().any(|word| {
+            let is_name = ["/", "-base", "-large"]
+                .iter()
+                .any(|part| word.contains(part));
+            !is_name && !word.ends_with(".json") && names_architecture(word)
+        }),
         Kind::Doc | Kind::Sign => false,
     });
     named
@@ -62,8 +69,12 @@ pub(super) fn architectures(tokens: &[Token]) -> Vec<(usize, String)> {
         .collect()
 }
 
+/// Parts of the names of architectures. `bert` alone is in too many others: of files, papers and models.
+const ARCHITECTURES: [&str; 5] = ["mpnet", "bertmodel", "roberta", "distilbert", "modernbert"];
+
 fn names_architecture(text: &str) -> bool {
-    text.to_lowercase().contains("mpnet")
+    let text = text.to_lowercase();
+    ARCHITECTURES.iter().any(|name| text.contains(name))
 }
 
 #[cfg(test)]
@@ -82,7 +93,7 @@ mod tests {
 
     #[test]
     fn only_the_encoders_name_an_architecture() {
-        let text = "//! MPNet.\nuse mpnet::MpNet;\nlet a = \"microsoft/mpnet-base\";\nlet b = \"MPNetModel\";\n#[cfg(test)]\nmod tests { fn mpnet() {} }";
-        assert_eq!(lines(&architectures(&tokens(text))), [2, 2, 4]);
+        let text = "//! MPNet.\nuse mpnet::MpNet;\nlet a = \"microsoft/mpnet-base\";\nlet b = \"MPNetModel\";\nlet c = [\"roberta\", \"roberta-base\", \"sentence_roberta_config.json\"];\n#[cfg(test)]\nmod tests { fn mpnet() {} }";
+        assert_eq!(lines(&architectures(&tokens(text))), [2, 2, 4, 5]);
     }
 }

@@ -43,7 +43,7 @@ const FILE: &str = "sweep.toml";
 #[derive(Debug, Clone, PartialEq)]
 enum State {
     New,
-    /// It was begun, with its newest checkpoint's step where it has one.
+    /// Begun, with the step of its newest checkpoint where it has one.
     Begun(Option<u64>),
     Done(Box<Figures>),
 }

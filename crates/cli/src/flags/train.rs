@@ -122,9 +122,9 @@ impl Default for TrainFlags {
 /// An evaluator that a run may have.
 #[derive(Debug, Clone)]
 pub(crate) enum RunEvaluator {
-    /// Of a data set.
+    /// An evaluator of a data set.
     Columns(EvaluatorKind),
-    /// Of tables with ids.
+    /// An evaluator of tables with ids.
     Tables(&'static Entry, &'static TableNeeds),
     /// Of tasks from the hub, all or those of these names.
     Tasks(&'static Entry, Option<String>),

@@ -548,7 +548,7 @@ impl<'de> Deserialize<'de> for Kinds {
 /// The places of chosen columns.
 struct Places<'s> {
     of_key: HashMap<&'s str, usize>,
-    /// By the number of a value in an array.
+    /// Places by the number of a value in an array.
     of_value: Vec<Option<usize>>,
     n_chosen: usize,
 }

@@ -121,7 +121,7 @@ impl State {
 
 #[derive(Default)]
 pub(super) struct Content {
-    /// By `models/org/name` or `datasets/org/name`.
+    /// Repositories by `models/org/name` or `datasets/org/name`.
     pub(super) repos: BTreeMap<String, Repo>,
     pub(super) token: Option<String>,
     pub(super) bucket: Bucket,

@@ -46,7 +46,7 @@ pub fn relative_position_bucket(relative_position: i64) -> i64 {
 pub(crate) struct RelativeBias {
     pub(crate) table: LeafId,
     heads: i64,
-    /// By length and kind.
+    /// Values chosen from the table, by length and kind.
     chosen: Mutex<HashMap<(i64, i32), Tensor>>,
 }
 

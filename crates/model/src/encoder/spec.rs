@@ -84,15 +84,15 @@ impl LayerSpec {
 /// The probability of dropout at each of its sites; `None` where an architecture has no such site.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// After the norm of the embeddings.
+    /// Dropout after the norm of the embeddings.
     pub embeddings: Option<f64>,
-    /// Of the attention probabilities.
+    /// Dropout of the attention probabilities.
     pub probabilities: Option<f64>,
-    /// After the attention's output projection.
+    /// Dropout after the attention's output projection.
     pub attention: Option<f64>,
-    /// Before the feed-forward part's last projection.
+    /// Dropout before the feed-forward part's last projection.
     pub intermediate: Option<f64>,
-    /// After the feed-forward part's last projection.
+    /// Dropout after the feed-forward part's last projection.
     pub output: Option<f64>,
 }
 

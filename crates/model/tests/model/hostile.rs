@@ -95,7 +95,7 @@ fn missing_files() {
     check(no_tokenizer, &["no tokenizer.json or vocab.txt"]);
 }
 
-/// By their content and under every name, with advice to use safetensors.
+/// Refused by their content and under every name, with advice to use safetensors.
 #[test]
 fn pickles_are_refused_by_content() {
     let mut tar = vec![0; 300];

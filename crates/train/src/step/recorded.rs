@@ -79,7 +79,7 @@ impl Replay for CudaReplay {
 pub(crate) struct StepGraphs {
     recorder: Box<dyn Recorder>,
     device: Device,
-    /// By the place of the data set, whose loss is part of what is recorded, and the batch's shape.
+    /// Slots by the place of the data set, whose loss is part of what is recorded, and the batch's shape.
     slots: HashMap<(usize, StaticShape), Slot>,
     n_recorded: usize,
     /// Why nothing more is recorded, once something could not be.

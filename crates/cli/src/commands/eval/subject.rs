@@ -91,7 +91,7 @@ pub(super) struct Evaluated {
     /// The rows, such as `60 triplets`.
     pub(super) what: String,
     pub(super) metrics: Metrics,
-    /// By key, where intervals are asked for; not all metrics have one.
+    /// Intervals by key, where they are asked for; not all metrics have one.
     pub(super) intervals: Vec<(String, Interval)>,
     /// The files that the metrics are appended to.
     pub(super) csv: Vec<(CsvTable, Metrics)>,

@@ -37,7 +37,7 @@ impl Laps {
 /// Prints the begin of the training and every log entry as JSON lines.
 pub(super) struct JsonLines {
     laps: Laps,
-    /// Of the steps since the last line.
+    /// Rows of the steps since the last line.
     n_rows: usize,
     n_tokens: usize,
     memory: Option<Memory>,

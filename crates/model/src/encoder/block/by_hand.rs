@@ -144,7 +144,7 @@ struct Pass<'a> {
     seed: u64,
     /// [h, 2 L - 1] for the longest sentence L, where scores have such a bias.
     relative: Option<Vec<f32>>,
-    /// Of each layer, where it has rotary positions.
+    /// Rotations of each layer, where it has rotary positions.
     rotaries: Vec<Option<Arc<Rotary>>>,
 }
 
