@@ -13,8 +13,7 @@ use tokenizers::{
     AddedToken, NormalizerWrapper, TruncationParams,
     decoders::wordpiece::WordPiece as WordPieceDecoder, models::wordpiece::WordPiece,
     normalizers::BertNormalizer, normalizers::Lowercase, normalizers::Sequence,
-    pre_tokenizers::bert::BertPreTokenizer, processors::PostProcessorWrapper,
-    processors::bert::BertProcessing, processors::roberta::RobertaProcessing,
+    pre_tokenizers::bert::BertPreTokenizer,
 };
 
 use crate::{encoder::family::WordPieces, error::ModelError, folder::json};
@@ -188,12 +187,7 @@ impl Tokenizer {
         let pad = special("pad_token", family.pad)?;
         let mask = special("mask_token", family.mask)?;
         let normalizer = bert_normalizer(settings);
-        let processor: PostProcessorWrapper = if family.like_roberta {
-            let processor = RobertaProcessing::new(sep.clone(), cls.clone());
-            processor.add_prefix_space(false).into()
-        } else {
-            BertProcessing::new(sep.clone(), cls.clone()).into()
-        };
+        let processor = family.processor(cls.clone(), sep.clone());
         let inner = guarded(path, || {
             let model = WordPiece::builder()
                 .vocab(vocabulary.clone())

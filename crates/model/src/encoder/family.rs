@@ -1,6 +1,9 @@
 //! A family of encoders: its names in checkpoints and tokenizers, and the switches in its config.json.
 
 use serde_json::{Value, json};
+use tokenizers::processors::{
+    PostProcessorWrapper, bert::BertProcessing, roberta::RobertaProcessing,
+};
 
 use crate::{
     encoder::{facts::Facts, spec::Spec},
@@ -115,6 +118,16 @@ pub(crate) struct WordPieces {
 }
 
 impl WordPieces {
+    /// The post-processor that puts the special tokens, each with its id, around a text.
+    pub(crate) fn processor(&self, cls: (String, u32), sep: (String, u32)) -> PostProcessorWrapper {
+        if self.like_roberta {
+            let processor = RobertaProcessing::new(sep, cls);
+            processor.add_prefix_space(false).into()
+        } else {
+            BertProcessing::new(sep, cls).into()
+        }
+    }
+
     /// The tokenizer_config.json of a new tokenizer.
     pub(crate) fn to_json(&self, max_length: usize) -> Value {
         json!({
