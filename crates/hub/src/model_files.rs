@@ -30,6 +30,8 @@ const TRANSFORMER_FILES: &[&str] = &[
 ];
 
 const WEIGHTS: &str = "model.safetensors";
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// One module in modules.json.
@@ -45,7 +47,8 @@ struct Index {
 }
 
 /// Brings a model's files and returns the snapshot's folder. Weights come last, so that a snapshot that
-/// has them has everything.
+/// has them has everything. An adapter has weights of its own, and its configuration, weights and perhaps tokenizer are
+/// those of a base, which is another repository.
 pub(crate) fn gather_model(
     snapshot: &Snapshot<'_>,
     watcher: &mut dyn Watcher,
@@ -80,7 +83,13 @@ pub(crate) fn gather_model(
             }
         }
     }
-    if !listing.has(&join(&transformer, "config.json")) {
+    let adapter = join(&transformer, ADAPTER_CONFIG);
+    let has_adapter = listing.has(&adapter);
+    let is_whole = listing.has(&join(&transformer, "config.json"));
+    if has_adapter {
+        snapshot.bring(&adapter, watcher)?;
+    }
+    if !is_whole && !has_adapter {
         let missing = format!("there is no {}", join(&transformer, "config.json"));
         return Err(incomplete(
             missing,
@@ -90,7 +99,7 @@ pub(crate) fn gather_model(
     let has_tokenizer = ["tokenizer.json", "vocab.txt", "vocab.json"]
         .iter()
         .any(|name| listing.has(name) || listing.has(&join(&transformer, name)));
-    if !has_tokenizer {
+    if !has_tokenizer && is_whole {
         let missing = "there is neither tokenizer.json nor a vocabulary".to_owned();
         return Err(incomplete(
             missing,
@@ -111,6 +120,17 @@ pub(crate) fn gather_model(
     }
 
     refuse_pickles(snapshot, &transformer)?;
+    if has_adapter {
+        let weights = join(&transformer, ADAPTER_WEIGHTS);
+        if !listing.has(&weights) {
+            let next = "an adapter's weights are fetched as safetensors alone, take a revision that has them";
+            return Err(incomplete(format!("there is no {weights}"), next));
+        }
+        snapshot.bring(&weights, watcher)?;
+        if !is_whole {
+            return Ok(snapshot.repo.snapshot(&listing.commit));
+        }
+    }
     let weights = join(&transformer, WEIGHTS);
     let index = join(&transformer, INDEX);
     if listing.has(&weights) {
@@ -144,7 +164,7 @@ pub(crate) fn gather_model(
 // Pickles run code when they are opened.
 fn refuse_pickles(snapshot: &Snapshot<'_>, folder: &str) -> Result<(), HubError> {
     let names = || snapshot.listing.names_in(folder);
-    if names().any(|name| name == WEIGHTS || name == INDEX) {
+    if names().any(|name| [WEIGHTS, INDEX, ADAPTER_WEIGHTS].contains(&name)) {
         return Ok(());
     }
     let is_pickle = |name: &&str| {
@@ -158,7 +178,13 @@ fn refuse_pickles(snapshot: &Snapshot<'_>, folder: &str) -> Result<(), HubError>
         Some(found) => Err(HubError::PickleOnly {
             repo: snapshot.repo.to_string(),
             found: join(folder, found),
-            needed: join(folder, WEIGHTS),
+            needed: join(
+                folder,
+                match names().any(|name| name == ADAPTER_CONFIG) {
+                    true => ADAPTER_WEIGHTS,
+                    false => WEIGHTS,
+                },
+            ),
         }),
     }
 }

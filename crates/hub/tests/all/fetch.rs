@@ -795,3 +795,30 @@ fn filetime(folder: &Path, seconds: u64) {
     let folder = fs::File::open(folder).expect("a folder");
     folder.set_modified(time).expect("a time");
 }
+
+#[test]
+fn an_adapter_comes_without_the_files_of_its_base() {
+    let world = World::new();
+    let adapter = |id| {
+        let repo = world.standin.model(id);
+        let repo = repo.small("adapter_config.json", "{\"peft_type\":\"LORA\"}");
+        repo.small("README.md", "# an adapter")
+    };
+    adapter("org/adapter").large("adapter_model.safetensors", b"factors");
+    let fetch = |id| fetch_model(&world.config, &repo(id), &mut ());
+    let folder = fetch("org/adapter").expect("fetched");
+    assert_eq!(
+        names(&folder),
+        ["adapter_config.json", "adapter_model.safetensors"]
+    );
+    adapter("org/pickled").large("adapter_model.bin", b"pickle");
+    let error = message(fetch("org/pickled"));
+    assert!(error.contains("adapter_model.safetensors"), "{error}");
+    adapter("org/lacking");
+    let error = message(fetch("org/lacking"));
+    assert!(
+        error.contains("there is no adapter_model.safetensors"),
+        "{error}"
+    );
+    world.assert_clean();
+}
