@@ -4,9 +4,9 @@
 use std::{fs, path::Path};
 
 use libfuzzer_sys::fuzz_target;
-use model::SentenceTransformer;
+use model::{LoadOptions, SentenceTransformer};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "model.safetensors",
     "config.json",
     "tokenizer.json",
@@ -15,15 +15,18 @@ const FILES: [&str; 8] = [
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "tokenizer_config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
 ];
 
-const MODELS: [&str; 6] = [
+const MODELS: [&str; 7] = [
     "fixtures/tiny-mpnet",
     "fixtures/encoders/bert",
     "fixtures/encoders/roberta",
     "fixtures/encoders/xlm-roberta",
     "fixtures/encoders/distilbert",
     "fixtures/encoders/modernbert",
+    "fixtures/adapters/mpnet",
 ];
 
 fuzz_target!(|bytes: &[u8]| {
@@ -42,7 +45,11 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let replaced = FILES[choice % FILES.len()];
     fs::write(folder.path().join(replaced), content).expect("written");
-    if let Ok(model) = SentenceTransformer::load(folder.path(), tch::Device::Cpu) {
+    let options = LoadOptions {
+        base: Some(tests.join("fixtures/tiny-mpnet")),
+        ..LoadOptions::default()
+    };
+    if let Ok(model) = SentenceTransformer::load_with(folder.path(), &options, tch::Device::Cpu) {
         let vocab_size = model.encoder().spec().vocab_size;
         for ids in model
             .tokenizer()

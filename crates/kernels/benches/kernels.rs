@@ -176,10 +176,10 @@ fn rows(c: &mut Criterion) {
             &mut turns,
             1,
             |[normalised, d, d_y]| {
-                let grad = LayerNormGrad {
+                let grad = Some(LayerNormGrad {
                     gamma: &mut d_gamma,
                     beta: Some(&mut d_beta),
-                };
+                });
                 norm::add_layer_norm_backward(
                     &gamma,
                     normalised,
@@ -212,7 +212,7 @@ fn rows(c: &mut Criterion) {
             &mut turns,
             1,
             |[derivative, d]| {
-                gelu::gelu_backward(derivative, d, &mut d_inner_bias, &mut scratch);
+                gelu::gelu_backward(derivative, d, Some(&mut d_inner_bias), &mut scratch);
             },
         );
         group.throughput(bytes(2 * m));
@@ -254,10 +254,10 @@ fn rows(c: &mut Criterion) {
             &mut turns,
             1,
             |[normalised, d]| {
-                let grad = LayerNormGrad {
+                let grad = Some(LayerNormGrad {
                     gamma: &mut d_gamma,
                     beta: Some(&mut d_beta),
-                };
+                });
                 embedding::embed_backward(
                     &gamma,
                     normalised,

@@ -84,13 +84,13 @@ pub fn embed_backward(
     rstd: &[f32],
     dropout: &Dropout<'_>,
     d: &mut [f32],
-    grad: LayerNormGrad<'_>,
+    grad: Option<LayerNormGrad<'_>>,
     scratch: &mut Scratch,
 ) {
     let _timer = time(Part::Embedding);
     let width = norm::check_rows(gamma, rstd.len(), d.len());
     assert_eq!(normalised.len(), d.len(), "normalised");
-    grad.check(width);
+    LayerNormGrad::check(grad.as_ref(), width);
     let rows = rows::block(rstd.len());
     let partials = scratch.take(rstd.len().div_ceil(rows) * 2 * width);
     d.par_chunks_mut(rows * width)
@@ -101,7 +101,9 @@ pub fn embed_backward(
         .for_each(|(block, (((d, normalised), rstd), partial))| {
             backward_block(gamma, normalised, rstd, dropout, block * rows, d, partial);
         });
-    grad.add(partials, 2 * width, None);
+    if let Some(grad) = grad {
+        grad.add(partials, 2 * width, None);
+    }
 }
 
 /// Tokens of a batch, grouped by the table row that they read, in token order within each group.

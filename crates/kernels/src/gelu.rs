@@ -40,15 +40,27 @@ pub fn gelu_in_place(x: &mut [f32], bias: &[f32]) {
 }
 
 /// Backward pass of [`gelu`]: replaces `d`, the gradient of `act`, by the gradient of `x`, which is d
-/// times the derivative, and adds its sum over rows to `d_bias` \[width\].
+/// times the derivative, and adds its sum over rows to `d_bias` \[width\], where that is wanted.
 ///
 /// # Panics
 /// If the lengths do not fit together.
-pub fn gelu_backward(derivative: &[f32], d: &mut [f32], d_bias: &mut [f32], scratch: &mut Scratch) {
+pub fn gelu_backward(
+    derivative: &[f32],
+    d: &mut [f32],
+    d_bias: Option<&mut [f32]>,
+    scratch: &mut Scratch,
+) {
     let _timer = time(Part::Gelu);
+    assert_eq!(derivative.len(), d.len(), "derivative");
+    let Some(d_bias) = d_bias else {
+        let len = block_len(d.len(), 1);
+        d.par_chunks_mut(len)
+            .zip(derivative.par_chunks(len))
+            .for_each(|(d, derivative)| times_block(derivative, d));
+        return;
+    };
     let width = d_bias.len();
     check(d.len(), width);
-    assert_eq!(derivative.len(), d.len(), "derivative");
     let len = block_len(d.len(), width);
     let partials = scratch.take(d.len().div_ceil(len) * width);
     d.par_chunks_mut(len)
@@ -195,6 +207,18 @@ fn in_place_body<S: Simd>(s: S, bias: &[f32], x: &mut [f32]) {
             s.st(x, i, s.mul(z, normal_cdf(s, z).0));
             i += LANES;
         }
+    }
+}
+
+simd_fn!(fn times_block(derivative: &[f32], d: &mut [f32]) = times_body);
+
+#[inline(always)]
+fn times_body<S: Simd>(s: S, derivative: &[f32], d: &mut [f32]) {
+    let mut i = 0;
+    while i < d.len() {
+        let v = s.mul(s.ld(d, i), s.ld(derivative, i));
+        s.st(d, i, v);
+        i += LANES;
     }
 }
 

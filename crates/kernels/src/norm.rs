@@ -31,9 +31,11 @@ pub struct LayerNormGrad<'a> {
 }
 
 impl LayerNormGrad<'_> {
-    pub(crate) fn check(&self, width: usize) {
-        assert_eq!(self.gamma.len(), width, "gradient of gamma");
-        if let Some(beta) = &self.beta {
+    /// Checks the lengths of what is wanted.
+    pub(crate) fn check(wanted: Option<&Self>, width: usize) {
+        let Some(grad) = wanted else { return };
+        assert_eq!(grad.gamma.len(), width, "gradient of gamma");
+        if let Some(beta) = &grad.beta {
             assert_eq!(beta.len(), width, "gradient of beta");
         }
     }
@@ -98,7 +100,8 @@ pub fn add_layer_norm(
 /// g = (d + d_more) gamma:
 ///
 /// d_residual = rstd (g - mean(g) - n mean(g n)), d_y = dropout(d_residual),
-/// and the sums over rows d_bias += d_y, d_gamma += (d + d_more) n, d_beta += d + d_more.
+/// and the sums over rows d_bias += d_y, d_gamma += (d + d_more) n, d_beta += d + d_more, where they are wanted: all
+/// of them, the norm's alone, or none.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -112,14 +115,14 @@ pub fn add_layer_norm_backward(
     d_more: Option<&[f32]>,
     d_y: &mut [f32],
     d_bias: Option<&mut [f32]>,
-    grad: LayerNormGrad<'_>,
+    grad: Option<LayerNormGrad<'_>>,
     scratch: &mut Scratch,
 ) {
     let _timer = time(Part::Norm);
     let width = check_rows(gamma, rstd.len(), d.len());
     assert_eq!(normalised.len(), d.len(), "normalised");
     assert_eq!(d_y.len(), d.len(), "d_y");
-    grad.check(width);
+    LayerNormGrad::check(grad.as_ref(), width);
     if let Some(more) = d_more {
         assert_eq!(more.len(), d.len(), "d_more");
     }
@@ -140,8 +143,11 @@ pub fn add_layer_norm_backward(
         });
     if let Some(d_bias) = &d_bias {
         assert_eq!(d_bias.len(), width, "d_bias");
+        assert!(grad.is_some(), "a bias is trained with its norm");
     }
-    grad.add(partials, 3 * width, d_bias);
+    if let Some(grad) = grad {
+        grad.add(partials, 3 * width, d_bias);
+    }
 }
 
 /// Computes out = LN(x), all \[rows, width\]. `normalised` and `rstd` \[rows\] receive what [`layer_norm_backward`] needs.
@@ -168,7 +174,8 @@ pub fn layer_norm(
         .for_each(|(((normalised, x), out), rstd)| alone_block(norm, x, normalised, rstd, out));
 }
 
-/// The backward pass of [`layer_norm`], given the gradient `d_out` of its output: adds that of `x` to `d_x`.
+/// The backward pass of [`layer_norm`], given the gradient `d_out` of its output: adds that of `x` to `d_x`, and those of
+/// the parameters to `grad` where they are wanted.
 ///
 /// # Panics
 /// If the lengths do not fit together.
@@ -178,14 +185,14 @@ pub fn layer_norm_backward(
     rstd: &[f32],
     d_out: &[f32],
     d_x: &mut [f32],
-    grad: LayerNormGrad<'_>,
+    grad: Option<LayerNormGrad<'_>>,
     scratch: &mut Scratch,
 ) {
     let _timer = time(Part::Norm);
     let width = check_rows(gamma, rstd.len(), d_x.len());
     assert_eq!(normalised.len(), d_x.len(), "normalised");
     assert_eq!(d_out.len(), d_x.len(), "d_out");
-    grad.check(width);
+    LayerNormGrad::check(grad.as_ref(), width);
     let rows = rows::block(rstd.len());
     let partials = scratch.take(rstd.len().div_ceil(rows) * 2 * width);
     d_x.par_chunks_mut(rows * width)
@@ -196,7 +203,9 @@ pub fn layer_norm_backward(
         .for_each(|((((d_x, d_out), normalised), rstd), partial)| {
             alone_backward_block(gamma, normalised, rstd, d_out, d_x, partial);
         });
-    grad.add(partials, 2 * width, None);
+    if let Some(grad) = grad {
+        grad.add(partials, 2 * width, None);
+    }
 }
 
 /// Computes out = residual + dropout(y), all \[rows, width\].

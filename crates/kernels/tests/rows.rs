@@ -67,10 +67,10 @@ fn add_layer_norm_matches_its_formula() {
                 );
                 let (mut d_residual, mut d_y) = (d.clone(), vec![0.0; n]);
                 let [mut d_bias, mut d_gamma, mut d_beta] = [0; 3].map(|_| vec![0.5; width]);
-                let grad = LayerNormGrad {
+                let grad = Some(LayerNormGrad {
                     gamma: &mut d_gamma,
                     beta: Some(&mut d_beta),
-                };
+                });
                 norm::add_layer_norm_backward(
                     &gamma,
                     &normalised,
@@ -83,6 +83,20 @@ fn add_layer_norm_matches_its_formula() {
                     grad,
                     &mut scratch,
                 );
+                let (mut d_alone, mut d_y_alone) = (d.clone(), vec![0.0; n]);
+                norm::add_layer_norm_backward(
+                    &gamma,
+                    &normalised,
+                    &rstd,
+                    &dropout,
+                    &mut d_alone,
+                    Some(&more),
+                    &mut d_y_alone,
+                    None,
+                    None,
+                    &mut scratch,
+                );
+                assert_eq!((&d_alone, &d_y_alone), (&d_residual, &d_y));
                 vec![out, d_residual, d_y, d_bias, d_gamma, d_beta]
             });
             let [y64, residual64, gamma64, beta64, bias64] =
@@ -179,10 +193,10 @@ fn embedding_matches_its_formula() {
             );
             let mut d = d.clone();
             let [mut d_gamma, mut d_beta] = [0; 2].map(|_| vec![0.0; width]);
-            let grad = LayerNormGrad {
+            let grad = Some(LayerNormGrad {
                 gamma: &mut d_gamma,
                 beta: Some(&mut d_beta),
-            };
+            });
             embedding::embed_backward(
                 &gamma,
                 &normalised,
@@ -270,13 +284,16 @@ fn a_norm_alone_matches_its_formula_with_and_without_a_shift() {
                 norm::layer_norm(&norm, &x, &mut normalised, &mut rstd, &mut out);
                 let mut d_x = before.clone();
                 let [mut d_gamma, mut d_beta] = [0; 2].map(|_| vec![0.5; width]);
-                let grad = LayerNormGrad {
+                let grad = Some(LayerNormGrad {
                     gamma: &mut d_gamma,
                     beta: has_beta.then_some(&mut d_beta),
-                };
+                });
                 let mut scratch = Scratch::default();
                 let n = &normalised;
                 norm::layer_norm_backward(&gamma, n, &rstd, &d, &mut d_x, grad, &mut scratch);
+                let mut alone = before.clone();
+                norm::layer_norm_backward(&gamma, n, &rstd, &d, &mut alone, None, &mut scratch);
+                assert_eq!(alone, d_x);
                 vec![out, d_x, d_gamma, d_beta]
             });
             let beta = if has_beta {
@@ -432,10 +449,13 @@ fn gelu_matches_its_formula() {
             assert_eq!(in_place, act);
             let (mut d_x, mut d_bias) = (d.clone(), vec![1.0; width]);
             let mut scratch = Scratch::default();
-            gelu::gelu_backward(&derivative, &mut d_x, &mut d_bias, &mut scratch);
+            gelu::gelu_backward(&derivative, &mut d_x, Some(&mut d_bias), &mut scratch);
             let mut sums = vec![1.0; width];
             gelu::add_column_sums(&d_x, &mut sums, &mut scratch);
             assert_eq!(sums, d_bias);
+            let mut alone = d.clone();
+            gelu::gelu_backward(&derivative, &mut alone, None, &mut scratch);
+            assert_eq!(alone, d_x);
             vec![act, d_x, d_bias]
         });
         let z: Vec<f64> = (0..n).map(|i| f64::from(x[i] + bias[i % width])).collect();

@@ -4,6 +4,7 @@
 //! into the switches of a [`Spec`] and knows the checkpoint's names; [`Recipe::read`] chooses among them. Nothing
 //! outside of this folder names a type.
 
+pub(crate) mod adapter;
 pub(crate) mod block;
 pub(crate) mod facts;
 pub(crate) mod family;
@@ -25,6 +26,7 @@ use tch::Tensor;
 use crate::{
     batch::{buckets::DeviceBatch, packed::PackedBatch},
     encoder::{
+        adapter::Selection,
         block::Transformer,
         facts::Facts,
         family::{Family, Sizes},
@@ -127,9 +129,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn new(recipe: Recipe, scope: &mut Scope<'_>) -> Self {
+    /// An encoder with all adapters and frozen parts that are selected.
+    pub(crate) fn new(recipe: Recipe, selection: &Selection, scope: &mut Scope<'_>) -> Self {
+        let names = &recipe.family.names;
         Self {
-            transformer: Transformer::new(&recipe.spec, &recipe.family.names, scope),
+            transformer: Transformer::new(&recipe.spec, names, selection, scope),
             recipe,
         }
     }
@@ -151,6 +155,17 @@ impl Encoder {
 
     pub(crate) fn family(&self) -> &'static Family {
         self.recipe.family
+    }
+
+    pub(crate) fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Floating point operations that the linear layers need for a token of a training step: two for each of their
+    /// weights forward, two for the gradient of its input where that is needed, and two for its own where it is
+    /// trained. Attention's own products are left out.
+    pub fn flops_per_token(&self, parameters: &Parameters) -> f64 {
+        self.transformer.flops_per_token(parameters)
     }
 
     pub(crate) fn transformer(&self) -> &Transformer {

@@ -3,6 +3,7 @@
 //! Read are the layouts of sentence-transformers 2 to 6 and a plain Hugging Face folder; written
 //! is the classic one, which versions 2 to 6 and text-embeddings-inference read.
 
+pub(crate) mod adapter;
 pub(crate) mod json;
 pub(crate) mod modules;
 pub(crate) mod read;

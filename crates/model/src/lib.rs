@@ -22,6 +22,7 @@
 //! Every call into libtorch that can fail is made through its fallible form, so that a bad shape
 //! is a [`ModelError`] and not an abort.
 
+mod adapter;
 mod backend;
 mod batch;
 mod compute;
@@ -29,6 +30,7 @@ mod encode;
 mod encoder;
 mod error;
 mod folder;
+mod load;
 mod merge;
 mod modules;
 mod network;
@@ -39,6 +41,7 @@ mod sentence_transformer;
 mod tokenizer;
 
 pub use crate::{
+    adapter::{Lora, LoraTargets},
     backend::Mode,
     batch::{
         packed::{ChunkLimit, ChunkedBatch, PackedBatch},
@@ -54,7 +57,11 @@ pub use crate::{
         spec::{Dropout, Init, LayerSpec, Spec},
     },
     error::ModelError,
-    folder::write::ModelFiles,
+    folder::{
+        adapter::{AdapterConfig, BaseModel},
+        write::ModelFiles,
+    },
+    load::LoadOptions,
     merge::MergeMethod,
     modules::{Activation, Dense, Pooling, PoolingMode},
     parameters::{LeafId, Parameters, Span},

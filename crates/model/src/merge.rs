@@ -102,6 +102,17 @@ impl SentenceTransformer {
         method: &MergeMethod,
         base: Option<&Self>,
     ) -> Result<(), ModelError> {
+        let whole = [&*self].into_iter().chain(others).chain(base);
+        if let Some((n, model)) = (1..).zip(whole).find(|(_, model)| model.adapter.is_some()) {
+            return Err(ModelError::Input(format!(
+                "merge: model {n} has an adapter ({}): merge it into its weights first",
+                model
+                    .adapter
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+            )));
+        }
         let own = Comparable::new(self)?;
         for (n, other) in (2..).zip(others) {
             own.check(&format!("model {n}"), other)?;
@@ -123,7 +134,7 @@ impl SentenceTransformer {
             let merged = method.merge(&tensors, base.map(view).transpose()?.as_ref())?;
             target.f_copy_(&merged)?;
         }
-        Ok(())
+        self.parameters().round_all()
     }
 
     /// The files of the folder but for the weights.

@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::{Device, Tensor};
 
 use crate::{
-    encoder::{Encoder, Recipe, spec::Dropout},
+    encoder::{Encoder, Recipe, adapter::Selection, spec::Dropout},
     error::ModelError,
     folder::modules::ModuleDescription,
     modules::{Dense, Module, Pooling, normalize},
@@ -28,7 +28,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Lays out the parameters, zeroed. `weights` is the configuration and the number of bytes of all weights' files,
+    /// Lays out the parameters, zeroed, with the adapters and the frozen parts that are selected. `weights` is the configuration and the number of bytes of all weights' files,
     /// where there are any.
     ///
     /// # Errors
@@ -37,18 +37,22 @@ impl Network {
     pub(crate) fn new(
         recipe: Recipe,
         descriptions: &[ModuleDescription],
+        selection: &Selection,
         weights: Option<(&Path, u64)>,
         device: Device,
     ) -> Result<Self, ModelError> {
         let mut layout = Layout::default();
-        let encoder = Encoder::new(recipe, &mut layout.root(""));
+        let encoder = Encoder::new(recipe, selection, &mut layout.root(""));
         layout.end_encoder();
         let (mut pooling, mut modules) = (None, Vec::new());
         for description in descriptions {
             match description {
                 ModuleDescription::Pooling(described) => pooling = Some(described.clone()),
                 ModuleDescription::Dense { path, shape } => {
-                    let dense = Dense::new(*shape, &mut layout.root(&root_of(path)));
+                    let part = path.display().to_string();
+                    let is_trained = !selection.frozen.contains(&part);
+                    let mut scope = layout.root(&root_of(path));
+                    let dense = Dense::new(*shape, &mut scope.trained(is_trained));
                     modules.push(Module::Dense(dense));
                 }
                 ModuleDescription::Normalize => modules.push(Module::Normalize),

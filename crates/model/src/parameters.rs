@@ -15,8 +15,9 @@ use crate::error::ModelError;
 /// differentiates. A checkpoint names *spans*. A leaf covers one span or several that lie side by
 /// side, such as the query, key and value projections, which are one matrix product.
 ///
-/// Decayed weights come first and the others follow, so that an optimizer treats two contiguous
-/// ranges: see [`Parameters::decayed`]. Biases, the relative position bias and norms are not decayed, by their kind;
+/// The weights that are trained come first, as one range: see [`Parameters::trained`]; gradients and moments are of
+/// that range alone. Within it decayed weights come first and the others follow, so that an optimizer treats two
+/// contiguous ranges: see [`Parameters::decayed`]. Biases, the relative position bias and norms are not decayed, by their kind;
 /// those are the ones that transformers' trainer leaves out by their class and name
 /// (`get_decay_parameter_names` in its trainer.py).
 ///
@@ -26,10 +27,12 @@ pub struct Parameters {
     flat: Tensor,
     leaves: Vec<Leaf>,
     spans: Vec<Span>,
+    /// The elements that are trained: the first ones.
+    n_trained: i64,
     decayed: i64,
     /// The leaves before this one are the encoder's.
     encoder_end: usize,
-    /// The leaves in the order of the flat tensor.
+    /// The leaves that are trained, in the order of the flat tensor.
     order: Vec<usize>,
     rounded: Option<Rounded>,
 }
@@ -57,6 +60,8 @@ pub struct Span {
     pub offset: i64,
     /// Whether weight decay applies to it.
     pub decay: bool,
+    /// Whether it is trained.
+    pub trained: bool,
     pub(crate) kind: LeafKind,
     /// The root that it was declared under, which its name begins with.
     root: String,
@@ -80,11 +85,18 @@ pub(crate) enum LeafKind {
     Scale,
     /// The bias of a linear layer, or the shift of a norm.
     Bias,
+    /// The first factor of an adapter, [rank, inputs].
+    Down,
+    /// The second factor of an adapter, [outputs, rank].
+    Up,
 }
 
 impl LeafKind {
     fn decays(self) -> bool {
-        matches!(self, Self::Matrix | Self::OutputMatrix | Self::Table { .. })
+        matches!(
+            self,
+            Self::Matrix | Self::OutputMatrix | Self::Table { .. } | Self::Down | Self::Up
+        )
     }
 }
 
@@ -104,20 +116,21 @@ struct Leaf {
     tensor: Tensor,
     shape: Vec<i64>,
     offset: i64,
+    trained: bool,
 }
 
 impl Leaf {
-    /// The leaf's place in `flat`, for autograd.
+    /// The leaf's place in `flat`, for autograd, which differentiates by what is trained.
     fn view_of(&self, flat: &Tensor) -> Result<Tensor, ModelError> {
-        differentiable(flat, self.offset, &self.shape)
+        view(flat, self.offset, &self.shape, self.trained)
     }
 }
 
-fn differentiable(flat: &Tensor, offset: i64, shape: &[i64]) -> Result<Tensor, ModelError> {
+fn view(flat: &Tensor, offset: i64, shape: &[i64], trained: bool) -> Result<Tensor, ModelError> {
     let view = flat
         .f_narrow(0, offset, shape.iter().product())?
         .f_view(shape)?;
-    Ok(view.f_detach()?.f_requires_grad_(true)?)
+    Ok(view.f_detach()?.f_requires_grad_(trained)?)
 }
 
 impl Parameters {
@@ -134,6 +147,36 @@ impl Parameters {
     /// The number of elements.
     pub fn numel(&self) -> i64 {
         self.spans.iter().map(Span::numel).sum()
+    }
+
+    /// The weights that are trained, `[n]`: the first elements of the flat tensor. Update it in place under
+    /// `no_grad`.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's.
+    pub fn trained(&self) -> Result<Tensor, ModelError> {
+        Ok(self.flat.f_narrow(0, 0, self.n_trained)?)
+    }
+
+    /// The weights that are not trained, `[n]`.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's.
+    pub fn frozen(&self) -> Result<Tensor, ModelError> {
+        let n = self.flat.numel() as i64 - self.n_trained;
+        Ok(self.flat.f_narrow(0, self.n_trained, n)?)
+    }
+
+    /// The number of elements that are trained.
+    pub fn n_trained(&self) -> i64 {
+        self.n_trained
+    }
+
+    /// Whether a leaf is trained.
+    pub(crate) fn is_trained(&self, id: LeafId) -> bool {
+        self.leaves[id.0].trained
     }
 
     /// The number of elements that weight decay applies to: the first ones of the flat tensor.
@@ -196,6 +239,15 @@ impl Parameters {
         self.refresh()
     }
 
+    /// Rounds all weights again, those that are not trained too.
+    pub(crate) fn round_all(&self) -> Result<(), ModelError> {
+        if let Some(rounded) = &self.rounded {
+            let _guard = tch::no_grad_guard();
+            rounded.flat.f_detach()?.f_copy_(&self.flat)?;
+        }
+        Ok(())
+    }
+
     /// Takes note that a replayed graph has changed the weights, which their version does not tell.
     pub fn were_changed_by_a_graph(&self) {
         if let Some(rounded) = &self.rounded {
@@ -203,7 +255,7 @@ impl Parameters {
         }
     }
 
-    /// Rounds the weights again if they have changed since.
+    /// Rounds the weights that are trained again if they have changed since.
     pub(crate) fn refresh(&self) -> Result<(), ModelError> {
         let Some(rounded) = &self.rounded else {
             return Ok(());
@@ -212,9 +264,16 @@ impl Parameters {
         if rounded.version.swap(version, Ordering::Relaxed) != version {
             let _guard = tch::no_grad_guard();
             // Through a detached handle: autograd has it that leaves are not written.
-            rounded.flat.f_detach()?.f_copy_(&self.flat)?;
+            let mut changed = rounded.flat.f_detach()?.f_narrow(0, 0, self.n_trained)?;
+            changed.f_copy_(&self.trained()?)?;
         }
         Ok(())
+    }
+
+    /// A leaf as it is in the flat tensor, whatever the modules compute with, outside of autograd.
+    pub(crate) fn flat_leaf(&self, id: LeafId) -> Result<Tensor, ModelError> {
+        let Leaf { shape, offset, .. } = &self.leaves[id.0];
+        view(&self.flat, *offset, shape, false)
     }
 
     /// The first element of a leaf in the flat tensor, and in a flat gradient.
@@ -222,32 +281,41 @@ impl Parameters {
         self.leaves[id.0].offset
     }
 
+    /// The length of a leaf's first dimension.
+    pub(crate) fn leaf_rows(&self, id: LeafId) -> i64 {
+        self.leaves[id.0].shape[0]
+    }
+
     /// The number of elements of a leaf.
     pub fn leaf_numel(&self, id: LeafId) -> i64 {
         self.leaves[id.0].shape.iter().product()
     }
 
+    /// One parameter of the checkpoint, by name.
+    pub(crate) fn span(&self, name: &str) -> Result<&Span, ModelError> {
+        let mut spans = self.spans.iter();
+        spans
+            .find(|span| span.name == name)
+            .ok_or_else(|| ModelError::Input(format!("the model has no parameter `{name}`")))
+    }
+
     /// A view of one parameter of the checkpoint, by name, outside of autograd.
     pub fn view(&self, name: &str) -> Result<Tensor, ModelError> {
-        let span = self
-            .spans
-            .iter()
-            .find(|span| span.name == name)
-            .ok_or_else(|| ModelError::Input(format!("the model has no parameter `{name}`")))?;
+        let span = self.span(name)?;
         Ok(self
             .flat
             .f_narrow(0, span.offset, span.numel())?
             .f_view(span.shape.as_slice())?)
     }
 
-    /// A zeroed gradient for [`Parameters::backward`], `[n]`.
+    /// A zeroed gradient for [`Parameters::backward`], `[n]` for the weights that are trained.
     pub fn zero_gradient(&self) -> Result<Tensor, ModelError> {
-        Ok(self.flat.f_zeros_like()?)
+        Ok(self.trained()?.f_zeros_like()?)
     }
 
-    /// Checks that a gradient has the shape of the flat tensor.
+    /// Checks that a gradient has the shape of the weights that are trained.
     pub(crate) fn check_gradient(&self, gradient: &Tensor) -> Result<(), ModelError> {
-        let (found, expected) = (gradient.size(), self.flat.size());
+        let (found, expected) = (gradient.size(), [self.n_trained]);
         if found != expected {
             return Err(ModelError::Input(format!(
                 "the gradient has shape {found:?}, expected {expected:?}"
@@ -256,7 +324,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// Adds the gradient of `loss`, a scalar, to `gradient`, `[n]` in the layout of the flat tensor.
+    /// Adds the gradient of `loss`, a scalar, to `gradient`, `[n]` in the layout of [`Parameters::trained`].
     ///
     /// Parameters that the loss does not depend on contribute nothing. The graph of `loss` is freed.
     pub fn backward(&self, loss: &Tensor, gradient: &Tensor) -> Result<(), ModelError> {
@@ -277,17 +345,18 @@ impl Parameters {
                 "the loss does not depend on the parameters: it was computed under no_grad or detached".to_owned(),
             ));
         }
-        let mut leaves: Vec<&Tensor> = (0..self.leaves.len())
-            .map(|leaf| self.differentiated(leaf))
+        let mut leaves: Vec<&Tensor> = self
+            .order
+            .iter()
+            .map(|&leaf| self.differentiated(leaf))
             .collect();
         leaves.extend(inputs);
         let mut gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
-        let gradients_of_inputs = gradients.split_off(self.leaves.len());
+        let gradients_of_inputs = gradients.split_off(self.order.len());
         let _guard = tch::no_grad_guard();
         // One addition of all instead of hundreds, each of which a GPU would wait for.
         let mut parts = Vec::with_capacity(gradients.len());
-        for &leaf in &self.order {
-            let gradient = &gradients[leaf];
+        for (&leaf, gradient) in self.order.iter().zip(&gradients) {
             parts.push(if gradient.defined() {
                 gradient.f_reshape([-1])?
             } else {
@@ -315,6 +384,18 @@ struct Declared {
     root: String,
     shape: Vec<i64>,
     kind: LeafKind,
+    trained: bool,
+}
+
+impl Declared {
+    /// Its place in the flat tensor: what is trained and decayed comes first, and what is not trained last.
+    fn place(&self) -> u8 {
+        match (self.trained, self.kind.decays()) {
+            (true, true) => 0,
+            (true, false) => 1,
+            (false, _) => 2,
+        }
+    }
 }
 
 impl Layout {
@@ -324,6 +405,7 @@ impl Layout {
             layout: self,
             root: root.to_owned(),
             prefix: root.to_owned(),
+            trained: true,
         }
     }
 
@@ -354,22 +436,20 @@ impl Layout {
                 "the parameter `{name}` is declared twice"
             )));
         }
-        let numel = |d: &Declared| d.shape.iter().product::<i64>();
-        let decayed = self
-            .declared
-            .iter()
-            .filter(|d| d.kind.decays())
-            .map(numel)
-            .sum();
+        let numel = |below: u8| -> i64 {
+            let first = self.declared.iter().filter(|d| d.place() < below);
+            first.map(|d| d.shape.iter().product::<i64>()).sum()
+        };
+        let (decayed, n_trained) = (numel(1), numel(2));
         let mut spans = Vec::new();
         let mut offsets = vec![0; self.declared.len()];
         let mut offset = 0;
-        for decay in [true, false] {
+        for place in 0..3 {
             for (i, declared) in self
                 .declared
                 .iter()
                 .enumerate()
-                .filter(|(_, d)| d.kind.decays() == decay)
+                .filter(|(_, d)| d.place() == place)
             {
                 offsets[i] = offset;
                 let mut shape = declared.shape.clone();
@@ -379,7 +459,8 @@ impl Layout {
                         name: name.clone(),
                         shape: shape.clone(),
                         offset,
-                        decay,
+                        decay: place == 0,
+                        trained: declared.trained,
                         kind: declared.kind,
                         root: declared.root.clone(),
                     };
@@ -395,18 +476,20 @@ impl Layout {
             .zip(offsets)
             .map(|(declared, offset)| {
                 Ok(Leaf {
-                    tensor: differentiable(&flat, offset, &declared.shape)?,
+                    tensor: view(&flat, offset, &declared.shape, declared.trained)?,
                     shape: declared.shape,
                     offset,
+                    trained: declared.trained,
                 })
             })
             .collect::<Result<Vec<_>, ModelError>>()?;
-        let mut order: Vec<usize> = (0..leaves.len()).collect();
+        let mut order: Vec<usize> = (0..leaves.len()).filter(|&i| leaves[i].trained).collect();
         order.sort_by_key(|&leaf| leaves[leaf].offset);
         Ok(Parameters {
             flat,
             leaves,
             spans,
+            n_trained,
             decayed,
             encoder_end: self.encoder_end,
             order,
@@ -421,6 +504,7 @@ pub(crate) struct Scope<'a> {
     layout: &'a mut Layout,
     root: String,
     prefix: String,
+    trained: bool,
 }
 
 impl Scope<'_> {
@@ -431,6 +515,27 @@ impl Scope<'_> {
             layout: self.layout,
             root: self.root.clone(),
             prefix,
+            trained: self.trained,
+        }
+    }
+
+    /// The same place, whose parameters are trained or not.
+    pub(crate) fn trained(&mut self, trained: bool) -> Scope<'_> {
+        Scope {
+            layout: self.layout,
+            root: self.root.clone(),
+            prefix: self.prefix.clone(),
+            trained,
+        }
+    }
+
+    /// The same place below another root, whose parameters are trained.
+    pub(crate) fn under(&mut self, root: &str) -> Scope<'_> {
+        Scope {
+            layout: self.layout,
+            prefix: format!("{root}{}", &self.prefix[self.root.len()..]),
+            root: root.to_owned(),
+            trained: true,
         }
     }
 
@@ -451,6 +556,7 @@ impl Scope<'_> {
             root: self.root.clone(),
             shape,
             kind,
+            trained: self.trained,
         });
         LeafId(self.layout.declared.len() - 1)
     }

@@ -8,7 +8,13 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Tensor};
 
 use crate::{
-    encoder::{Recipe, family::Sizes, new_config, of_type, spec::Init},
+    encoder::{
+        Recipe,
+        adapter::Selection,
+        family::{ADAPTER_ROOT, Sizes},
+        new_config, of_type,
+        spec::Init,
+    },
     error::ModelError,
     folder::{modules::ModuleDescription, settings::Settings},
     modules::{Pooling, PoolingMode},
@@ -97,7 +103,7 @@ impl SentenceTransformer {
         if normalize {
             modules.push(ModuleDescription::Normalize);
         }
-        let network = Network::new(recipe, &modules, None, device)?;
+        let network = Network::new(recipe, &modules, &Selection::default(), None, device)?;
         initialize(&network.parameters, network.encoder.spec().init, seed)?;
         Self::new(network, modules, settings, built)
     }
@@ -111,7 +117,8 @@ fn initialize(parameters: &Parameters, init: Init, seed: u64) -> Result<(), Mode
         let numel = span.numel() as usize;
         let values = match span.kind {
             LeafKind::Scale => vec![1.0; numel],
-            LeafKind::Bias => vec![0.0; numel],
+            LeafKind::Bias | LeafKind::Up => vec![0.0; numel],
+            LeafKind::Down => draw_down(span, seed),
             LeafKind::Matrix | LeafKind::RelativeBias => draw(span, init.range, init, seed),
             LeafKind::OutputMatrix => draw(span, init.output_range, init, seed),
             LeafKind::Table { padding } => {
@@ -123,16 +130,48 @@ fn initialize(parameters: &Parameters, init: Init, seed: u64) -> Result<(), Mode
                 values
             }
         };
-        let mut target = parameters.flat().f_narrow(0, span.offset, span.numel())?;
-        target.f_copy_(&Tensor::f_from_slice(&values)?)?;
+        set(parameters, span, &values)?;
     }
     Ok(())
 }
 
+/// Fills the parameters of new adapters by peft's rule: the first factors uniform, of variance 1 / (3 inputs), which is
+/// `kaiming_uniform_` with a = sqrt(5), the second zero.
+pub(crate) fn initialize_adapters(parameters: &Parameters, seed: u64) -> Result<(), ModelError> {
+    let _guard = tch::no_grad_guard();
+    for (_, span) in parameters.spans_of(ADAPTER_ROOT) {
+        if span.kind == LeafKind::Down {
+            set(parameters, span, &draw_down(span, seed))?;
+        }
+    }
+    Ok(())
+}
+
+fn set(parameters: &Parameters, span: &Span, values: &[f32]) -> Result<(), ModelError> {
+    let mut target = parameters.flat().f_narrow(0, span.offset, span.numel())?;
+    target.f_copy_(&Tensor::f_from_slice(values)?)?;
+    Ok(())
+}
+
+/// The state that the values of a parameter are drawn from.
+fn stream(span: &Span, seed: u64) -> u64 {
+    let name = span.name.bytes();
+    name.fold(seed, |state, byte| mix(state ^ u64::from(byte)))
+}
+
+/// Uniform values between -1 / sqrt(inputs) and that, for the first factor of an adapter.
+fn draw_down(span: &Span, seed: u64) -> Vec<f32> {
+    let stream = stream(span, seed);
+    let bound = 1.0 / (span.shape[1] as f64).sqrt();
+    let uniform = |i: u64| (mix(stream.wrapping_add(i)) >> 11) as f64 / (1u64 << 53) as f64;
+    (0..span.numel() as u64)
+        .map(|i| ((2.0 * uniform(i) - 1.0) * bound) as f32)
+        .collect()
+}
+
 /// Normal values for a parameter.
 fn draw(span: &Span, deviation: f64, init: Init, seed: u64) -> Vec<f32> {
-    let name = span.name.bytes();
-    let stream = name.fold(seed, |state, byte| mix(state ^ u64::from(byte)));
+    let stream = stream(span, seed);
     let mut values = vec![0.0; span.numel() as usize];
     values
         .par_iter_mut()

@@ -3,18 +3,19 @@
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use search::Similarity;
-use tch::{Device, Kind};
+use serde_json::Value;
+use tch::{Kind, Tensor};
 
 use crate::{
     backend::Backend,
     compute::{Compute, Engine},
-    encoder::{Encoder, family::KeyRules, spec::Dropout},
+    encoder::{Encoder, adapter::Selection, spec::Dropout},
     error::ModelError,
     folder::{
+        adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig},
         modules::{ModuleDescription, add_modules},
-        read::Description,
         settings::{MIN_SEQ_LENGTH, Settings},
-        weights::{self, Checkpoint},
+        weights,
         write::ModelFiles,
     },
     network::{Network, root_of},
@@ -30,42 +31,15 @@ pub struct SentenceTransformer {
     pub(crate) settings: Settings,
     compute: Compute,
     pub(crate) descriptions: Vec<ModuleDescription>,
+    /// The settings of the adapter that is trained, where there is one.
+    pub(crate) adapter: Option<AdapterConfig>,
+    /// The parts that are not trained, by their names.
+    pub(crate) frozen: Vec<String>,
 }
 
 impl SentenceTransformer {
-    /// Loads a folder: sentence-transformers' layout of version 2 to 6, or a plain Hugging Face
-    /// folder, which gets mean pooling. Weights in F16 and BF16 become F32.
-    ///
-    /// # Errors
-    ///
-    /// For anything wrong with the folder, by file, key or tensor, before any forward pass.
-    pub fn load(folder: &Path, device: Device) -> Result<Self, ModelError> {
-        let description = Description::read(folder)?;
-        let (recipe, settings) = (description.recipe, description.settings);
-        let tokenizer = settings.tokenizer(&description.transformer, &recipe)?;
-        // Looked for before the memory of the parameters is asked for.
-        let checkpoint = Checkpoint::find(&description.transformer)?;
-        let mut checkpoints = vec![(String::new(), checkpoint, recipe.family.keys)];
-        for module in &description.modules {
-            if let ModuleDescription::Dense { path, .. } = module {
-                let checkpoint = Checkpoint::find(&folder.join(path))?;
-                checkpoints.push((root_of(path), checkpoint, KeyRules::NONE));
-            }
-        }
-        let mut n_bytes = 0;
-        for (_, checkpoint, _) in &checkpoints {
-            n_bytes += checkpoint.n_bytes()?;
-        }
-        let config_path = description.transformer.join("config.json");
-        let weights = Some((config_path.as_path(), n_bytes));
-        let network = Network::new(recipe, &description.modules, weights, device)?;
-        for (root, checkpoint, keys) in &checkpoints {
-            checkpoint.load(&network.parameters, root, keys)?;
-        }
-        Self::new(network, description.modules, settings, tokenizer)
-    }
-
-    /// Saves the model in the classic layout, into a folder that is made if need be.
+    /// Saves the model in the classic layout, into a folder that is made if need be. A model with an adapter is saved as
+    /// sentence-transformers does: the adapter in the place of weights, and the name of its base.
     ///
     /// Weights are written in F32; the tokenizer's files are the ones that were loaded, byte for
     /// byte. Every file is whole before it takes its name, and modules.json comes last.
@@ -84,20 +58,105 @@ impl SentenceTransformer {
     /// libtorch's, and when the tokenizer has no JSON form.
     pub fn files(&self) -> Result<ModelFiles, ModelError> {
         let mut files = ModelFiles::default();
-        let (encoder, parameters) = (&self.network.encoder, &self.network.parameters);
-        let family = encoder.family();
-        self.settings
-            .add_transformer(&mut files, &self.tokenizer, family)?;
-        let weights = weights::to_safetensors(parameters, "")?;
-        files.add("model.safetensors", weights);
-        self.settings.add_sentence_transformers_config(&mut files);
-        add_modules(
-            &mut files,
-            &self.descriptions,
-            encoder.hidden_size(),
-            |path| weights::to_safetensors(parameters, &root_of(path)),
-        )?;
+        let (family, parameters) = (self.network.encoder.family(), &self.network.parameters);
+        match &self.adapter {
+            // sentence-transformers takes a config.json beside an adapter for that of a whole model.
+            Some(adapter) => {
+                files.add_json(ADAPTER_CONFIG, &Value::Object(adapter.json.clone()));
+                self.settings
+                    .add_tokenizer(&mut files, &self.tokenizer, family)?;
+                let weights = weights::adapter_to_safetensors(parameters)?;
+                files.add(ADAPTER_WEIGHTS, weights);
+            }
+            None => {
+                self.settings
+                    .add_transformer(&mut files, &self.tokenizer, family)?;
+                let weights = weights::to_safetensors(parameters, "")?;
+                files.add("model.safetensors", weights);
+            }
+        }
+        self.add_other_modules(&mut files)?;
         Ok(files)
+    }
+
+    /// As [`Self::files`], with the adapter, where there is one, added to the weights: those of a whole model.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::files`].
+    pub fn merged_files(&self) -> Result<ModelFiles, ModelError> {
+        let mut files = ModelFiles::default();
+        let (encoder, parameters) = (&self.network.encoder, &self.network.parameters);
+        self.settings
+            .add_transformer(&mut files, &self.tokenizer, encoder.family())?;
+        let merged = encoder.transformer().merged_weights(parameters)?;
+        let weights = weights::merged_to_safetensors(parameters, "", &merged)?;
+        files.add("model.safetensors", weights);
+        self.add_other_modules(&mut files)?;
+        Ok(files)
+    }
+
+    fn add_other_modules(&self, files: &mut ModelFiles) -> Result<(), ModelError> {
+        self.settings.add_sentence_transformers_config(files);
+        let parameters = &self.network.parameters;
+        add_modules(
+            files,
+            &self.descriptions,
+            self.network.encoder.hidden_size(),
+            |path| weights::to_safetensors(parameters, &root_of(path)),
+        )
+    }
+
+    /// Adds the adapter to the weights, which makes it a whole model of which all is trained; one without an adapter
+    /// stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's, such as for lack of memory: while it works, the weights are there twice.
+    pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
+        if self.adapter.is_none() {
+            return Ok(());
+        }
+        let (encoder, from) = (&self.network.encoder, &self.network.parameters);
+        let mut network = Network::new(
+            encoder.recipe().clone(),
+            &self.descriptions,
+            &Selection::default(),
+            None,
+            from.device(),
+        )?;
+        network.dropout = Dropout {
+            adapters: None,
+            ..self.network.dropout
+        };
+        let merged = encoder.transformer().merged_weights(from)?;
+        let _guard = tch::no_grad_guard();
+        for span in network.parameters.spans() {
+            let mut to = network.parameters.view(&span.name)?;
+            to.f_copy_(&from.view(&span.name)?)?;
+            let span = from.span(&span.name)?;
+            for (offset, values) in &merged {
+                let place = usize::try_from(span.offset - offset).ok();
+                if let Some(values) =
+                    place.and_then(|place| values.get(place..place + span.numel() as usize))
+                {
+                    to.f_view([-1])?.f_copy_(&Tensor::f_from_slice(values)?)?;
+                }
+            }
+        }
+        self.network = network;
+        (self.adapter, self.frozen) = (None, Vec::new());
+        self.set_compute(self.compute)
+    }
+
+    /// The settings of the adapter that is trained in place of the encoder, where there is one.
+    pub fn adapter(&self) -> Option<&AdapterConfig> {
+        self.adapter.as_ref()
+    }
+
+    /// The parts that are not trained, by their names; those beside an adapter are not named.
+    pub fn frozen(&self) -> &[String] {
+        &self.frozen
     }
 
     /// The tokenizer.
@@ -173,8 +232,28 @@ impl SentenceTransformer {
                 "dropout: found {probability}, allowed: 0 or more and less than 1"
             )));
         }
-        let sites = self.network.encoder.spec().dropout;
+        let sites = Dropout {
+            adapters: self.network.dropout.adapters,
+            ..self.network.encoder.spec().dropout
+        };
         self.network.dropout = sites.with_probability(probability);
+        Ok(())
+    }
+
+    /// Sets the probability of dropout before the adapters, where there are any, for this model in memory:
+    /// adapter_config.json keeps its own.
+    ///
+    /// # Errors
+    ///
+    /// When it is not 0 or more and less than 1.
+    pub fn set_adapter_dropout(&mut self, probability: f64) -> Result<(), ModelError> {
+        if !(0.0..1.0).contains(&probability) {
+            return Err(ModelError::Input(format!(
+                "adapter dropout: found {probability}, allowed: 0 or more and less than 1"
+            )));
+        }
+        let adapters = &mut self.network.dropout.adapters;
+        *adapters = adapters.map(|_| probability);
         Ok(())
     }
 
@@ -226,6 +305,8 @@ impl SentenceTransformer {
             settings,
             compute,
             descriptions,
+            adapter: None,
+            frozen: Vec::new(),
         })
     }
 }

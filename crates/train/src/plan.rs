@@ -82,7 +82,7 @@ impl Plan {
             n_warmup_steps: warmup_steps(arguments.warmup_steps, n_steps),
             n_parameters: trained.numel(),
             precision: arguments.precision,
-            flops_per_token: model.encoder().spec().flops_per_token(),
+            flops_per_token: model.encoder().flops_per_token(model.parameters()),
             device_flops: device::matrix_rate(model.parameters().device(), arguments.precision)?,
         })
     }

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Trained<'a> {
     pub(crate) model: &'a mut SentenceTransformer,
-    /// The gradient by the model's weights, `[n]` f32.
+    /// The gradient by those of the model's weights that are trained, `[n]` f32.
     pub(crate) gradient: Tensor,
     pub(crate) optimizer: Optimizer,
     pub(crate) loss_weights: LossWeights,
@@ -33,10 +33,10 @@ impl<'a> Trained<'a> {
         let losses = objectives.iter();
         let losses = losses.map(|objective| (objective.name, objective.loss));
         let loss_weights = LossWeights::new(losses, options)?;
-        let (flat, decayed) = (model.parameters().flat(), model.parameters().decayed());
+        let parameters = model.parameters();
         Ok(Self {
-            gradient: flat.f_zeros_like()?,
-            optimizer: Optimizer::new(options, flat, decayed)?,
+            gradient: parameters.zero_gradient()?,
+            optimizer: Optimizer::new(options, &parameters.trained()?, parameters.decayed())?,
             loss_weights,
             model,
         })
@@ -44,12 +44,19 @@ impl<'a> Trained<'a> {
 
     /// The number of trainable parameters.
     pub(crate) fn numel(&self) -> usize {
-        self.model.parameters().numel() as usize + self.loss_weights.numel()
+        self.model.parameters().n_trained() as usize + self.loss_weights.numel()
     }
 
     /// The files of a folder with the model as it is now, and the weights of losses.
     pub(crate) fn files(&self) -> Result<ModelFiles, TrainError> {
         let mut files = self.model.files()?;
+        self.loss_weights.add_to(&mut files)?;
+        Ok(files)
+    }
+
+    /// As [`Self::files`], with the model's adapter merged into its weights.
+    pub(crate) fn merged_files(&self) -> Result<ModelFiles, TrainError> {
+        let mut files = self.model.merged_files()?;
         self.loss_weights.add_to(&mut files)?;
         Ok(files)
     }
@@ -61,9 +68,9 @@ impl<'a> Trained<'a> {
 
     /// One update from the gradients times `scale`, after which they are zero.
     pub(crate) fn update(&mut self, scale: f64, learning_rate: f64) -> Result<(), TrainError> {
-        let flat = self.model.parameters().flat();
+        let weights = self.model.parameters().trained()?;
         self.optimizer
-            .step(flat, &self.gradient, scale, learning_rate)?;
+            .step(&weights, &self.gradient, scale, learning_rate)?;
         self.loss_weights.step(scale, learning_rate)
     }
 

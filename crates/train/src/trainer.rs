@@ -66,6 +66,7 @@ pub struct Trainer<'a> {
     last_saved: Option<u64>,
     observers: Vec<Box<dyn Observer + 'a>>,
     is_nothing_learnt_told: bool,
+    merges_adapter: bool,
     is_interrupted: &'a dyn Fn() -> bool,
 }
 
@@ -150,6 +151,7 @@ impl<'a> Trainer<'a> {
             last_saved: None,
             observers: Vec::new(),
             is_nothing_learnt_told: false,
+            merges_adapter: false,
             is_interrupted,
         })
     }
@@ -172,6 +174,11 @@ impl<'a> Trainer<'a> {
     /// Adds an observer, which is told what happens.
     pub fn observe(&mut self, observer: impl Observer + 'a) {
         self.observers.push(Box::new(observer));
+    }
+
+    /// Has the trained model's folder hold a whole model, with the adapter merged into its base, instead of the adapter.
+    pub fn merge_adapter(&mut self) {
+        self.merges_adapter = true;
     }
 
     /// Looks whether a checkpoint is of this very run: arguments, data, loss and starting model.
@@ -539,7 +546,11 @@ impl<'a> Trainer<'a> {
         if self.arguments.save_total_limit == Some(1) {
             checkpoint::remove_all_but(&self.folder, self.state.best_global_step)?;
         }
-        write_folder(&self.folder.final_model(), &self.trained.files()?)?;
+        let files = match self.merges_adapter {
+            true => self.trained.merged_files()?,
+            false => self.trained.files()?,
+        };
+        write_folder(&self.folder.final_model(), &files)?;
         Ok(summary)
     }
 

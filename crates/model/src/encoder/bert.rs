@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
         prefixes: &["bert."],
         heads: &["cls.", "pooler.", "classifier.", "qa_outputs."],
         buffers: BUFFERS,
+        is_adapter: false,
     },
     word_pieces: WordPieces {
         class: "BertTokenizer",
@@ -115,6 +116,7 @@ pub(super) fn read(
             attention: hidden,
             intermediate: None,
             output: hidden,
+            adapters: None,
         },
         init: Init::normal(facts.deviation_or("initializer_range", 0.02)?),
     })

@@ -19,6 +19,9 @@ use crate::{
         packed::OneToken,
     },
     encoder::{
+        adapter::{
+            Adapter, EMBEDDINGS, FINAL_NORM, LayerAdapters, RELATIVE_BIAS, Selection, layer_part,
+        },
         family::Names,
         numbering::Positions,
         relative::{BUCKETS, RelativeBias},
@@ -37,6 +40,7 @@ pub(crate) struct Transformer {
     /// The norm after the last layer.
     final_norm: Option<LayerNorm>,
     intermediate_size: usize,
+    reach: Reach,
     /// Cosines and sines of rotary positions on the device, by the bits of theta and the length.
     rotations: Mutex<HashMap<(u64, i64), (Tensor, Tensor)>>,
     /// Rotary positions for our kernels, by the bits of theta.
@@ -44,30 +48,62 @@ pub(crate) struct Transformer {
 }
 
 impl Transformer {
-    pub(crate) fn new(spec: &Spec, names: &Names, scope: &mut Scope<'_>) -> Self {
+    pub(crate) fn new(
+        spec: &Spec,
+        names: &Names,
+        selection: &Selection,
+        scope: &mut Scope<'_>,
+    ) -> Self {
         // Other combinations have no passes by hand, and no family has them.
         assert_eq!(
             (spec.placement == Placement::Pre, !spec.biases),
             (spec.gated, spec.gated),
             "norms before each half, no biases and a gate go together"
         );
-        let embeddings = Embeddings::new(spec, names, scope);
-        let layers = (0..spec.layers.len())
-            .map(|i| Layer::new(spec, i, names, &mut scope.sub(names.layers).sub(i)))
+        let trains = |part: &str| selection.trains(part);
+        let embeddings = Embeddings::new(spec, names, &mut scope.trained(trains(EMBEDDINGS)));
+        let layers: Vec<Layer> = (0..spec.layers.len())
+            .map(|i| {
+                let adapters = LayerAdapters {
+                    adapters: selection.adapters.as_ref(),
+                    layers: names.layers,
+                    layer: i,
+                };
+                let mut scope = scope.trained(trains(&layer_part(i)));
+                Layer::new(spec, names, &adapters, &mut scope.sub(names.layers).sub(i))
+            })
             .collect();
         let relative = spec.relative_bias.then(|| {
             let name = format!("{}.weight", names.relative_bias);
+            let mut scope = scope.trained(trains(RELATIVE_BIAS));
             let table = scope.leaf(&name, &[BUCKETS, spec.heads], LeafKind::RelativeBias);
             RelativeBias::new(table, spec.heads)
         });
-        let final_norm = (spec.placement == Placement::Pre)
-            .then(|| LayerNorm::new(spec, scope, names.final_norm));
+        let final_norm = (spec.placement == Placement::Pre).then(|| {
+            let mut scope = scope.trained(trains(FINAL_NORM));
+            LayerNorm::new(spec, &mut scope, names.final_norm)
+        });
+        let of_layer = |i: usize, layer: &Layer| {
+            let linear = [&layer.qkv, &layer.attention_output, &layer.up, &layer.down];
+            trains(&layer_part(i)) || linear.iter().any(|linear| linear.adapter.is_some())
+        };
+        let reach = Reach {
+            embeddings: trains(EMBEDDINGS),
+            relative: relative.is_some() && trains(RELATIVE_BIAS),
+            final_norm: final_norm.is_some() && trains(FINAL_NORM),
+            lowest: layers
+                .iter()
+                .enumerate()
+                .position(|(i, layer)| of_layer(i, layer))
+                .unwrap_or(layers.len()),
+        };
         Self {
             embeddings,
             layers,
             relative,
             final_norm,
             intermediate_size: spec.intermediate_size as usize,
+            reach: reach.joined(),
             rotations: Mutex::default(),
             rotaries: Mutex::default(),
         }
@@ -106,6 +142,54 @@ impl Transformer {
         })?;
         states.push(last);
         Ok(states)
+    }
+
+    /// The weights of the linear layers that have an adapter, with it added, each after the offset of the first in the
+    /// flat tensor.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's.
+    pub(crate) fn merged_weights(
+        &self,
+        p: &Parameters,
+    ) -> Result<Vec<(i64, Vec<f32>)>, ModelError> {
+        let _guard = tch::no_grad_guard();
+        let mut merged = Vec::new();
+        for layer in &self.layers {
+            for linear in [&layer.qkv, &layer.attention_output, &layer.up, &layer.down] {
+                if let Some(adapter) = &linear.adapter {
+                    let weight = adapter.merged_into(p.flat_leaf(linear.weight)?, p)?;
+                    let weight = weight.f_to_device(Device::Cpu)?.f_view([-1])?;
+                    merged.push((p.leaf_offset(linear.weight), Vec::try_from(weight)?));
+                }
+            }
+        }
+        Ok(merged)
+    }
+
+    /// As [`Encoder::flops_per_token`].
+    ///
+    /// [`Encoder::flops_per_token`]: crate::encoder::Encoder::flops_per_token
+    pub(crate) fn flops_per_token(&self, p: &Parameters) -> f64 {
+        let mut products = 0;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let is_reached = i >= self.reach.lowest;
+            for (linear, wants_input) in [
+                (&layer.qkv, self.reach.wants_input(i)),
+                (&layer.attention_output, true),
+                (&layer.up, true),
+                (&layer.down, true),
+            ] {
+                let n_backward =
+                    i64::from(is_reached && wants_input) + i64::from(p.is_trained(linear.weight));
+                products += (1 + n_backward) * p.leaf_numel(linear.weight);
+                if let Some(adapter) = &linear.adapter {
+                    products += 3 * (p.leaf_numel(adapter.down) + p.leaf_numel(adapter.up));
+                }
+            }
+        }
+        2.0 * products as f64
     }
 
     fn run(
@@ -190,6 +274,32 @@ impl Transformer {
             (rotation.0.shallow_clone(), rotation.1.shallow_clone()),
         );
         Ok(rotation)
+    }
+}
+
+/// How far down a backward pass has to go, by what is trained.
+#[derive(Debug, Clone, Copy)]
+struct Reach {
+    embeddings: bool,
+    relative: bool,
+    final_norm: bool,
+    /// The lowest layer that gradients go through; the number of layers where they go through none.
+    lowest: usize,
+}
+
+impl Reach {
+    /// With the layers that the embeddings and the relative bias are reached through.
+    fn joined(self) -> Self {
+        let through_all = self.embeddings || self.relative;
+        Self {
+            lowest: if through_all { 0 } else { self.lowest },
+            ..self
+        }
+    }
+
+    /// Whether a layer's input needs its gradient.
+    fn wants_input(self, layer: usize) -> bool {
+        self.embeddings || layer > self.lowest
     }
 }
 
@@ -329,12 +439,24 @@ enum Norms {
 }
 
 impl Layer {
-    fn new(spec: &Spec, i: usize, names: &Names, scope: &mut Scope<'_>) -> Self {
+    fn new(
+        spec: &Spec,
+        names: &Names,
+        adapters: &LayerAdapters<'_>,
+        scope: &mut Scope<'_>,
+    ) -> Self {
         let (hidden, intermediate) = (spec.hidden_size, spec.intermediate_size);
         let inner = if spec.gated { 2 } else { 1 } * intermediate;
-        let of_layer = spec.layers[i];
-        let linear = |scope: &mut Scope<'_>, names: &[&str], inputs, outputs, kind| {
-            Linear::new(scope, names, [outputs, inputs], kind, spec.biases)
+        let (i, of_layer) = (adapters.layer, spec.layers[adapters.layer]);
+        // After the sites of dropout in all layers, one for each linear layer of this one.
+        let mut site = 4 * spec.layers.len() + 1 + i * (names.qkv.len() + 3);
+        let mut linear = |scope: &mut Scope<'_>, names: &[&str], inputs, outputs, kind| {
+            let first = site;
+            site += names.len();
+            let shape = [outputs / names.len() as i64, inputs];
+            let mut linear = Linear::new(scope, names, shape, kind, spec.biases);
+            linear.adapter = Adapter::declare(scope, names, shape, adapters, first);
+            linear
         };
         let (matrix, output) = (LeafKind::Matrix, LeafKind::OutputMatrix);
         let qkv = linear(scope, names.qkv, hidden, 3 * hidden, matrix);
@@ -414,7 +536,7 @@ impl Layer {
         input: &Tensor,
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
-        let inner = self.up.forward(p, input)?;
+        let inner = self.up.forward(p, input, dropout)?;
         let inner = if self.gated {
             let halves = inner.f_chunk(2, 1)?;
             halves[0].f_gelu("none")?.f_mul(&halves[1])?
@@ -422,7 +544,7 @@ impl Layer {
             inner.f_gelu("none")?
         }; // [T, I]
         let inner = drop_out(inner, dropout.intermediate)?;
-        drop_out(self.down.forward(p, &inner)?, dropout.output)
+        drop_out(self.down.forward(p, &inner, dropout)?, dropout.output)
     }
 
     /// The attention and its output projection, up to its dropout.
@@ -444,7 +566,7 @@ impl Layer {
             several => Tensor::f_cat(several, 0)?, // [T, H]
         };
         drop_out(
-            self.attention_output.forward(p, &context)?,
+            self.attention_output.forward(p, &context, dropout)?,
             dropout.attention,
         )
     }
@@ -459,7 +581,7 @@ impl Layer {
         dropout: Dropout,
     ) -> Result<Vec<Tensor>, ModelError> {
         let (h, d) = (self.heads, self.head_dim);
-        let qkv = batch.split(&self.qkv.forward(p, hidden)?)?;
+        let qkv = batch.split(&self.qkv.forward(p, hidden, dropout)?)?;
         let mut contexts = Vec::with_capacity(qkv.len());
         for ((bucket, qkv), scores) in batch.buckets.iter().zip(qkv).zip(scores) {
             let (n, l) = (bucket.sentences(), bucket.length());
@@ -509,6 +631,10 @@ impl Layer {
         let (h, d) = (self.heads, self.head_dim);
         let width = h * d;
         let part = |rows: &Tensor, from: i64, outputs: i64| -> Result<Tensor, ModelError> {
+            if self.qkv.adapter.is_some() {
+                let all = self.qkv.forward(p, rows, dropout)?;
+                return Ok(all.f_narrow(1, from, outputs)?);
+            }
             let weight = p.leaf(self.qkv.weight).f_narrow(0, from, outputs)?;
             let bias = self.qkv.bias.map(|bias| p.leaf(bias));
             let bias = bias
@@ -577,6 +703,7 @@ impl LayerSpec {
 struct Linear {
     weight: LeafId,
     bias: Option<LeafId>,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
@@ -584,22 +711,39 @@ impl Linear {
     fn new(
         scope: &mut Scope<'_>,
         names: &[&str],
-        [outputs, inputs]: [i64; 2],
+        [of_each, inputs]: [i64; 2],
         kind: LeafKind,
         has_bias: bool,
     ) -> Self {
-        let of_each = outputs / names.len() as i64;
         let all = |what: &str| -> Vec<String> {
             names.iter().map(|name| format!("{name}.{what}")).collect()
         };
         let weight = scope.fused_leaf(&all("weight"), &[of_each, inputs], kind);
         let bias = has_bias.then(|| scope.fused_leaf(&all("bias"), &[of_each], LeafKind::Bias));
-        Self { weight, bias }
+        Self {
+            weight,
+            bias,
+            adapter: None,
+        }
     }
 
-    fn forward(&self, p: &Parameters, rows: &Tensor) -> Result<Tensor, ModelError> {
+    fn forward(
+        &self,
+        p: &Parameters,
+        rows: &Tensor,
+        dropout: Dropout,
+    ) -> Result<Tensor, ModelError> {
         let bias = self.bias.map(|bias| p.leaf(bias));
-        Ok(rows.f_linear(p.leaf(self.weight), bias)?)
+        let output = rows.f_linear(p.leaf(self.weight), bias)?;
+        match &self.adapter {
+            Some(adapter) => adapter.add_to(&output, p, rows, dropout.adapters),
+            None => Ok(output),
+        }
+    }
+
+    /// Whether a backward pass needs its input.
+    fn wants_input(&self, p: &Parameters) -> bool {
+        p.is_trained(self.weight) || self.adapter.is_some()
     }
 }
 

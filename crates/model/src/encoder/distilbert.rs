@@ -45,6 +45,7 @@ pub(super) const FAMILY: Family = Family {
             "qa_outputs.",
         ],
         buffers: BUFFERS,
+        is_adapter: false,
     },
     word_pieces: WordPieces {
         class: "DistilBertTokenizer",
@@ -88,6 +89,7 @@ fn read(facts: &Facts<'_>) -> Result<Spec, ModelError> {
             attention: None,
             intermediate: None,
             output: hidden,
+            adapters: None,
         },
         init: Init::normal(facts.deviation_or("initializer_range", 0.02)?),
     })

@@ -14,6 +14,9 @@ use crate::{
 pub(crate) const NORMALIZED_BY_SETTINGS: [&str; 3] =
     ["BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer"];
 
+/// The root of the names of adapters, as peft writes them.
+pub(crate) const ADAPTER_ROOT: &str = "base_model.model.";
+
 /// The facts of a family of encoders.
 #[derive(Debug)]
 pub(crate) struct Family {
@@ -61,6 +64,8 @@ pub(crate) struct KeyRules {
     pub(crate) heads: &'static [&'static str],
     /// Ends of the names of buffers, which are no weights.
     pub(crate) buffers: &'static [&'static str],
+    /// Whether they are an adapter's, whose names peft puts in front and within.
+    pub(crate) is_adapter: bool,
 }
 
 impl KeyRules {
@@ -69,11 +74,30 @@ impl KeyRules {
         prefixes: &[],
         heads: &[],
         buffers: &[],
+        is_adapter: false,
     };
+
+    /// The rules for the names of the encoder's adapters.
+    pub(crate) fn of_adapters(self) -> Self {
+        Self {
+            is_adapter: true,
+            ..self
+        }
+    }
 
     /// A tensor's name as the encoder has it: without a prefix of a model around it, and with the present names of a
     /// norm's scale and shift.
     pub(crate) fn present_name(&self, name: &str) -> String {
+        if self.is_adapter {
+            let name = name.strip_prefix(ADAPTER_ROOT).unwrap_or(name);
+            let encoder = Self {
+                is_adapter: false,
+                ..*self
+            };
+            // Some versions leave the name that the adapter had in memory.
+            let name = name.replace(".default.weight", ".weight");
+            return encoder.present_name(&name);
+        }
         let mut prefixes = self.prefixes.iter();
         let name = prefixes
             .find_map(|prefix| name.strip_prefix(prefix))

@@ -38,6 +38,7 @@ pub(super) const FAMILY: Family = Family {
         prefixes: &["model."],
         heads: &["head.", "decoder.", "classifier."],
         buffers: &["inv_freq", "position_ids"],
+        is_adapter: false,
     },
     word_pieces: WordPieces {
         class: "PreTrainedTokenizerFast",
@@ -87,6 +88,7 @@ fn read(facts: &Facts<'_>) -> Result<Spec, ModelError> {
             attention,
             intermediate: Some(facts.dropout_or("mlp_dropout", 0.0)?),
             output: None,
+            adapters: None,
         },
         init: Init {
             range,

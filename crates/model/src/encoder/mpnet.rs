@@ -44,6 +44,7 @@ pub(super) const FAMILY: Family = Family {
         prefixes: &["mpnet."],
         heads: &["lm_head.", "pooler."],
         buffers: &["embeddings.position_ids"],
+        is_adapter: false,
     },
     word_pieces: WordPieces {
         class: "MPNetTokenizer",
@@ -94,6 +95,7 @@ fn read(facts: &Facts<'_>) -> Result<Spec, ModelError> {
             attention: hidden,
             intermediate: None,
             output: hidden,
+            adapters: None,
         },
         init: Init::normal(facts.deviation_or("initializer_range", 0.02)?),
     })

@@ -18,6 +18,7 @@ const KEYS: KeyRules = KeyRules {
     prefixes: &["roberta."],
     heads: &["lm_head.", "pooler.", "classifier.", "qa_outputs."],
     buffers: BUFFERS,
+    is_adapter: false,
 };
 
 /// The special tokens of both.

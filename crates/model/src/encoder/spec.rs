@@ -94,6 +94,8 @@ pub struct Dropout {
     pub intermediate: Option<f64>,
     /// Dropout after the feed-forward part's last projection.
     pub output: Option<f64>,
+    /// Before the adapters of linear layers, where there are such.
+    pub adapters: Option<f64>,
 }
 
 impl Dropout {
@@ -104,9 +106,10 @@ impl Dropout {
         attention: None,
         intermediate: None,
         output: None,
+        adapters: None,
     };
 
-    /// The same probability at all sites that there are.
+    /// The same probability at all sites of the encoder that there are; adapters keep theirs.
     pub fn with_probability(self, probability: f64) -> Self {
         let set = |site: Option<f64>| site.map(|_| probability);
         Self {
@@ -115,11 +118,12 @@ impl Dropout {
             attention: set(self.attention),
             intermediate: set(self.intermediate),
             output: set(self.output),
+            adapters: self.adapters,
         }
     }
 }
 
-// For messages and fingerprints: the one probability of hidden states, and that of the attention's.
+// For messages and fingerprints: the one probability of hidden states, that of the attention's, and the adapters'.
 impl fmt::Display for Dropout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hidden = [
@@ -134,7 +138,11 @@ impl fmt::Display for Dropout {
             [hidden] => write!(f, "{hidden}")?,
             several => write!(f, "{several:?}")?,
         }
-        write!(f, " (attention: {})", self.probabilities.unwrap_or(0.0))
+        write!(f, " (attention: {})", self.probabilities.unwrap_or(0.0))?;
+        match self.adapters {
+            Some(adapters) => write!(f, " (adapters: {adapters})"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -21,6 +21,16 @@ pub(crate) enum ModuleDescription {
     Normalize,
 }
 
+impl ModuleDescription {
+    /// The folder of its weights, where it has some.
+    pub(crate) fn weights(&self) -> Option<&Path> {
+        match self {
+            Self::Dense { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// Adds the folders of the modules after the encoder, then modules.json; `dense_weights` gives
 /// the weights of one Dense module, by its path.
 ///
@@ -108,6 +118,15 @@ pub(crate) fn read_modules(
         });
     };
     Ok((transformer, modules))
+}
+
+/// The folder of the encoder's own files.
+pub(crate) fn transformer_of(folder: &Path) -> Result<PathBuf, ModelError> {
+    let modules_path = folder.join("modules.json");
+    match modules_path.is_file() {
+        true => Ok(read_modules(folder, &modules_path)?.0),
+        false => Ok(folder.to_owned()),
+    }
 }
 
 /// The class of a module type, by any of the dotted names it has had.

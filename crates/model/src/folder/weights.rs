@@ -13,7 +13,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use crate::{
-    encoder::family::KeyRules,
+    encoder::family::{ADAPTER_ROOT, KeyRules},
     error::ModelError,
     folder::json::{inner_path, read_object},
     parameters::{Parameters, Span},
@@ -55,6 +55,27 @@ impl Checkpoint {
             folder: folder.to_owned(),
             file: "model.safetensors or model.safetensors.index.json".to_owned(),
             hint: "fetch the model again, with its weights".to_owned(),
+        })
+    }
+
+    /// The one file of this path.
+    pub(crate) fn single(path: &Path) -> Result<Self, ModelError> {
+        if path.is_file() {
+            return Ok(Self {
+                path: path.to_owned(),
+                files: vec![path.to_owned()],
+                weight_map: BTreeMap::new(),
+            });
+        }
+        let (folder, name) = (path.parent(), path.file_name());
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        Err(ModelError::MissingFile {
+            hint: match find_pickle(&folder) {
+                Some(pickle) => format!("{pickle} {PICKLE}"),
+                None => "fetch the adapter again, with its weights".to_owned(),
+            },
+            file: name.unwrap_or_default().display().to_string(),
+            folder,
         })
     }
 
@@ -116,6 +137,17 @@ impl Checkpoint {
         lengths.sum()
     }
 
+    /// The names of all tensors, as the files have them.
+    pub(crate) fn names(&self) -> Result<Vec<String>, ModelError> {
+        let mut names = Vec::new();
+        for file in &self.files {
+            let bytes = fs_err::read(file)?;
+            let tensors = deserialize(file, &bytes)?;
+            names.extend(tensors.iter().map(|(name, _)| name.to_owned()));
+        }
+        Ok(names)
+    }
+
     /// Fills the parameters under `root` from the checkpoint's tensors, which are named without it.
     pub(crate) fn load(
         &self,
@@ -129,18 +161,7 @@ impl Checkpoint {
         let mut unexpected = Vec::new();
         for file in &self.files {
             let bytes = fs_err::read(file)?;
-            let tensors =
-                SafeTensors::deserialize(&bytes).map_err(|cause| match foreign(&bytes) {
-                    Some((found, advice)) => ModelError::NotWeights {
-                        path: file.clone(),
-                        found,
-                        advice,
-                    },
-                    None => ModelError::Safetensors {
-                        path: file.clone(),
-                        cause,
-                    },
-                })?;
+            let tensors = deserialize(file, &bytes)?;
             if let Some(name) = duplicate_name(&bytes) {
                 return Err(ModelError::DuplicateTensor {
                     path: file.clone(),
@@ -211,6 +232,21 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// The tensors of a file's bytes.
+fn deserialize<'b>(file: &Path, bytes: &'b [u8]) -> Result<SafeTensors<'b>, ModelError> {
+    SafeTensors::deserialize(bytes).map_err(|cause| match foreign(bytes) {
+        Some((found, advice)) => ModelError::NotWeights {
+            path: file.to_owned(),
+            found,
+            advice,
+        },
+        None => ModelError::Safetensors {
+            path: file.to_owned(),
+            cause,
+        },
+    })
 }
 
 /// Advice about a pickle, to follow on its name.
@@ -295,8 +331,43 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, String)> {
 
 /// The parameters under `root` as the bytes of a safetensors file, F32, named without it.
 pub(crate) fn to_safetensors(parameters: &Parameters, root: &str) -> Result<Vec<u8>, ModelError> {
+    let names = parameters.spans_of(root).map(|(name, _)| name.to_owned());
+    write(parameters, root, names.collect(), &[])
+}
+
+/// The parameters of an adapter as the bytes of a safetensors file, named with their root.
+pub(crate) fn adapter_to_safetensors(parameters: &Parameters) -> Result<Vec<u8>, ModelError> {
+    let spans = parameters.spans_of(ADAPTER_ROOT);
+    let names = spans.map(|(_, span)| span.name.clone());
+    write(parameters, ADAPTER_ROOT, names.collect(), &[])
+}
+
+/// As [`to_safetensors`], with other values from an offset on, for each pair of these.
+pub(crate) fn merged_to_safetensors(
+    parameters: &Parameters,
+    root: &str,
+    others: &[(i64, Vec<f32>)],
+) -> Result<Vec<u8>, ModelError> {
+    let names = parameters.spans_of(root).map(|(name, _)| name.to_owned());
+    write(parameters, root, names.collect(), others)
+}
+
+fn write(
+    parameters: &Parameters,
+    root: &str,
+    names: Vec<String>,
+    others: &[(i64, Vec<f32>)],
+) -> Result<Vec<u8>, ModelError> {
+    let ends = parameters.spans_of(root);
+    let ends = ends.map(|(_, span)| (span.offset, span.offset + span.numel()));
+    let (begin, end) = ends.fold((i64::MAX, 0), |(begin, end), (from, to)| {
+        (begin.min(from), end.max(to))
+    });
+    let begin = begin.min(end);
+    // Of an adapter a small part, which may have to come from a device.
     let flat = parameters
         .flat()
+        .f_narrow(0, begin, end - begin)?
         .f_detach()?
         .f_to_device(tch::Device::Cpu)?
         .f_contiguous()?;
@@ -308,14 +379,17 @@ pub(crate) fn to_safetensors(parameters: &Parameters, root: &str) -> Result<Vec<
     };
     let views = parameters
         .spans_of(root)
-        .map(|(name, span)| {
-            let start = span.offset as usize * size_of::<f32>();
+        .zip(&names)
+        .map(|((_, span), name)| {
+            let other = others.iter().find_map(|(offset, values)| {
+                let from = usize::try_from(span.offset - offset).ok()?;
+                values.get(from..from + span.numel() as usize)
+            });
+            let start = (span.offset - begin) as usize * size_of::<f32>();
             let end = start + span.numel() as usize * size_of::<f32>();
+            let data = other.map_or(&bytes[start..end], bytemuck::cast_slice);
             let shape = span.shape.iter().map(|&n| n as usize).collect();
-            Ok((
-                name,
-                TensorView::new(Dtype::F32, shape, &bytes[start..end])?,
-            ))
+            Ok((name, TensorView::new(Dtype::F32, shape, data)?))
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(in_memory)?;

@@ -65,6 +65,12 @@ impl Settings {
         tokenizer: &Tokenizer,
         family: &Family,
     ) -> Result<(), ModelError> {
+        self.add_config(files, family);
+        self.add_tokenizer(files, tokenizer, family)
+    }
+
+    /// Adds config.json.
+    fn add_config(&self, files: &mut ModelFiles, family: &Family) {
         let mut config = self.config.clone();
         config.insert(
             "architectures".to_owned(),
@@ -76,6 +82,15 @@ impl Settings {
             *dtype = serde_json::json!("float32");
         }
         files.add_json("config.json", &Value::Object(config));
+    }
+
+    /// Adds the files of the tokenizer, and the settings of the module that it belongs to.
+    pub(crate) fn add_tokenizer(
+        &self,
+        files: &mut ModelFiles,
+        tokenizer: &Tokenizer,
+        family: &Family,
+    ) -> Result<(), ModelError> {
         for (name, bytes) in &self.tokenizer_files {
             files.add(name, bytes.clone());
         }

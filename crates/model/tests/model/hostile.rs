@@ -62,6 +62,195 @@ fn check_weights(
     check(edit, &[&["model.safetensors"], parts].concat());
 }
 
+/// Breaks a copy of an adapter, whose base is whole, and looks for every part in the message.
+#[track_caller]
+fn check_adapter(break_it: impl FnOnce(&Path), parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&fixture("adapters/mpnet"), folder.path());
+    SentenceTransformer::load(folder.path(), Device::Cpu).expect("the adapter is good at first");
+    break_it(folder.path());
+    let Err(error) = SentenceTransformer::load(folder.path(), Device::Cpu) else {
+        panic!("this adapter is broken, but loads");
+    };
+    let message = error.to_string();
+    let names_it = message.contains(folder.path().to_str().unwrap());
+    assert!(names_it && !message.contains('\n'), "{message:?}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn settings_of_adapters() {
+    let set = |key: &'static str, value: Value| {
+        move |folder: &Path| {
+            let path = folder.join("adapter_config.json");
+            let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            json[key] = value;
+            fs::write(path, json.to_string()).unwrap();
+        }
+    };
+    let other_kind = "adapters with this are not computed";
+    for (key, value, part) in [
+        (
+            "peft_type",
+            json!("IA3"),
+            "found \"IA3\", allowed: \"LORA\"",
+        ),
+        ("peft_type", json!(null), "a string"),
+        ("bias", json!("all"), "found \"all\", allowed: \"none\""),
+        ("r", json!(0), "found 0, allowed: 1 to 4096"),
+        ("r", json!(1u64 << 40), "allowed: 1 to 4096"),
+        ("r", json!("4"), "an integer"),
+        ("lora_alpha", json!(-1), "more than 0"),
+        ("lora_alpha", json!("8"), "a number"),
+        ("lora_dropout", json!(1.0), "0 or more and less than 1"),
+        ("use_rslora", json!("yes"), "true or false"),
+        ("use_dora", json!(true), other_kind),
+        ("lora_bias", json!(true), other_kind),
+        ("fan_in_fan_out", json!(true), other_kind),
+        ("modules_to_save", json!(["pooler"]), other_kind),
+        ("rank_pattern", json!({"q": 8}), other_kind),
+        ("alpha_pattern", json!({"q": 8}), other_kind),
+        ("layer_replication", json!([[0, 1]]), other_kind),
+        (
+            "target_modules",
+            json!(["q", "q_proj"]),
+            "\"q_proj\" is none",
+        ),
+        ("target_modules", json!([]), "some of attention.attn.q"),
+        ("target_modules", json!([7]), "a list of names"),
+        ("target_modules", json!(7), "a list of names, or a pattern"),
+        (
+            "layers_to_transform",
+            json!([2]),
+            "numbers of layers, 0 to 1",
+        ),
+        (
+            "layers_to_transform",
+            json!("all"),
+            "numbers of layers, 0 to 1",
+        ),
+        ("base_model_name_or_path", json!(null), "name on the hub"),
+        ("base_model_name_or_path", json!(7), "name on the hub"),
+        (
+            "base_model_name_or_path",
+            json!("no/such"),
+            "found \"no/such\", which is no folder here",
+        ),
+    ] {
+        check_adapter(set(key, value), &["adapter_config.json", key, part]);
+    }
+    check_adapter(
+        set(
+            "base_model_name_or_path",
+            json!("tests/fixtures/adapters/bert"),
+        ),
+        &[
+            "no base for the adapter",
+            "adapters/bert",
+            "is an adapter itself",
+        ],
+    );
+    check_adapter(
+        set("base_model_name_or_path", json!("tests/fixtures")),
+        &[
+            "no base for the adapter",
+            "tests/fixtures holds no config.json",
+        ],
+    );
+    // Another type's: the names are none of its linear layers.
+    check_adapter(
+        set(
+            "base_model_name_or_path",
+            json!("tests/fixtures/encoders/bert"),
+        ),
+        &["target_modules", "attention.self.query"],
+    );
+    check_adapter(
+        |folder: &Path| fs::write(folder.join("adapter_config.json"), "{\"r\": 4,").unwrap(),
+        &["adapter_config.json", "line 1"],
+    );
+}
+
+#[test]
+fn weights_of_adapters() {
+    type Tensors = std::collections::BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+    const Q: &str = "base_model.model.encoder.layer.1.attention.attn.q";
+    let edited = |edit: &dyn Fn(&mut Tensors), parts: &[&str]| {
+        let break_it = |folder: &Path| {
+            let path = folder.join("adapter_model.safetensors");
+            let mut tensors = read_weights(&path);
+            edit(&mut tensors);
+            write_weights(&path, &tensors);
+        };
+        check_adapter(break_it, &[&["adapter_model.safetensors"], parts].concat());
+    };
+    let down = format!("{Q}.lora_A.weight");
+    let up = format!("{Q}.lora_B.weight");
+    edited(
+        &|tensors| drop(tensors.remove(&up)),
+        &["missing tensor `encoder.layer.1.attention.attn.q.lora_B.weight` [32, 4]"],
+    );
+    // The rank of the file is another than that of the settings.
+    edited(
+        &|tensors| {
+            let (_, shape, bytes) = tensors.get_mut(&down).unwrap();
+            (*shape, *bytes) = (vec![2, 32], vec![0; 256]);
+        },
+        &["lora_A.weight", "has shape [2, 32], expected [4, 32]"],
+    );
+    edited(
+        &|tensors| {
+            let k = tensors[&down].clone();
+            tensors.insert(down.replace("attn.q", "attn.k"), k);
+        },
+        &["unexpected tensor", "attn.k.lora_A.weight"],
+    );
+    edited(
+        &|tensors| {
+            let magnitude = (Dtype::F32, vec![32], vec![0; 128]);
+            tensors.insert(format!("{Q}.lora_magnitude_vector.weight"), magnitude);
+        },
+        &["unexpected tensor", "lora_magnitude_vector"],
+    );
+    edited(
+        &|tensors| {
+            let (_, _, bytes) = tensors.get_mut(&up).unwrap();
+            bytes[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
+        },
+        &["lora_B.weight", "holds NaN at element 1"],
+    );
+    edited(
+        &|tensors| {
+            let (dtype, _, bytes) = tensors.get_mut(&up).unwrap();
+            (*dtype, *bytes) = (Dtype::F64, vec![0; 8 * 128]);
+        },
+        &["lora_B.weight", "is F64, allowed: F32, F16, BF16"],
+    );
+    edited(
+        &|tensors| {
+            let twice = tensors[&up].clone();
+            tensors.insert(format!("{Q}.lora_B.default.weight"), twice);
+        },
+        &["lora_B.weight", "appears twice"],
+    );
+    let file = "adapter_model.safetensors";
+    check_adapter(
+        remove(file),
+        &["no adapter_model.safetensors", "fetch the adapter again"],
+    );
+    check_adapter(
+        |folder: &Path| {
+            remove(file)(folder);
+            fs::write(folder.join("adapter_model.bin"), b"\x80\x02}q\0.").unwrap();
+        },
+        &["adapter_model.bin is a pickle"],
+    );
+    check_adapter(replace(file, b"\x80\x02}q\0."), &[file, "Python pickle"]);
+    check_adapter(replace(file, b""), &[file, "not a whole safetensors file"]);
+}
+
 fn remove(name: &'static str) -> impl FnOnce(&Path) {
     move |folder| fs::remove_file(folder.join(name)).unwrap()
 }

@@ -2,6 +2,7 @@
 //!
 //! The numbers come from ../fixtures/make_fixtures.py.
 
+mod adapters;
 mod encode;
 mod encoders;
 mod folders;

@@ -440,6 +440,86 @@ fn safetensors_of_modernbert() {
     safetensors_of("modernbert", "safetensors_of_modernbert", "model.");
 }
 
+/// The weights of an adapter, whose base is another folder.
+#[test]
+fn adapter_weights() {
+    let check = |bytes: &[u8], model: &SentenceTransformer| {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let factors = model
+            .parameters()
+            .spans()
+            .iter()
+            .filter(|span| span.trained);
+        assert_eq!(factors.clone().count(), 8);
+        for span in factors {
+            let entry = &header[&span.name];
+            assert_eq!(entry["shape"], json!(span.shape), "{}", span.name);
+            let values = floats(&model.parameters().view(&span.name).unwrap());
+            assert!(values.iter().all(|value| value.is_finite()));
+            if entry["dtype"] == "F32" {
+                let from = 8 + length + entry["data_offsets"][0].as_u64().unwrap() as usize;
+                let said = bytes[from..].chunks_exact(4);
+                let said = said.map(|b| u32::from_le_bytes(b.try_into().unwrap()));
+                assert!(
+                    values
+                        .iter()
+                        .map(|v| v.to_bits())
+                        .eq(said.take(values.len()))
+                );
+            }
+        }
+    };
+    let file = "adapter_model.safetensors";
+    gauntlet_of("adapters/mpnet", "adapter_weights", file, |_| (), check);
+}
+
+#[test]
+fn adapter_config() {
+    let file = "adapter_config.json";
+    gauntlet_of(
+        "adapters/mpnet",
+        "adapter_config",
+        file,
+        |_| (),
+        |bytes, model| {
+            let json = object(bytes);
+            assert_eq!(json["peft_type"], "LORA");
+            let adapter = model.adapter().unwrap();
+            assert_eq!(json["r"].as_i64(), Some(adapter.rank()));
+            let alpha = json
+                .get("lora_alpha")
+                .map_or(Some(8.0), Value::as_f64)
+                .unwrap();
+            let rslora = json
+                .get("use_rslora")
+                .is_some_and(|said| *said == json!(true));
+            let rank = adapter.rank() as f64;
+            let divisor = if rslora { rank.sqrt() } else { rank };
+            assert_eq!(adapter.scale(), alpha / divisor);
+            let dropout = json.get("lora_dropout").map_or(Some(0.0), Value::as_f64);
+            assert_eq!(dropout, Some(adapter.dropout()));
+            for key in [
+                "use_dora",
+                "modules_to_save",
+                "rank_pattern",
+                "alpha_pattern",
+            ] {
+                let is_empty = json.get(key).is_none_or(|value| {
+                    [json!(null), json!(false), json!({}), json!([])].contains(value)
+                });
+                assert!(is_empty, "{key}");
+            }
+            let factors = model
+                .parameters()
+                .spans()
+                .iter()
+                .filter(|span| span.trained);
+            assert_eq!(factors.count(), 8, "the file has so many");
+        },
+    );
+}
+
 #[test]
 fn sentence_bert_config() {
     let file = "sentence_bert_config.json";
@@ -506,6 +586,11 @@ fn modules() {
 
 /// Adds a Dense module from 32 to 8 dimensions and a Normalize.
 fn with_dense(folder: &Path) {
+    with_dense_of(folder, 32);
+}
+
+/// Adds a Dense module to 8 dimensions and a Normalize.
+pub(crate) fn with_dense_of(folder: &Path, inputs: usize) {
     let path = folder.join("modules.json");
     let mut modules: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let list = modules.as_array_mut().unwrap();
@@ -518,14 +603,14 @@ fn with_dense(folder: &Path) {
     }
     fs::write(&path, modules.to_string()).unwrap();
     let config = json!({
-        "in_features": 32,
+        "in_features": inputs,
         "out_features": 8,
         "bias": true,
         "activation_function": "torch.nn.modules.activation.Tanh",
     });
     fs::write(folder.join("2_Dense/config.json"), config.to_string()).unwrap();
     let weights =
-        [("linear.weight", vec![8, 32]), ("linear.bias", vec![8])].map(|(name, shape)| {
+        [("linear.weight", vec![8, inputs]), ("linear.bias", vec![8])].map(|(name, shape)| {
             let bytes = vec![0; 4 * shape.iter().product::<usize>()];
             (name.to_owned(), (safetensors::Dtype::F32, shape, bytes))
         });

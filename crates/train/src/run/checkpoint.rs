@@ -16,7 +16,7 @@ use model::{ModelFiles, SentenceTransformer};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Tensor};
 
 use crate::{
     error::{TrainError, chain},
@@ -28,7 +28,8 @@ use crate::{
     trained::Trained,
 };
 
-const WEIGHTS: &str = "model.safetensors";
+/// Files with weights: a whole model's, or an adapter's.
+const WEIGHTS: [&str; 2] = ["model.safetensors", "adapter_model.safetensors"];
 const MOMENTS: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
 const MANIFEST: &str = "manifest.json";
@@ -155,21 +156,12 @@ impl Checkpoint {
     }
 
     fn load_model(&self, model: &SentenceTransformer) -> Result<(), TrainError> {
-        let saved = SentenceTransformer::load(&self.path, model.parameters().device())?;
-        let (saved, flat) = (saved.parameters(), model.parameters());
-        if !saved
-            .spans()
-            .iter()
-            .map(|span| (&span.name, &span.shape))
-            .eq(flat.spans().iter().map(|span| (&span.name, &span.shape)))
-        {
-            return Err(TrainError::Arguments(format!(
-                "{} holds another model than the one being trained",
+        model.read_weights(&self.path).map_err(|error| {
+            TrainError::Arguments(format!(
+                "{} holds another model than the one being trained: {error}",
                 self.path.display()
-            )));
-        }
-        no_grad(|| flat.flat().shallow_clone().f_copy_(saved.flat()))?;
-        Ok(())
+            ))
+        })
     }
 }
 
@@ -200,10 +192,12 @@ fn verify(folder: &Path) -> Result<TrainerState, String> {
     }
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|error| format!("{MANIFEST}: {error}"))?;
-    for required in [WEIGHTS, STATE] {
-        if !manifest.files.contains_key(required) {
-            return Err(format!("{MANIFEST} does not list {required}"));
-        }
+    let lists = |name: &&str| manifest.files.contains_key(*name);
+    if !WEIGHTS.iter().any(|name| lists(name)) {
+        return Err(format!("{MANIFEST} does not list {}", WEIGHTS[0]));
+    }
+    if !lists(&STATE) {
+        return Err(format!("{MANIFEST} does not list {STATE}"));
     }
     let mut state = Vec::new();
     for (name, entry) in &manifest.files {

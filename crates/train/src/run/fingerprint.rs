@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use data::{Dataset, Labels};
 use model::{Precision, SentenceTransformer};
 use sha2::{Digest, Sha256};
+use tch::Device;
 
 use crate::{
     error::TrainError,
@@ -61,6 +62,18 @@ pub(crate) fn fingerprint(
     let compute = model.compute();
     if compute.precision == Precision::Fp32 {
         insert(GEMM, compute.gemm.resolved().to_string());
+    }
+    if let Some(adapter) = model.adapter() {
+        insert("adapter", adapter.to_string());
+    }
+    if !model.frozen().is_empty() {
+        insert("frozen parts", model.frozen().join(", "));
+    }
+    let frozen = model.parameters().frozen()?;
+    if model.adapter().is_some() {
+        let frozen = frozen.f_to_device(Device::Cpu)?;
+        let bytes = bytemuck::cast_slice(shim::slice(&frozen)?);
+        insert("the adapter's base", sha256(bytes));
     }
     let dropout = model.dropout();
     insert("dropout", dropout.to_string());

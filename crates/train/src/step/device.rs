@@ -330,7 +330,7 @@ impl Scalars {
         self.update(
             &trained.optimizer,
             &trained.loss_weights,
-            (trained.model.parameters().flat(), &trained.gradient),
+            (&trained.model.parameters().trained()?, &trained.gradient),
             loss,
             max_grad_norm,
         )

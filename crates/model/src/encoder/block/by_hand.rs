@@ -8,8 +8,10 @@
 //! Dimensions: T = tokens, H = hidden, I = intermediate, h = heads.
 
 mod last;
+mod linear;
 
 use std::{
+    cell::RefCell,
     ops::Range,
     sync::{Arc, PoisonError},
 };
@@ -20,12 +22,11 @@ use kernels::{
     dropout::{self, Dropout as Mask},
     embedding::{self, embed, embed_backward, scatter},
     gelu::{add_column_sums, geglu, geglu_backward, gelu, gelu_backward, gelu_in_place},
-    gemm::{Gemm, Kind, Shape},
+    gemm::Gemm,
     norm::{
         LayerNormGrad, add_layer_norm, add_layer_norm_backward, add_residual, layer_norm,
         layer_norm_backward,
     },
-    profile::{Part, time},
 };
 use shim::slice;
 
@@ -43,6 +44,8 @@ pub(crate) struct Workspace {
     /// Kept of the embeddings for the backward pass.
     embedded: Normalised,
     layers: Vec<LayerRecord>,
+    /// Of the layers that no gradient goes through, and of others what no gradient needs.
+    unkept: LayerRecord,
     /// Input of each layer and output of the last, [T, H] each.
     hidden: Vec<Vec<f32>>,
     /// Kept of the norm after the last layer, and its output, [T, H].
@@ -53,6 +56,7 @@ pub(crate) struct Workspace {
     /// A product's result on its way into the residual, in both passes, [T, H].
     y: Vec<f32>,
     d_wide: Vec<f32>,
+    linear: RefCell<linear::Buffers>,
     /// Kept of the last layer, where only some of its output is wanted.
     last: LastRecord,
     scratch: Scratch,
@@ -94,6 +98,32 @@ struct LayerRecord {
     /// [T, I]
     activated: Vec<f32>,
     output_norm: Normalised,
+}
+
+impl LayerRecord {
+    /// Swaps the inputs of those linear layers of which nothing is trained with `other`'s, which the next layer
+    /// overwrites.
+    fn swap_unkept(&mut self, other: &mut Self, layer: &Layer, p: &Parameters) {
+        for (linear, own, other) in [
+            (
+                &layer.qkv,
+                &mut self.attention_input,
+                &mut other.attention_input,
+            ),
+            (
+                &layer.attention_output,
+                &mut self.context,
+                &mut other.context,
+            ),
+            (&layer.up, &mut self.attended, &mut other.attended),
+            (&layer.up, &mut self.feed_input, &mut other.feed_input),
+            (&layer.down, &mut self.activated, &mut other.activated),
+        ] {
+            if !linear.wants_input(p) {
+                std::mem::swap(own, other);
+            }
+        }
+    }
 }
 
 /// Activations that the last layer keeps beside its record where only some of its output is wanted. `qkv` of that record
@@ -146,6 +176,7 @@ struct Pass<'a> {
     relative: Option<Vec<f32>>,
     /// Rotations of each layer, where it has rotary positions.
     rotaries: Vec<Option<Arc<Rotary>>>,
+    buffers: &'a RefCell<linear::Buffers>,
 }
 
 impl Transformer {
@@ -166,7 +197,7 @@ impl Transformer {
         keep: Keep,
         work: &'w mut Workspace,
     ) -> Result<&'w [f32], ModelError> {
-        let pass = self.pass(options, batch)?;
+        let pass = self.pass(options, batch, &work.linear)?;
         let (n_tokens, width) = (batch.tokens(), self.embeddings.norm.size as usize);
         let n_layers = self.layers.len();
         let is_too_long = self.is_too_long(options.parameters, batch);
@@ -199,9 +230,19 @@ impl Transformer {
         let mut last = 0;
         for (i, layer) in self.layers.iter().enumerate() {
             let (from, to) = (i % n_hidden, (i + 1) % n_hidden);
-            let record = &mut work.layers[i % n_records];
+            let is_kept = keep == Keep::Everything && !is_too_long && i >= self.reach.lowest;
+            let is_passed = keep == Keep::Everything && !is_too_long && !is_kept;
+            if is_kept {
+                let record = &mut work.layers[i];
+                record.swap_unkept(&mut work.unkept, layer, pass.parameters);
+            }
+            let record = match is_passed {
+                true => &mut work.unkept,
+                false => &mut work.layers[i % n_records],
+            };
             // What the next layer overwrites need not be kept.
             let keep = match n_records {
+                _ if is_passed => Keep::Nothing,
                 1 if i + 1 < n_layers => Keep::Nothing,
                 _ => keep,
             };
@@ -214,6 +255,10 @@ impl Transformer {
                     layer.forward_last(&pass, only, i, values, keep, record, last, y, output);
                 }
                 None => layer.forward_whole(&pass, i, values, keep, record, &mut work.y, output),
+            }
+            if is_kept {
+                let record = &mut work.layers[i];
+                record.swap_unkept(&mut work.unkept, layer, pass.parameters);
             }
             work.hidden[from] = input;
             last = to;
@@ -233,7 +278,7 @@ impl Transformer {
         Ok(&work.output[..n_rows * width])
     }
 
-    /// Adds the gradient of all parameters to `gradient`, laid out as [`Parameters::flat`], for the batch
+    /// Adds the gradient of what is trained to `gradient`, laid out as [`Parameters::trained`], for the batch
     /// and options that [`Self::forward_by_hand`] had last, with [`Keep::Everything`].
     ///
     /// `output_gradient` is given a layer's number and the token embeddings that go into it [T, H], and
@@ -252,11 +297,15 @@ impl Transformer {
         gradient: &mut [f32],
         work: &mut Workspace,
     ) -> Result<(), ModelError> {
-        let pass = self.pass(options, batch)?;
+        let (reach, n_layers) = (self.reach, self.layers.len());
+        if reach.lowest == n_layers && !reach.final_norm {
+            return Ok(());
+        }
         let (n_tokens, width) = (batch.tokens(), self.embeddings.norm.size as usize);
         let Workspace {
             embedded,
             layers,
+            unkept: _,
             hidden,
             last_norm,
             output,
@@ -264,14 +313,15 @@ impl Transformer {
             d_more,
             y,
             d_wide,
+            linear,
             last,
             scratch,
         } = work;
+        let pass = self.pass(options, batch, linear)?;
         let d = room(d, n_tokens * width);
         let d_more = room(d_more, n_tokens * width);
         let d_y = room(y, n_tokens * width);
         let d_wide = room(d_wide, n_tokens * self.intermediate_size.max(width));
-        let n_layers = self.layers.len();
         let is_too_long = self.is_too_long(options.parameters, batch);
         let (mut y_again, mut unused) = (Vec::new(), Vec::new());
         let n_rows = options.only.map_or(n_tokens, <[usize]>::len);
@@ -289,8 +339,9 @@ impl Transformer {
         }
         let mut from_outside = Vec::new();
         d_more.fill(0.0);
-        let mut d_relative = vec![0.0; pass.relative.as_ref().map_or(0, Vec::len)];
-        for (i, layer) in self.layers.iter().enumerate().rev() {
+        let relative = pass.relative.as_ref().filter(|_| reach.relative);
+        let mut d_relative = vec![0.0; relative.map_or(0, Vec::len)];
+        for (i, layer) in self.layers.iter().enumerate().skip(reach.lowest).rev() {
             let input = &hidden[i][..n_tokens * width];
             let mut grads = LayerGrads {
                 d,
@@ -298,6 +349,7 @@ impl Transformer {
                 d_y,
                 d_wide,
                 d_relative: &mut d_relative,
+                wants_input: reach.wants_input(i),
                 scratch,
             };
             let record = &mut layers[if is_too_long { 0 } else { i }];
@@ -313,11 +365,18 @@ impl Transformer {
                 }
                 None => layer.backward_whole(&pass, i, input, record, &mut grads, gradient),
             }
-            if prior.contains(&i) {
+            if prior.contains(&i) && reach.wants_input(i) {
                 let from_outside = room(&mut from_outside, n_tokens * width);
                 output_gradient(i, input, from_outside);
                 add(d, from_outside);
             }
+        }
+        if let Some(relative) = self.relative.as_ref().filter(|_| reach.relative) {
+            let [table] = pass.disjoint(gradient, [relative.table]);
+            relative::fold(&d_relative, batch.max_length(), table);
+        }
+        if !reach.embeddings {
+            return Ok(());
         }
         add(d, d_more);
         let tables = &self.embeddings;
@@ -345,10 +404,6 @@ impl Transformer {
             let [rows] = pass.disjoint(gradient, [table.rows]);
             add_column_sums(d, &mut rows[..width], scratch);
         }
-        if let Some(relative) = &self.relative {
-            let [table] = pass.disjoint(gradient, [relative.table]);
-            relative::fold(&d_relative, batch.max_length(), table);
-        }
         Ok(())
     }
 
@@ -358,7 +413,8 @@ impl Transformer {
     /// can't be cut into smaller batches, as shorter ones can.
     fn is_too_long(&self, parameters: &Parameters, batch: &PackedBatch) -> bool {
         let of_token: usize = self.layers.iter().map(|layer| self.kept_of(layer)).sum();
-        batch.max_length() * of_token > 4 * parameters.numel() as usize
+        let state = parameters.numel() + 3 * parameters.n_trained();
+        batch.max_length() * of_token > state as usize
     }
 
     /// The values that a layer keeps of a token.
@@ -374,6 +430,7 @@ impl Transformer {
         &self,
         options: &PassOptions<'a>,
         batch: &'a PackedBatch,
+        buffers: &'a RefCell<linear::Buffers>,
     ) -> Result<Pass<'a>, ModelError> {
         let PassOptions {
             parameters,
@@ -394,6 +451,7 @@ impl Transformer {
             seed,
             relative: None,
             rotaries: Vec::new(),
+            buffers,
         };
         let longest = batch.max_length();
         if let Some(relative) = &self.relative {
@@ -429,7 +487,10 @@ struct LayerGrads<'a> {
     d_y: &'a mut [f32],
     /// [T, I]
     d_wide: &'a mut [f32],
+    /// Empty where it is not wanted.
     d_relative: &'a mut [f32],
+    /// Whether anything below needs the gradient of the layer's input.
+    wants_input: bool,
     scratch: &'a mut Scratch,
 }
 
@@ -533,7 +594,7 @@ impl Layer {
     ) {
         let (n_tokens, n) = (pass.rows(), input.len());
         let y = room(&mut record.attention_norm.rows, n);
-        pass.project(&record.context[..n], self.attention_output.weight, y);
+        pass.project(&record.context[..n], &self.attention_output, y);
         let attended = room(&mut record.attended, n);
         add_layer_norm(
             &pass.norm(attention_norm),
@@ -549,14 +610,14 @@ impl Layer {
         let activated = room(&mut record.activated, n_tokens * bias.len());
         if keep == Keep::Everything {
             let x = room(&mut record.derivative, n_tokens * bias.len());
-            pass.project(attended, self.up.weight, x);
+            pass.project(attended, &self.up, x);
             gelu(x, bias, activated);
         } else {
-            pass.project(attended, self.up.weight, activated);
+            pass.project(attended, &self.up, activated);
             gelu_in_place(activated, bias);
         }
         let y = room(&mut record.output_norm.rows, n);
-        pass.project(activated, self.down.weight, y);
+        pass.project(activated, &self.down, y);
         add_layer_norm(
             &pass.norm(output_norm),
             y,
@@ -581,7 +642,7 @@ impl Layer {
         gradient: &mut [f32],
     ) {
         self.until_attention_post(pass, layer, norms, record, grads, gradient);
-        self.attend_backward(pass, layer, input, record, grads, gradient);
+        self.attend_backward(pass, layer, input.len(), input, record, grads, gradient);
     }
 
     /// The backward pass of [`Self::after_attention_post`]: leaves the gradient of its input in `d` and that of the output
@@ -595,9 +656,7 @@ impl Layer {
         grads: &mut LayerGrads<'_>,
         gradient: &mut [f32],
     ) {
-        let (n_tokens, n) = (pass.rows(), grads.d.len());
-        let n_wide = n_tokens * pass.bias(&self.up).len();
-        let attended = &record.attended[..n];
+        let n_wide = pass.rows() * pass.bias(&self.up).len();
 
         let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
         let normalised = &record.output_norm;
@@ -609,14 +668,23 @@ impl Layer {
             scratch,
             ..
         } = &mut *grads;
-        let activated = &record.activated[..n_wide];
-        pass.weight_gradient(d_y, activated, self.down.weight, gradient);
         let d_wide = &mut d_wide[..n_wide];
-        pass.input_gradient(d_y, self.down.weight, d_wide);
+        pass.project_backward(
+            &self.down,
+            d_y,
+            &record.activated,
+            Some(&mut *d_wide),
+            gradient,
+        );
         let d_bias = pass.bias_gradient(&self.up, gradient);
         gelu_backward(&record.derivative[..n_wide], d_wide, d_bias, scratch);
-        pass.weight_gradient(d_wide, attended, self.up.weight, gradient);
-        pass.input_gradient(d_wide, self.up.weight, d_more);
+        pass.project_backward(
+            &self.up,
+            d_wide,
+            &record.attended,
+            Some(&mut **d_more),
+            gradient,
+        );
 
         let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
         let (normalised, linear) = (&record.attention_norm, &self.attention_output);
@@ -670,7 +738,7 @@ impl Layer {
         let n = input.len();
         let width = n / pass.rows();
         let y = room(y, n);
-        pass.project(&record.context[..n], self.attention_output.weight, y);
+        pass.project(&record.context[..n], &self.attention_output, y);
         let attended = room(&mut record.attended, n);
         let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
         add_residual(y, width, &mask, input, attended);
@@ -679,11 +747,11 @@ impl Layer {
         let normed = pass.normalise(output_norm, attended, normalised, &mut record.feed_input);
         let inner = pass.width_of(&self.down, width);
         let x = room(&mut record.derivative, n / width * 2 * inner);
-        pass.project(normed, self.up.weight, x);
+        pass.project(normed, &self.up, x);
         let activated = room(&mut record.activated, n / width * inner);
         geglu(x, inner, activated);
         dropout::apply(&pass.inner_mask(layer), inner, activated);
-        pass.project(activated, self.down.weight, y);
+        pass.project(activated, &self.down, y);
         let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
         add_residual(y, width, &mask, attended, room(output, n));
     }
@@ -703,10 +771,12 @@ impl Layer {
         self.until_attention_pre(pass, layer, output_norm, record, grads, gradient);
         let attention_input = std::mem::take(&mut record.attention_input);
         let normed = match attention_norm {
-            Some(_) => &attention_input[..input.len()],
+            Some(_) => &attention_input[..],
             None => input,
         };
-        self.attend_backward(pass, layer, normed, record, grads, gradient);
+        let n = input.len();
+        grads.want_input_of(attention_norm, pass);
+        self.attend_backward(pass, layer, n, normed, record, grads, gradient);
         record.attention_input = attention_input;
         grads.before_attention(pass, attention_norm, record, gradient);
     }
@@ -737,15 +807,24 @@ impl Layer {
             scratch,
             ..
         } = &mut *grads;
-        let activated = &record.activated[..n_wide];
-        pass.weight_gradient(d_y, activated, self.down.weight, gradient);
         let d_wide = &mut d_wide[..n_wide];
-        pass.input_gradient(d_y, self.down.weight, d_wide);
+        pass.project_backward(
+            &self.down,
+            d_y,
+            &record.activated,
+            Some(&mut *d_wide),
+            gradient,
+        );
         dropout::apply(&pass.inner_mask(layer), inner, d_wide);
         let d_x = &mut record.derivative[..2 * n_wide];
         geglu_backward(d_x, inner, d_wide);
-        pass.weight_gradient(d_x, &record.feed_input[..n], self.up.weight, gradient);
-        pass.input_gradient(d_x, self.up.weight, d_more);
+        pass.project_backward(
+            &self.up,
+            d_x,
+            &record.feed_input,
+            Some(&mut **d_more),
+            gradient,
+        );
         pass.norm_gradient(
             output_norm,
             &record.output_norm,
@@ -772,7 +851,7 @@ impl Layer {
         context: &mut Vec<f32>,
     ) {
         let qkv = room(qkv, 3 * n);
-        pass.project(input, self.qkv.weight, qkv);
+        pass.project(input, &self.qkv, qkv);
         attend(
             &pass.shape(self),
             &pass.inputs(self, layer),
@@ -783,11 +862,14 @@ impl Layer {
     }
 
     /// The backward pass of [`Self::attend_by_hand`] and of the output projection, whose gradient is in `d_y`: that of the
-    /// input is left in `d_more`.
+    /// input is left in `d_more`, where it is wanted. `input` begins with the `n` values of the input, where anything of
+    /// the projections is trained.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
     fn attend_backward(
         &self,
         pass: &Pass<'_>,
         layer: usize,
+        n: usize,
         input: &[f32],
         record: &mut LayerRecord,
         grads: &mut LayerGrads<'_>,
@@ -797,13 +879,12 @@ impl Layer {
             d_more,
             d_y,
             d_relative,
+            wants_input,
             scratch,
             ..
         } = grads;
-        let n = input.len();
-        let output = self.attention_output.weight;
-        pass.weight_gradient(d_y, &record.context[..n], output, gradient);
-        pass.input_gradient(d_y, output, d_more);
+        let output = &self.attention_output;
+        pass.project_backward(output, d_y, &record.context, Some(&mut **d_more), gradient);
         let qkv = &mut record.qkv[..3 * n];
         attend_backward(
             &pass.shape(self),
@@ -812,16 +893,13 @@ impl Layer {
             &record.lse[..pass.batch.tokens() * self.heads as usize],
             d_more,
             attention::Grads {
-                bias: match self.qkv.bias {
-                    Some(_) => Some(pass.bias_gradient(&self.qkv, gradient)),
-                    None => None,
-                },
+                bias: pass.bias_gradient(&self.qkv, gradient),
                 relative: (!d_relative.is_empty()).then_some(&mut **d_relative),
             },
             scratch,
         );
-        pass.weight_gradient(qkv, input, self.qkv.weight, gradient);
-        pass.input_gradient(qkv, self.qkv.weight, d_more);
+        let d_input = wants_input.then_some(&mut **d_more);
+        pass.project_backward(&self.qkv, qkv, input, d_input, gradient);
     }
 }
 
@@ -842,7 +920,14 @@ impl LayerGrads<'_> {
         else {
             unreachable!("layers with norms after each half have biases")
         };
-        let [d_bias, gamma, beta] = pass.disjoint(gradient, [linear, weight, beta]);
+        let (d_bias, grad) = match pass.parameters.is_trained(weight) {
+            true => {
+                let [d_bias, gamma, beta] = pass.disjoint(gradient, [linear, weight, beta]);
+                let beta = Some(beta);
+                (Some(d_bias), Some(LayerNormGrad { gamma, beta }))
+            }
+            false => (None, None),
+        };
         add_layer_norm_backward(
             pass.values(norm.weight),
             &normalised.rows[..n],
@@ -851,11 +936,8 @@ impl LayerGrads<'_> {
             self.d,
             Some(&*self.d_more),
             self.d_y,
-            Some(d_bias),
-            LayerNormGrad {
-                gamma,
-                beta: Some(beta),
-            },
+            d_bias,
+            grad,
             self.scratch,
         );
     }
@@ -869,6 +951,9 @@ impl LayerGrads<'_> {
         record: &LayerRecord,
         gradient: &mut [f32],
     ) {
+        if !self.wants_input {
+            return;
+        }
         let LayerGrads {
             d, d_more, scratch, ..
         } = self;
@@ -880,6 +965,11 @@ impl LayerGrads<'_> {
             None => add(d, d_more),
         }
         d_more.fill(0.0);
+    }
+
+    /// Takes note that a norm before the attention needs the gradient of its output, if it is trained.
+    fn want_input_of(&mut self, norm: Option<&LayerNorm>, pass: &Pass<'_>) {
+        self.wants_input |= norm.is_some_and(|norm| pass.parameters.is_trained(norm.weight));
     }
 
     /// Backward through `residual + dropout(y)`: `d_y` becomes the gradient of y.
@@ -929,11 +1019,10 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn bias_gradient<'g>(&self, linear: &Linear, gradient: &'g mut [f32]) -> &'g mut [f32] {
-        match linear.bias {
-            Some(bias) => &mut gradient[self.range(bias)],
-            None => &mut [],
-        }
+    /// The gradient of the bias of a linear layer, where it has one that is trained.
+    fn bias_gradient<'g>(&self, linear: &Linear, gradient: &'g mut [f32]) -> Option<&'g mut [f32]> {
+        let bias = linear.bias.filter(|&bias| self.parameters.is_trained(bias));
+        bias.map(|bias| &mut gradient[self.range(bias)])
     }
 
     fn norm(&self, norm: &LayerNorm) -> kernels::norm::LayerNorm<'a> {
@@ -944,8 +1033,16 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn norm_grad<'g>(&self, norm: &LayerNorm, gradient: &'g mut [f32]) -> LayerNormGrad<'g> {
-        match norm.bias {
+    /// The gradients of a norm's parameters, where they are trained.
+    fn norm_grad<'g>(
+        &self,
+        norm: &LayerNorm,
+        gradient: &'g mut [f32],
+    ) -> Option<LayerNormGrad<'g>> {
+        if !self.parameters.is_trained(norm.weight) {
+            return None;
+        }
+        Some(match norm.bias {
             Some(bias) => {
                 let [gamma, beta] = self.disjoint(gradient, [norm.weight, bias]);
                 LayerNormGrad {
@@ -957,7 +1054,7 @@ impl<'a> Pass<'a> {
                 gamma: &mut gradient[self.range(norm.weight)],
                 beta: None,
             },
-        }
+        })
     }
 
     /// A norm alone, [T, H]: its output, left in `out`.
@@ -1034,46 +1131,6 @@ impl<'a> Pass<'a> {
             window: of.spec.window,
             dropout: self.mask(self.dropout.probabilities, 3 * layer + 1),
         }
-    }
-
-    /// out = x W^T, for x [T, k], W [n, k] and out [T, n].
-    fn project(&self, x: &[f32], weight: LeafId, out: &mut [f32]) {
-        let _timer = time(Part::MatrixProducts);
-        let m = self.rows();
-        let shape = Shape {
-            m,
-            n: out.len() / m,
-            k: x.len() / m,
-        };
-        self.gemm
-            .product(Kind::NT, shape, 1.0, x, self.values(weight), 0.0, out);
-    }
-
-    /// d_x = d_out W, for d_out [T, n], W [n, k] and d_x [T, k].
-    fn input_gradient(&self, d_out: &[f32], weight: LeafId, d_x: &mut [f32]) {
-        let _timer = time(Part::MatrixProducts);
-        let m = self.rows();
-        let shape = Shape {
-            m,
-            n: d_x.len() / m,
-            k: d_out.len() / m,
-        };
-        self.gemm
-            .product(Kind::NN, shape, 1.0, d_out, self.values(weight), 0.0, d_x);
-    }
-
-    /// d_W += d_out^T x, for d_out [T, n] and x [T, k].
-    fn weight_gradient(&self, d_out: &[f32], x: &[f32], weight: LeafId, gradient: &mut [f32]) {
-        let _timer = time(Part::MatrixProducts);
-        let n_tokens = self.rows();
-        let shape = Shape {
-            m: d_out.len() / n_tokens,
-            n: x.len() / n_tokens,
-            k: n_tokens,
-        };
-        let [d_weight] = self.disjoint(gradient, [weight]);
-        self.gemm
-            .product(Kind::TN, shape, 1.0, d_out, x, 1.0, d_weight);
     }
 }
 

@@ -3,13 +3,9 @@
 //!
 //! Dimensions: S = sentences, T = tokens, H = hidden.
 
-use kernels::{
-    attention::{
-        self,
-        one::{attend_one, attend_one_backward},
-    },
-    gemm::{Kind, Shape},
-    profile::{Part, time},
+use kernels::attention::{
+    self,
+    one::{attend_one, attend_one_backward},
 };
 
 use super::{Keep, LastRecord, Layer, LayerGrads, LayerRecord, Norms, Pass, room};
@@ -52,15 +48,8 @@ impl Layer {
 
         let q = room(q, n_only);
         let kv = room(&mut record.qkv, 2 * n);
-        {
-            let _timer = time(Part::MatrixProducts);
-            let weights = pass.values(self.qkv.weight);
-            let (w_q, w_kv) = weights.split_at(width * width);
-            for (x, w, out) in [(chosen, w_q, &mut *q), (normed, w_kv, &mut *kv)] {
-                let shape = product(x.len() / width, w.len() / width, width);
-                pass.gemm.product(Kind::NT, shape, 1.0, x, w, 0.0, out);
-            }
-        }
+        pass.of(only).project_part(chosen, &self.qkv, 0..width, q);
+        pass.project_part(normed, &self.qkv, width..3 * width, kv);
         let context = room(&mut record.context, n_only);
         let lse = room(&mut record.lse, only.len() * self.heads as usize);
         let (shape, inputs) = (pass.shape(self), pass.inputs(self, layer));
@@ -113,9 +102,14 @@ impl Layer {
                     self.until_attention_pre(pass, layer, norm, record, grads, gradient);
                 }
             }
-            let (output, context) = (self.attention_output.weight, &record.context[..n_only]);
-            pass.weight_gradient(grads.d_y, context, output, gradient);
-            pass.input_gradient(grads.d_y, output, grads.d_more);
+            let (output, context) = (&self.attention_output, &record.context);
+            pass.project_backward(
+                output,
+                grads.d_y,
+                context,
+                Some(&mut *grads.d_more),
+                gradient,
+            );
         }
 
         let q = &mut last.q[..n_only];
@@ -129,10 +123,7 @@ impl Layer {
             &record.lse[..only.len() * self.heads as usize],
             &grads.d_more[..n_only],
             attention::Grads {
-                bias: match self.qkv.bias {
-                    Some(_) => Some(pass.bias_gradient(&self.qkv, gradient)),
-                    None => None,
-                },
+                bias: pass.bias_gradient(&self.qkv, gradient),
                 relative: (!grads.d_relative.is_empty()).then_some(&mut *grads.d_relative),
             },
             grads.scratch,
@@ -143,24 +134,19 @@ impl Layer {
             Norms::Post { .. } => None,
         };
         let (normed, chosen) = match attention_norm {
-            Some(_) => (&record.attention_input[..n], &last.chosen[..n_only]),
+            Some(_) => (&record.attention_input[..], &last.chosen[..n_only]),
             None => (input, &last.residual[..n_only]),
         };
-        {
-            let _timer = time(Part::MatrixProducts);
-            let weights = pass.values(self.qkv.weight);
-            let (w_q, w_kv) = weights.split_at(width * width);
-            let [d_weights] = pass.disjoint(gradient, [self.qkv.weight]);
-            let (d_w_q, d_w_kv) = d_weights.split_at_mut(width * width);
-            let of_q = (&*q, chosen, w_q, d_w_q, &mut grads.d_y[..n_only]);
-            let of_kv = (&*kv, normed, w_kv, d_w_kv, &mut *grads.d_more);
-            for (d_out, x, w, d_w, d_x) in [of_q, of_kv] {
-                let (rows, outputs) = (x.len() / width, w.len() / width);
-                let shape = product(outputs, width, rows);
-                pass.gemm.product(Kind::TN, shape, 1.0, d_out, x, 1.0, d_w);
-                let shape = product(rows, width, outputs);
-                pass.gemm.product(Kind::NN, shape, 1.0, d_out, w, 0.0, d_x);
-            }
+        grads.want_input_of(attention_norm, pass);
+        let wants = grads.wants_input;
+        let d_chosen = wants.then_some(&mut grads.d_y[..n_only]);
+        let (of_q, of_kv) = (0..width, width..3 * width);
+        pass.of(only)
+            .project_part_backward(&self.qkv, of_q, q, chosen, d_chosen, gradient);
+        let d_normed = wants.then_some(&mut *grads.d_more);
+        pass.project_part_backward(&self.qkv, of_kv, kv, normed, d_normed, gradient);
+        if !wants {
+            return;
         }
         // The residual's gradient, row by row to its token.
         let residual = &mut last.residual[..n_only];
@@ -183,6 +169,7 @@ impl LayerGrads<'_> {
             d_y: &mut self.d_y[..n],
             d_wide: &mut *self.d_wide,
             d_relative: &mut *self.d_relative,
+            wants_input: self.wants_input,
             scratch: &mut *self.scratch,
         }
     }
@@ -202,12 +189,9 @@ impl Pass<'_> {
             seed: self.seed,
             relative: None,
             rotaries: self.rotaries.clone(),
+            buffers: self.buffers,
         }
     }
-}
-
-fn product(m: usize, n: usize, k: usize) -> Shape {
-    Shape { m, n, k }
 }
 
 /// The rows of some tokens.
