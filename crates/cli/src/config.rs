@@ -17,6 +17,7 @@ use train::TrainingArguments;
 
 use crate::{
     flags::{
+        adapter::AdapterFlags,
         hub::HubFlags,
         prompts,
         tables::TableFlags,
@@ -139,6 +140,7 @@ fn deserialize(table: Table) -> Result<TrainFlags, UsageError> {
         |error: toml::de::Error| UsageError(error.to_string().trim_end().replace('\n', " "));
     Ok(TrainFlags {
         tables: TableFlags::from_table(&table)?,
+        adapter: AdapterFlags::deserialize(table.clone()).map_err(refused)?,
         hub: HubFlags::deserialize(table.clone()).map_err(refused)?,
         arguments: TrainingArguments::deserialize(table.clone()).map_err(refused)?,
         ..TrainFlags::deserialize(table).map_err(refused)?
@@ -335,6 +337,11 @@ mod tests {
             "--qrels=r.tsv",
             "--qrels-columns=q,d",
             "--ndcg-at-k=5,10",
+            "--lora-r=16",
+            "--lora-alpha=32",
+            "--lora-target-modules=q,k,v",
+            "--lora-merge",
+            "--freeze=layers:0-2,embeddings",
         ];
         for more in [&[][..], &all] {
             let flags = resolved(more).unwrap();
@@ -372,7 +379,13 @@ mod tests {
         ] {
             table.insert(key.to_owned(), Value::from(value));
         }
-        for list in ["columns", "model-card-language", "model-card-tags"] {
+        for list in [
+            "columns",
+            "freeze",
+            "lora-target-modules",
+            "model-card-language",
+            "model-card-tags",
+        ] {
             table.insert(list.to_owned(), Value::from(vec!["a"]));
         }
         for switch in [

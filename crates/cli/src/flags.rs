@@ -26,6 +26,7 @@ use crate::{
     },
 };
 
+pub(crate) mod adapter;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod data;

@@ -1,9 +1,13 @@
 //! Models as commands use them: loaded to the chosen device, set up by flags, encoding under a bar.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use eval::{Options, entry::Side};
-use model::{Compute, EncodeOptions, ModelError, Role, SentenceTransformer};
+use model::{
+    BaseModel, Compute, EncodeOptions, LoadOptions, ModelError, Role, SentenceTransformer,
+};
+use tch::Device;
 use train::{ColumnEmbeddings, Evaluation};
 use wording::thousands;
 
@@ -17,15 +21,49 @@ use crate::{
 
 /// Loads the model that a folder or a name on the hub stands for, to the device that was chosen.
 pub(crate) fn load_model(name: &str, session: &Session) -> anyhow::Result<SentenceTransformer> {
+    load_model_with(name, LoadOptions::default(), device::chosen(), session)
+}
+
+/// As [`load_model`], to a device, and with a choice of what is trained.
+pub(crate) fn load_model_with(
+    name: &str,
+    mut options: LoadOptions,
+    device: Device,
+    session: &Session,
+) -> anyhow::Result<SentenceTransformer> {
     let folder = source::model(name, session)?;
-    let model = SentenceTransformer::load(&folder, device::chosen())?;
+    if let Some(base) = BaseModel::of_folder(&folder)? {
+        options.base = Some(base_folder(&base, session).with_context(|| {
+            format!("model {name} is an adapter, and its base is not to be had")
+        })?);
+    }
+    if let (Some(lora), true) = (&mut options.lora, folder.join("config.json").is_file()) {
+        lora.base =
+            source::model_revision(name).map(|(name, revision)| BaseModel { name, revision });
+    }
+    let model = SentenceTransformer::load_with(&folder, &options, device)?;
     tracing::info!(
         "model {name}: {} parameters, {} dimensions, up to {} tokens",
         thousands(model.parameters().numel() as usize),
         model.dimension(),
         model.max_seq_length()
     );
+    if let Some(adapter) = model.adapter() {
+        tracing::info!("adapter: {adapter}");
+    }
     Ok(model)
+}
+
+/// The folder of an adapter's base, from the hub where it is none here.
+fn base_folder(base: &BaseModel, session: &Session) -> anyhow::Result<PathBuf> {
+    if Path::new(&base.name).is_dir() {
+        return Ok(base.name.clone().into());
+    }
+    let name = match &base.revision {
+        Some(revision) => format!("{}@{revision}", base.name),
+        None => base.name.clone(),
+    };
+    source::model(&name, session)
 }
 
 /// Sets the longest input, where a flag asks for one that the model can take.

@@ -124,6 +124,16 @@ pub(crate) fn model_on_hub(model: &str) -> Option<String> {
     Some(id.id().to_owned())
 }
 
+/// The name on the hub of a model that is no folder here, and its revision, where another than the default is asked
+/// for.
+pub(crate) fn model_revision(model: &str) -> Option<(String, Option<String>)> {
+    let name = model_on_hub(model)?;
+    let revision = model
+        .split_once('@')
+        .map(|(_, revision)| revision.to_owned());
+    Some((name, revision))
+}
+
 /// The name on the hub of a data set that is no file here, without revision and subset.
 pub(crate) fn dataset_on_hub(source: &str) -> Option<String> {
     let is_here =

@@ -1,17 +1,17 @@
-//! `sentune merge`: one model from several of one architecture.
+//! `sentune merge`: one model from several of one architecture, or from an adapter and its base.
 
 use std::path::Path;
 
 use anyhow::Context;
-use model::{MergeMethod, SentenceTransformer};
+use model::{LoadOptions, MergeMethod, SentenceTransformer};
 use tch::Device;
 use train::write_folder;
 use wording::thousands;
 
 use crate::{
     flags::merge::{MergeFlags, MethodName},
+    models::load_model_with,
     session::Session,
-    source,
     usage::UsageError,
 };
 
@@ -25,19 +25,42 @@ pub(crate) fn run(flags: &MergeFlags, session: &Session) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let method = method(flags)?;
     let load = |flag: &str, name: &str| -> anyhow::Result<SentenceTransformer> {
         session.check()?;
-        let folder = source::model(name, session)?;
-        SentenceTransformer::load(&folder, Device::Cpu).with_context(|| format!("{flag} {name}"))
+        load_model_with(name, LoadOptions::default(), Device::Cpu, session)
+            .with_context(|| format!("{flag} {name}"))
     };
+    let whole = |flag: &str, name: &str| -> anyhow::Result<SentenceTransformer> {
+        let mut model = load(flag, name)?;
+        model.merge_adapter()?;
+        Ok(model)
+    };
+    if let [name] = flags.model.as_slice() {
+        let mut model = load("--model", name)?;
+        if model.adapter().is_none() {
+            return Err(UsageError(
+                "merge takes two models or more, each with --model, or one with an adapter, which is merged into its base"
+                    .to_owned(),
+            )
+            .into());
+        }
+        model.merge_adapter()?;
+        return write(&model, flags);
+    }
+    let method = method(flags)?;
     let (first, others) = flags.model.split_first().context("a model is required")?;
-    let mut merged = load("--model", first)?;
-    let others = others.iter().map(|name| load("--model", name));
+    let mut merged = whole("--model", first)?;
+    let others = others.iter().map(|name| whole("--model", name));
     let others = others.collect::<anyhow::Result<Vec<_>>>()?;
     let base = flags.base_model.as_deref();
-    let base = base.map(|name| load("--base-model", name)).transpose()?;
+    let base = base.map(|name| whole("--base-model", name)).transpose()?;
     merged.merge(&others, &method, base.as_ref())?;
+    write(&merged, flags)
+}
+
+/// Writes the merged model.
+fn write(merged: &SentenceTransformer, flags: &MergeFlags) -> anyhow::Result<()> {
+    let output = &flags.output;
     if let Some(parent) = output.parent().filter(|parent| *parent != Path::new("")) {
         fs_err::create_dir_all(parent)?;
     }
@@ -54,11 +77,6 @@ pub(crate) fn run(flags: &MergeFlags, session: &Session) -> anyhow::Result<()> {
 /// The method with its parameters, checked.
 fn method(flags: &MergeFlags) -> Result<MergeMethod, UsageError> {
     let n_models = flags.model.len();
-    if n_models < 2 {
-        return Err(UsageError(
-            "merge takes two models or more: give each with --model".to_owned(),
-        ));
-    }
     let name = flags.method;
     for (flag, is_given, methods) in [
         (

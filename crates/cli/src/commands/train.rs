@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context;
 use eval::{Metrics, csv::At};
-use model::{Compute, SentenceTransformer};
+use model::{Compute, LoadOptions, ModelError, SentenceTransformer};
 use train::{
     CONFIG, Checkpoint, METRICS, MetricsFile, RunFolder, RunOutcome, TensorBoard, Trainer,
     write_file,
@@ -31,8 +31,9 @@ use crate::{
         },
     },
     config::{resolve, to_toml},
-    flags::train::TrainFlags,
-    models::{encode_evaluation, load_model, set_compute, set_max_seq_length},
+    device,
+    flags::{hub::HubStrategy, train::TrainFlags},
+    models::{encode_evaluation, load_model_with, set_compute, set_max_seq_length},
     output::{print, print_json},
     progress::TrainingProgress,
     pushing::{CheckpointPushes, Destination},
@@ -81,6 +82,14 @@ pub(crate) struct Done {
 /// Trains as a resolved configuration says. Its files go to the run's folder, [`RESULTS`] last of all.
 pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Result<Done> {
     flags.arguments.prepare()?;
+    if flags.adapter.lora_merge
+        && flags.hub.push_to_hub
+        && flags.hub.hub_strategy != HubStrategy::End
+    {
+        // Beside a whole model, a checkpoint's adapter would be added to it once more.
+        let problem = "--lora-merge pushes a whole model, but checkpoints hold the adapter alone: give --hub-strategy end";
+        return Err(UsageError(problem.to_owned()).into());
+    }
     let output_dir = flags
         .output_dir
         .clone()
@@ -106,6 +115,20 @@ pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Res
         let _ = fs_err::remove_dir(&output_dir);
     }
     outcome
+}
+
+/// An error of settings that flags give, as wrong use of these.
+fn named_by_flags(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(ModelError::Input(problem))
+            if ["lora-", "freeze:"]
+                .iter()
+                .any(|flag| problem.starts_with(flag)) =>
+        {
+            UsageError(format!("--{problem}")).into()
+        }
+        _ => error,
+    }
 }
 
 /// A run in its folder, which no other process writes to.
@@ -148,7 +171,19 @@ impl Run<'_> {
     /// The model to start from, with all that flags change in it.
     fn load_model(&self) -> anyhow::Result<SentenceTransformer> {
         let flags = self.flags;
-        let mut model = load_model(&flags.model, self.session)?;
+        let adapter = &flags.adapter;
+        let options = LoadOptions {
+            base: None,
+            lora: adapter.lora(None, flags.arguments.seed)?,
+            freeze: adapter.freeze.clone(),
+        };
+        let device = device::chosen();
+        let mut model =
+            load_model_with(&flags.model, options, device, self.session).map_err(named_by_flags)?;
+        if adapter.lora_merge && model.adapter().is_none() {
+            let problem = "--lora-merge merges an adapter, and the model has none: give --lora-r";
+            return Err(UsageError(problem.to_owned()).into());
+        }
         set_max_seq_length(&mut model, flags.max_seq_length)?;
         let compute = Compute {
             gemm: flags.gemm,
@@ -184,6 +219,9 @@ impl Run<'_> {
         let anyway = self.flags.call.resume_anyway;
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| !anyway) {
             trainer.check_same_run(checkpoint)?;
+        }
+        if self.flags.adapter.lora_merge {
+            trainer.merge_adapter();
         }
         let config = to_toml(self.flags)?;
         write_file(&self.folder.root().join(CONFIG), config.as_bytes())?;

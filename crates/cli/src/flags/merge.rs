@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 
 #[derive(Debug, Args)]
 pub(crate) struct MergeFlags {
-    /// Model to merge: a folder, or a name on the hub with an optional @revision; two or more, each with the flag. The
-    /// first gives prompts and settings.
+    /// Model to merge: a folder, or a name on the hub with an optional @revision; two or more, each with the flag, or one
+    /// with an adapter, which is merged into its base. The first gives prompts and settings.
     #[arg(long, value_name = "MODEL", required = true)]
     pub(crate) model: Vec<String>,
     /// Folder of the merged model.

@@ -20,7 +20,8 @@ use train::{TrainingArguments, by_name, flag_defaults};
 
 use crate::{
     flags::{
-        eval::EvaluatorName, hub::HubFlags, prompts, reading::ReadingFlags, tables::TableFlags,
+        adapter::AdapterFlags, eval::EvaluatorName, hub::HubFlags, prompts, reading::ReadingFlags,
+        tables::TableFlags,
     },
     named::Named,
 };
@@ -99,6 +100,10 @@ pub(crate) struct TrainFlags {
     #[command(flatten)]
     #[serde(flatten, skip_deserializing)]
     pub(crate) arguments: TrainingArguments,
+
+    #[command(flatten)]
+    #[serde(flatten, skip_deserializing)]
+    pub(crate) adapter: AdapterFlags,
 
     #[command(flatten)]
     #[serde(flatten, skip_deserializing)]
