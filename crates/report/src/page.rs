@@ -359,8 +359,8 @@ impl Page {
     fn environment_table(&self) -> Option<Table> {
         let recorded = self.runs.get(self.chosen)?.environment.as_ref();
         let mut table = match recorded {
-            Some(_) => Table::new("Environment of the training", &["", "value"]),
-            None => Table::new("Environment of this report", &["", "value"]),
+            Some(_) => Table::new("Environment of the training", &["fact", "value"]),
+            None => Table::new("Environment of this report", &["fact", "value"]),
         };
         match recorded {
             Some(recorded) => {

@@ -28,7 +28,9 @@ theme.addEventListener("click", () => {
   const now = document.documentElement.dataset.theme || (isDark ? "dark" : "light");
   document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
 });
-// On paper, the numbers of all plots are shown.
+// On paper, the numbers of plots are shown, but for those of hundreds of points, which would be most of the pages.
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details.print")) details.open = true;
+  for (const details of document.querySelectorAll("details.print")) {
+    details.open ||= details.querySelectorAll("tbody tr").length <= 60;
+  }
 });

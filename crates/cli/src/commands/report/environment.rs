@@ -17,11 +17,17 @@ pub(super) fn environment() -> Map<String, Value> {
     facts.push(("device", device));
     facts.push(("threads", rayon::current_num_threads().to_string()));
     facts.extend(field("/proc/cpuinfo", "model name").map(|name| ("processor's name", name)));
-    facts.extend(field("/proc/meminfo", "MemTotal").map(|size| ("memory", size)));
+    facts.extend(field("/proc/meminfo", "MemTotal").map(|size| ("memory", in_gib(&size))));
     let facts = facts.into_iter();
     facts
         .map(|(name, fact)| (name.to_owned(), Value::String(fact)))
         .collect()
+}
+
+/// A size as the kernel writes it, such as `24684084 kB`, in GiB.
+fn in_gib(size: &str) -> String {
+    let kilobytes = size.strip_suffix(" kB").and_then(|n| n.parse::<f64>().ok());
+    kilobytes.map_or_else(|| size.to_owned(), |n| format!("{:.1} GiB", n / 1048576.0))
 }
 
 fn field(path: &str, name: &str) -> Option<String> {
@@ -39,6 +45,12 @@ fn field_of(text: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_in_gib() {
+        assert_eq!(in_gib("24684084 kB"), "23.5 GiB");
+        assert_eq!(in_gib("much"), "much");
+    }
 
     #[test]
     fn fields_are_found() {
