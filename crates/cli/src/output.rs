@@ -44,7 +44,11 @@ pub(crate) fn replace(
         .filter(|parent| *parent != Path::new(""))
         .unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
-    let mut file = tempfile::NamedTempFile::new_in(parent)?;
+    let mut builder = tempfile::Builder::new();
+    // The mode of any new file: the process's umask is taken off.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(parent)?;
     let mut buffered = io::BufWriter::new(file.as_file_mut());
     fill(&mut buffered)?;
     buffered.flush()?;
@@ -62,4 +66,21 @@ pub(crate) fn table_format(flag: &str, path: &Path) -> Result<TableFormat, Usage
             path.display()
         ))
     })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_as_open_as_any_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, other] = ["ours", "other"].map(|name| folder.path().join(name));
+        replace(&ours, |file| Ok(file.write_all(b"text")?)).unwrap();
+        fs_err::write(&other, "text").unwrap();
+        let mode = |path| fs_err::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&other));
+    }
 }
