@@ -297,6 +297,15 @@ pub enum Defect {
     NotText(&'static str),
     /// The value is no list of texts.
     NotTexts(&'static str),
+    /// The value is no list of numbers.
+    NotScores(&'static str),
+    /// A list of scores is of another length than the list of texts that it is of.
+    ScoreCount {
+        /// Scores in the list.
+        found: usize,
+        /// Texts in the other list.
+        n_texts: usize,
+    },
     /// The label is no number.
     NotNumber(String),
     /// The label is infinite, not a number (NaN), or too large.
@@ -335,12 +344,13 @@ impl fmt::Display for Defect {
             ),
             Self::Ragged { found, expected } => write!(
                 f,
-                "{found} field{} where the header has {expected}",
-                if *found == 1 { "" } else { "s" }
+                "{} where the header has {expected}",
+                counted(*found, "fields")
             ),
             Self::ListLength { found, expected } => write!(
                 f,
-                "a list of {found} numbers where the first row has {expected}"
+                "a list of {} where the first row has {expected}",
+                counted(*found, "numbers")
             ),
             Self::TextAfterQuote => write!(
                 f,
@@ -355,18 +365,25 @@ impl fmt::Display for Defect {
             Self::NotObject(found) => write!(f, "the line holds {found}, not an object"),
             Self::LineLength { found, expected } => write!(
                 f,
-                "{found} value{} where the first line has {expected}",
-                if *found == 1 { "" } else { "s" }
+                "{} where the first line has {expected}",
+                counted(*found, "values")
             ),
             Self::TooFewTexts { found, needed } => write!(
                 f,
-                "{found} text{} in the list, where {needed} or more are needed",
-                if *found == 1 { "" } else { "s" }
+                "{} in the list, where {needed} or more are needed",
+                counted(*found, "texts")
             ),
             Self::MissingKey => write!(f, "the key is missing"),
             Self::DuplicateKey => write!(f, "the key comes twice"),
             Self::NotText(found) => write!(f, "the value is {found}, not text"),
             Self::NotTexts(found) => write!(f, "the value is {found}, not a list of texts"),
+            Self::NotScores(found) => write!(f, "the value is {found}, not a list of numbers"),
+            Self::ScoreCount { found, n_texts } => write!(
+                f,
+                "{} for {}",
+                counted(*found, "scores"),
+                counted(*n_texts, "texts")
+            ),
             Self::NotNumber(found) => write!(f, "the label is {found}, not a number"),
             Self::OutOfRange(found) => {
                 write!(f, "the label {found} is not a finite number in range")
@@ -430,8 +447,7 @@ pub(crate) fn shortened(text: &str) -> String {
 }
 
 /// The extensions that can be read, for messages.
-const EXTENSIONS: &str =
-    ".parquet, .csv, .tsv, .jsonl, .ndjson, .json or .arrow, perhaps with .gz or .zst after it";
+const EXTENSIONS: &str = ".parquet, .csv, .tsv, .jsonl, .ndjson, .json, .arrow or .feather, perhaps with .gz or .zst after it";
 
 /// "`a`, `b`, `c`".
 pub(crate) fn quoted(names: &[String]) -> String {
@@ -462,7 +478,7 @@ fn label_advice(column: &str, found: &str) -> String {
 fn skipped(n_skipped: usize) -> String {
     match n_skipped {
         0 => String::new(),
-        n => format!(" left after skipping {n} bad ones"),
+        n => format!(" left after skipping {}", counted(n, "bad ones")),
     }
 }
 
@@ -476,7 +492,8 @@ fn bad_rows(rows: &[BadRow], n_rows: usize, n_bad: usize) -> String {
     {
         let numbers: Vec<_> = others.iter().map(|bad| bad.row.to_string()).collect();
         message += &format!(
-            "; {n_bad} of {n_rows} rows are bad (also row {}",
+            "; {n_bad} of {n_rows} rows are bad (also row{} {}",
+            if others.len() == 1 { "" } else { "s" },
             numbers.join(", ")
         );
         if n_bad > rows.len() {
@@ -484,7 +501,10 @@ fn bad_rows(rows: &[BadRow], n_rows: usize, n_bad: usize) -> String {
         }
         message += ")";
     } else {
-        message += &format!("; it is the only bad one of {}", counted(n_rows, "rows"));
+        message += &match n_rows {
+            1 => "; it is the only row".to_owned(),
+            n => format!("; it is the only bad one of {n} rows"),
+        };
     }
     message + "; mend them, or load the others with --on-bad-row skip"
 }

@@ -193,7 +193,7 @@ fn verify(folder: &Path) -> Result<TrainerState, String> {
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|error| format!("{MANIFEST}: {error}"))?;
     let lists = |name: &&str| manifest.files.contains_key(*name);
-    if !WEIGHTS.iter().any(|name| lists(name)) {
+    if !WEIGHTS.iter().any(lists) {
         return Err(format!("{MANIFEST} does not list {}", WEIGHTS[0]));
     }
     if !lists(&STATE) {
