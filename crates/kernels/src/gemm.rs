@@ -4,6 +4,7 @@ pub mod half;
 
 use std::cell::Cell;
 
+use gemm_common::Parallelism;
 use rayon::prelude::*;
 
 /// Kind of product. All matrices are row-major, and C is [m, n].
@@ -50,7 +51,7 @@ pub trait Gemm: Send + Sync {
     );
 }
 
-/// The `gemm` crate, on the threads of rayon's current pool. It uses AVX-512 on any vendor's processor
+/// The `gemm-f32` crate, on the threads of rayon's current pool. It uses AVX-512 on any vendor's processor
 /// that has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RustGemm;
@@ -122,8 +123,8 @@ fn in_slices(shape: Shape, alpha: f32, a: &[f32], b: &[f32], beta: f32, c: &mut 
 fn product(
     Shape { m, n, k }: Shape,
     alpha: f32,
-    (a, (a_rows, a_columns)): (&[f32], (usize, usize)),
-    (b, (b_rows, b_columns)): (&[f32], (usize, usize)),
+    (a, a_strides): (&[f32], (usize, usize)),
+    (b, b_strides): (&[f32], (usize, usize)),
     beta: f32,
     c: &mut [f32],
 ) {
@@ -131,33 +132,41 @@ fn product(
         (rows.max(1) - 1) * row + (columns.max(1) - 1) * column
     };
     let is_empty = m == 0 || n == 0 || k == 0;
-    assert!(is_empty || last(m, k, (a_rows, a_columns)) < a.len(), "A");
-    assert!(is_empty || last(k, n, (b_rows, b_columns)) < b.len(), "B");
+    assert!(is_empty || last(m, k, a_strides) < a.len(), "A");
+    assert!(is_empty || last(k, n, b_strides) < b.len(), "B");
     assert!(c.len() == m * n, "C");
+    // The inner loops write columns, so C = A B is computed as C^T = B^T A^T.
+    let transposed = |(row, column)| (column, row);
+    let (m, n, c_strides, (a, a_strides), (b, b_strides)) = if n > 1 {
+        let (a_strides, b_strides) = (transposed(a_strides), transposed(b_strides));
+        (n, m, (1, n), (b, b_strides), (a, a_strides))
+    } else {
+        (m, n, (n, 1), (a, a_strides), (b, b_strides))
+    };
     // SAFETY: with these strides the matrices lie within the slices, which was checked above (no slice is longer
     // than isize::MAX bytes, so no stride overflows); `c` is borrowed mutably, so it overlaps neither `a` nor `b`,
     // and it is only read if beta is not 0.
     unsafe {
-        gemm::gemm(
+        gemm_f32::gemm::f32::get_gemm_fn()(
             m,
             n,
             k,
             c.as_mut_ptr(),
-            1,
-            n as isize,
+            c_strides.1 as isize,
+            c_strides.0 as isize,
             beta != 0.0,
             a.as_ptr(),
-            a_columns as isize,
-            a_rows as isize,
+            a_strides.1 as isize,
+            a_strides.0 as isize,
             b.as_ptr(),
-            b_columns as isize,
-            b_rows as isize,
+            b_strides.1 as isize,
+            b_strides.0 as isize,
             beta,
             alpha,
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            Parallelism::Rayon(0),
         );
     }
 }
