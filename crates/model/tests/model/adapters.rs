@@ -755,3 +755,60 @@ fn another_folder_of_the_base_may_be_given() {
     // Also where only the folder of a run's checkpoint is read again.
     found.read_weights(folder.path()).unwrap();
 }
+
+/// Where one token of each sentence is pooled, the last layer is computed for it alone, with its adapters too.
+#[test]
+fn the_last_layer_of_one_token_has_the_same_gradients() {
+    for model_type in MODEL_TYPES.into_iter().filter(|&name| name != "mpnet") {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&base(model_type), folder.path());
+        let pooling = json!({"embedding_dimension": 16, "pooling_mode": ["cls"]});
+        let path = folder.path().join("1_Pooling/config.json");
+        fs::write(path, pooling.to_string()).unwrap();
+        let last = format!(
+            "layers:0-{}",
+            load(folder.path(), Engine::Kernels).n_layers() - 2
+        );
+        let lora = |targets| LoadOptions {
+            lora: Some(Lora {
+                targets,
+                ..Lora::new(2)
+            }),
+            ..LoadOptions::default()
+        };
+        let frozen = |parts: &[&str]| LoadOptions {
+            freeze: parts.iter().map(|&part| part.to_owned()).collect(),
+            ..LoadOptions::default()
+        };
+        for options in [
+            lora(LoraTargets::QueryAndValue),
+            lora(LoraTargets::AllLinear),
+            frozen(&["embeddings"]),
+            frozen(&["embeddings", &last]),
+        ] {
+            for engine in ENGINES {
+                let name = format!("{model_type} on {engine:?} with {options:?}");
+                // The first of the fixture's poolings is that of the first token.
+                let [one, all] = [folder.path(), &base(model_type)].map(|folder| {
+                    let model = open(folder, &options, engine);
+                    if options.lora.is_some() {
+                        let mut factors = model.parameters().trained().unwrap();
+                        let n = factors.numel() as i64;
+                        let places = Tensor::arange(n, (Kind::Float, Device::Cpu));
+                        tch::no_grad(|| factors.copy_(&((places * 0.37).sin() * 0.1)));
+                    }
+                    model
+                });
+                let of_one = any_matrix(&one, model_type);
+                let of_all = any_matrix(&all, model_type).zeros_like();
+                of_all.narrow(1, 0, 16).copy_(&of_one);
+                let found = gradient(&one, model_type, &of_one, CHUNKS, 0);
+                let expected = gradient(&all, model_type, &of_all, ChunkLimit::NONE, 0);
+                let scale = expected.abs().max().double_value(&[]);
+                assert_close(&name, &found, &expected, 1e-5 * scale);
+                let (found, expected) = (encode(&one, model_type), encode(&all, model_type));
+                assert_close(&name, &found, &expected.narrow(1, 0, 16), 1e-5);
+            }
+        }
+    }
+}
