@@ -27,7 +27,7 @@ pub enum LaunchError {
     },
     /// A folder holds another release than the one that the program was built for.
     #[error(
-        "the libtorch in {} is version {version}, and this program needs {RELEASE}: set {VARIABLE} to the folder of a libtorch {RELEASE}, or of the torch package of a Python that has it (`{ASK_PYTHON}`)",
+        "the libtorch in {} is version {version}, and this program needs {RELEASE}: install that one in its place (`pip install 'torch=={RELEASE}.*'`), or set {VARIABLE} to the folder of a libtorch {RELEASE}, or of the torch package of a Python that has it (`{ASK_PYTHON}`)",
         .folder.display()
     )]
     Version {
