@@ -131,12 +131,14 @@ fn tarball(
         fs::copy(checkout.root.join(document), documents.join(document))?;
     }
     let archive = folder.join(format!("{name}.tar.gz"));
+    let partial = folder.join(format!("{name}.partial"));
     // The same files give the same archive.
     cmd!(
         shell,
-        "tar --create --gzip --file {archive} --directory {folder} --sort=name --owner=0 --group=0 --numeric-owner {name}"
+        "tar --create --gzip --file {partial} --directory {folder} --sort=name --owner=0 --group=0 --numeric-owner {name}"
     )
     .run()?;
+    fs::rename(partial, &archive)?;
     println!(
         "{}: unpack it into /usr/local or ~/.local with `tar --strip-components=1`",
         archive.display()
