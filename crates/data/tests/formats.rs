@@ -752,7 +752,6 @@ fn scores_of_lists_are_a_teachers_labels() {
             equal.replace("[2.5,4]", "[2.5,4,5]"),
             "column `pos_scores`: 3 scores for 2 texts",
         ),
-        (equal.replace("[2.5,4]", "7"), "not a list of numbers"),
         (
             equal.replace("neg_scores", "other"),
             "none of the negatives",

@@ -243,8 +243,8 @@ fn an_audit_counts_doubts_and_writes_a_clean_copy() {
         lines[0],
         "row,doubt,column,other_row,other_data,strength,anchor,positive,negative"
     );
-    assert_eq!(lines[1], "2,repeated,\"\",1,\"\",0,a dog,a hound,a cat");
-    assert_eq!(lines[3], "4,leaked,\"\",1,test,0,one,two,three");
+    assert_eq!(lines[1], "2,repeated,\"\",1,\"\",0.0,a dog,a hound,a cat");
+    assert_eq!(lines[3], "4,leaked,\"\",1,test,0.0,one,two,three");
     let refused = sandbox.run(&[
         &"data",
         &"audit",
@@ -258,21 +258,26 @@ fn an_audit_counts_doubts_and_writes_a_clean_copy() {
     refused.failed(2, &["there is no doubt `odd`", "odd-length"]);
 }
 
-/// Triplets of which the last has its positive and negative swapped.
+/// Triplets whose positives repeat the anchor's words, of which the last has its positive and negative swapped.
 fn swapped_triplets() -> String {
     let subjects = [
         "a man", "a woman", "the dog", "the cat", "a boy", "the girl",
     ];
     let verbs = ["eats", "runs", "sleeps", "sings"];
-    let rows = subjects.iter().flat_map(|subject| {
-        let row = move |i: usize| {
-            let (verb, other) = (verbs[i], verbs[(i + 1) % 4]);
-            format!("{subject} {verb} now,{subject} {verb},{subject} {other}\n")
-        };
-        (0..4).map(row)
-    });
-    let mut rows: Vec<String> = rows.collect();
-    rows[23] = "the girl sings now,the girl eats,the girl sings\n".to_owned();
+    let mut rows = Vec::new();
+    for (i, subject) in subjects.iter().enumerate() {
+        for (j, verb) in verbs.iter().enumerate() {
+            let (own, other) = (
+                format!("{subject} {verb}"),
+                format!("{} {}", subjects[(i + 3) % 6], verbs[(j + 2) % 4]),
+            );
+            let (positive, negative) = match rows.len() {
+                23 => (&other, &own),
+                _ => (&own, &other),
+            };
+            rows.push(format!("{own} now,{positive},{negative}\n"));
+        }
+    }
     format!("anchor,positive,negative\n{}", rows.concat())
 }
 
@@ -298,9 +303,9 @@ fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
         "--folds",
         "4",
         "--num-train-epochs",
-        "20",
+        "2",
         "--learning-rate",
-        "5e-3",
+        "1e-3",
         "--scores",
         "scores.jsonl",
         "--output",
@@ -322,7 +327,7 @@ fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
     assert_eq!(found["worst"][0]["row"], json!(24), "{found}");
     assert_eq!(
         found["worst"][0]["values"]["positive"],
-        json!("the girl eats")
+        json!("the dog runs")
     );
     let scores = fs_err::read_to_string(sandbox.path("scores.jsonl")).unwrap();
     let scores: Vec<Value> = scores
@@ -395,7 +400,7 @@ fn an_audit_by_a_model_finds_false_negatives_and_texts_that_are_cut_off() {
         &"--output",
         &"clean.csv",
         &"--drop",
-        &"cut-off,nearer-elsewhere",
+        &"cut-off",
     ]);
     let table = audited.ok();
     assert!(table.contains("\ncut-off "), "{table}");
@@ -429,7 +434,8 @@ fn an_audit_by_a_model_finds_false_negatives_and_texts_that_are_cut_off() {
     );
     assert!(nearer[0]["strength"].as_f64().unwrap() > 0.01);
     let clean = fs_err::read_to_string(sandbox.path("clean.csv")).unwrap();
-    assert!(!clean.contains("a boy eats"), "{clean}");
+    assert_eq!(clean.lines().count(), 5, "{clean}");
+    assert!(!clean.contains("a young man"), "{clean}");
 }
 
 #[test]

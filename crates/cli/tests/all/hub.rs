@@ -120,7 +120,7 @@ fn a_data_set_that_python_prepared_serves_where_the_hub_is_out_of_reach() {
     };
     for split in ["train", "test"] {
         let found = stat(&["--data", "acme/tiny", "--split", split]);
-        let warning = "acme/tiny@main: using what Python's datasets prepared in";
+        let warning = "acme/tiny: using what Python's datasets prepared in";
         assert!(found.stderr.contains(warning), "{found:?}");
         assert!(found.ok().contains("\"rows\":4"));
     }
