@@ -60,11 +60,11 @@ pub enum LoraTargets {
     QueryAndValue,
     /// All of the encoder.
     AllLinear,
-    /// Those whose path in the checkpoint is, or from a dot on ends in, one of these names.
+    /// Linear layers whose path in the checkpoint is, or from a dot on ends in, one of these names.
     Names(Vec<String>),
 }
 
-/// What is trained, and the settings of an adapter that is new.
+/// The choice of what is trained, and the settings of an adapter that is new.
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) selection: Selection,

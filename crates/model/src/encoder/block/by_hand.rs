@@ -56,7 +56,7 @@ pub(crate) struct Workspace {
     /// A product's result on its way into the residual, in both passes, [T, H].
     y: Vec<f32>,
     d_wide: Vec<f32>,
-    linear: RefCell<linear::Buffers>,
+    linear: RefCell<LinearBuffers>,
     /// Kept of the last layer, where only some of its output is wanted.
     last: LastRecord,
     scratch: Scratch,
@@ -138,6 +138,22 @@ struct LastRecord {
     q: Vec<f32>,
 }
 
+/// Buffers of adapters, which keep their memory from pass to pass; T tokens, k inputs and n outputs of a linear layer, p
+/// adapted parts of rank r.
+#[derive(Debug, Default)]
+struct LinearBuffers {
+    /// The input under dropout, [T, k].
+    dropped: Vec<f32>,
+    /// Products with the first factors, [T, p r].
+    inner: Vec<f32>,
+    d_inner: Vec<f32>,
+    /// The columns of one part, [T, r].
+    part: Vec<f32>,
+    /// The second factors in one matrix, [n, p r].
+    up: Vec<f32>,
+    d_up: Vec<f32>,
+}
+
 /// Whether a pass keeps what its backward pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -176,7 +192,7 @@ struct Pass<'a> {
     relative: Option<Vec<f32>>,
     /// Rotations of each layer, where it has rotary positions.
     rotaries: Vec<Option<Arc<Rotary>>>,
-    buffers: &'a RefCell<linear::Buffers>,
+    buffers: &'a RefCell<LinearBuffers>,
 }
 
 impl Transformer {
@@ -430,7 +446,7 @@ impl Transformer {
         &self,
         options: &PassOptions<'a>,
         batch: &'a PackedBatch,
-        buffers: &'a RefCell<linear::Buffers>,
+        buffers: &'a RefCell<LinearBuffers>,
     ) -> Result<Pass<'a>, ModelError> {
         let PassOptions {
             parameters,

@@ -11,23 +11,8 @@ use kernels::{
     profile::{Part, time},
 };
 
-use super::{Pass, add, room};
+use super::{LinearBuffers, Pass, add, room};
 use crate::encoder::{adapter::Adapter, block::Linear};
-
-/// Buffers of adapters, which keep their memory from pass to pass.
-#[derive(Debug, Default)]
-pub(super) struct Buffers {
-    /// The input under dropout, [T, k].
-    dropped: Vec<f32>,
-    /// Products with the first factors, [T, p r].
-    inner: Vec<f32>,
-    d_inner: Vec<f32>,
-    /// The columns of one part, [T, r].
-    part: Vec<f32>,
-    /// The second factors in one matrix, [n, p r].
-    up: Vec<f32>,
-    d_up: Vec<f32>,
-}
 
 impl Pass<'_> {
     /// out = x W^T and what an adapter adds, for x [T, k], W [n, k] and out [T, n].
@@ -48,7 +33,7 @@ impl Pass<'_> {
         let weight = &self.values(linear.weight)[outputs.start * k..outputs.end * k];
         self.product(Kind::NT, [m, n, k], 1.0, x, weight, 0.0, out);
         if let Some(adapter) = &linear.adapter {
-            let Buffers {
+            let LinearBuffers {
                 dropped,
                 inner,
                 part,
@@ -123,7 +108,7 @@ impl Pass<'_> {
         mut d_x: Option<&mut [f32]>,
         gradient: &mut [f32],
     ) {
-        let Buffers {
+        let LinearBuffers {
             dropped,
             inner,
             d_inner,
