@@ -12,6 +12,7 @@ mod memory;
 mod report;
 
 use std::{
+    collections::BTreeSet,
     env,
     path::{self, Path, PathBuf},
     time::{Duration, Instant},
@@ -22,7 +23,7 @@ use fs_err as fs;
 use serde_json::{Value, json};
 
 use self::{
-    case::{Case, Device, Precision, Side},
+    case::{Case, Device, Model, Precision, Side},
     inputs::Inputs,
     measure::{Bench, Measurement, Program},
     memory::Watch,
@@ -273,7 +274,10 @@ fn prepare(checkout: &Checkout, args: &Args) -> Result<(Bench, PathBuf)> {
     let end = args.limit().map(|limit| Instant::now() + limit);
     let files = [args.mini.as_deref(), args.data.as_deref()];
     let init = || sentune.command();
-    let inputs = Inputs::prepare(&checkout.root, args.device, &init, &peer, files)?;
+    let wanted = Case::all(args.device).into_iter();
+    let wanted = wanted.filter(|case| args.asks_for(&case.work(), Some(*case)));
+    let wanted: BTreeSet<Model> = wanted.map(|case| case.model).collect();
+    let inputs = Inputs::prepare(&checkout.root, args.device, &init, &peer, files, &wanted)?;
     let more = args.sentune_args.as_deref().unwrap_or_default();
     let bench = Bench {
         device: args.device,
@@ -413,7 +417,7 @@ mod tests {
             let chosen = cases.filter(|case| args.asks_for(&case.work(), Some(*case)));
             chosen.map(|case| case.to_string()).collect::<Vec<_>>()
         };
-        assert_eq!(chosen("").len(), 17);
+        assert_eq!(chosen("").len(), 33);
         assert_eq!(
             chosen("--only start,train-base-16 --precisions fp32"),
             ["start, fp32", "train-base-16, fp32"]

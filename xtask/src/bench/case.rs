@@ -67,11 +67,43 @@ impl Side {
     }
 }
 
-/// The model that is measured: MPNet-base's shape, or a small one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The model that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Model {
+    /// MPNet-base's shape.
     Base,
+    /// A small MPNet.
     Mini,
+    /// BERT-base's shape.
+    Bert,
+    /// All-MiniLM's shape: a BERT of 6 layers, 384 wide.
+    MiniLm,
+    /// ModernBERT-base's shape.
+    ModernBert,
+    /// The same on texts of 2,048 tokens.
+    ModernBertLong,
+}
+
+impl Model {
+    /// The other types of encoders, beside MPNet.
+    pub(super) const OTHERS: [Self; 4] = [
+        Self::MiniLm,
+        Self::Bert,
+        Self::ModernBert,
+        Self::ModernBertLong,
+    ];
+
+    /// The name in `--only`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Mini => "mini",
+            Self::Bert => "bert",
+            Self::MiniLm => "minilm",
+            Self::ModernBert => "modernbert",
+            Self::ModernBertLong => "modernbert-2048",
+        }
+    }
 }
 
 /// The measured work.
@@ -115,6 +147,14 @@ impl Case {
                     add(Task::Train(16), model, &[Fp32, Bf16, Fp16]);
                     add(Task::Encode, model, &[Fp32, Bf16, Fp16]);
                 }
+                for model in Model::OTHERS {
+                    let batch_size = match model {
+                        Model::ModernBertLong => 2,
+                        _ => 16,
+                    };
+                    add(Task::Train(batch_size), model, &[Fp32, Bf16]);
+                    add(Task::Encode, model, &[Fp32, Bf16]);
+                }
                 add(Task::Train(128), Model::Base, &[Fp32, Bf16, Fp16]);
             }
             Device::Cuda => {
@@ -134,10 +174,7 @@ impl Case {
 
     /// The case without its precision, as `--only` takes it.
     pub(super) fn work(self) -> String {
-        let model = match self.model {
-            Model::Base => "base",
-            Model::Mini => "mini",
-        };
+        let model = self.model.name();
         match self.task {
             Task::Start => "start".to_owned(),
             Task::Tokenize => "tokenize".to_owned(),
@@ -166,7 +203,9 @@ impl Case {
     /// Whether it belongs to the look at whether everything works.
     pub(super) fn is_quick(self) -> bool {
         let is_common = [Precision::Fp32, Precision::Bf16].contains(&self.precision);
-        is_common && [Task::Train(16), Task::Encode].contains(&self.task)
+        is_common
+            && [Task::Train(16), Task::Encode].contains(&self.task)
+            && !Model::OTHERS.contains(&self.model)
     }
 }
 
@@ -189,7 +228,7 @@ mod tests {
         assert_eq!(names.len(), 14);
         assert_eq!(names[..2], ["train-base-16, bf16", "train-base-128, bf16"]);
         let cpu = Case::all(Device::Cpu);
-        assert_eq!(cpu.len(), 17);
+        assert_eq!(cpu.len(), 33);
         assert_eq!(cpu.last().unwrap().work(), "train-base-128");
     }
 }

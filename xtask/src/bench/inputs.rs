@@ -1,12 +1,13 @@
 //! The models and files that both sides are measured on, made where they are missing.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{BufWriter, Write},
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 use grammar::Split;
 use serde_json::Value;
@@ -41,6 +42,23 @@ const MINI_SHAPE: [&str; 8] = [
     "1536",
 ];
 
+/// The flags of `sentune init` for the other types of encoders: the published models' shapes.
+fn shape(model: Model) -> Vec<&'static str> {
+    let bert = ["--model-type", "bert", "--max-position-embeddings", "512"];
+    let modernbert = "--model-type modernbert --num-hidden-layers 22 --intermediate-size 1152 --dropout 0 \
+                      --max-position-embeddings";
+    let modernbert = modernbert.split_whitespace();
+    match model {
+        Model::Base => Vec::new(),
+        Model::Mini => MINI_SHAPE.to_vec(),
+        Model::Bert => bert.to_vec(),
+        Model::MiniLm => [&bert[..], &MINI_SHAPE].concat(),
+        Model::ModernBert => modernbert.chain(["8192"]).collect(),
+        // A longer text is cut there, by both sides.
+        Model::ModernBertLong => modernbert.chain(["2048"]).collect(),
+    }
+}
+
 /// Models and data.
 #[derive(Debug)]
 pub(super) struct Inputs {
@@ -56,6 +74,10 @@ pub(super) struct Inputs {
     pub(super) sentences: Vec<(usize, PathBuf)>,
     /// Triplets to tokenise.
     many: PathBuf,
+    /// The models of other types that are asked for.
+    others: BTreeMap<Model, PathBuf>,
+    /// Triplets of long texts, and such texts one a line with their number.
+    long: Option<(PathBuf, (usize, PathBuf))>,
 }
 
 impl Inputs {
@@ -66,18 +88,35 @@ impl Inputs {
         sentune: &dyn Fn() -> Command,
         peer: &Peer,
         [mini, triplets]: [Option<&Path>; 2],
+        wanted: &BTreeSet<Model>,
     ) -> Result<Self> {
         let folder = root.join("runs/bench");
         fs::create_dir_all(&folder)?;
         let mini = given(root, mini, MINI)?;
         let vocabulary = vocabulary(&folder, mini.as_deref())?;
-        let init =
-            |name: &str, shape: &[&str]| init(sentune(), &folder.join(name), &vocabulary, shape);
+        let make = |name: &str, vocabulary: &Path, shape: &[&str]| {
+            init(sentune(), &folder.join(name), vocabulary, shape)
+        };
+        let init = |name: &str, shape: &[&str]| make(name, &vocabulary, shape);
         let source = match given(root, triplets, TRIPLETS)? {
             Some(triplets) => triplets,
             None => generate(&folder, N_TRIPLETS)?,
         };
-        let base = init("mpnet-base-random", &[])?;
+        let base = init("mpnet-base-random", &shape(Model::Base))?;
+        let others = Model::OTHERS
+            .into_iter()
+            .filter(|model| wanted.contains(model));
+        let others = others.map(|model| {
+            let name = match model {
+                Model::Bert => "bert-base-random",
+                Model::MiniLm => "minilm-random",
+                Model::ModernBert => "modernbert-base-random",
+                _ => "modernbert-base-2048-random",
+            };
+            let vocabulary = with_berts_tokens(&folder, &vocabulary)?;
+            Ok((model, make(name, &vocabulary, &shape(model))?))
+        });
+        let others = others.collect::<Result<_>>()?;
         // Of two lengths on a GPU: the difference of two runs has no first use of the device in it.
         let lengths = match device {
             Device::Cpu => vec![1500],
@@ -100,10 +139,11 @@ impl Inputs {
             command.arg(&longest);
             command
         })?;
+        let is_long = wanted.contains(&Model::ModernBertLong);
         Ok(Self {
             mini: match (mini, device) {
                 (Some(mini), _) => mini,
-                (None, Device::Cpu) => init("mini-random", &MINI_SHAPE)?,
+                (None, Device::Cpu) => init("mini-random", &shape(Model::Mini))?,
                 (None, Device::Cuda) => base.clone(),
             },
             many: match device {
@@ -115,6 +155,8 @@ impl Inputs {
                 .map(|n| Ok((n, first_lines(&longest, n)?)))
                 .collect::<Result<_>>()?,
             triplets: repeated,
+            others,
+            long: is_long.then(|| long_texts(&folder)).transpose()?,
             base,
             source,
             folder,
@@ -125,11 +167,19 @@ impl Inputs {
         match case.model {
             Model::Base => &self.base,
             Model::Mini => &self.mini,
+            other => self.others.get(&other).unwrap_or(&self.base),
         }
     }
 
     /// The file that a case reads: for encoding the longest.
     pub(super) fn data(&self, case: Case) -> &Path {
+        let long = self.long.as_ref();
+        if let Some((triplets, (_, texts))) = long.filter(|_| case.model == Model::ModernBertLong) {
+            return match case.task {
+                Task::Encode => texts,
+                _ => triplets,
+            };
+        }
         match case.task {
             Task::Encode => self
                 .sentences
@@ -140,9 +190,25 @@ impl Inputs {
         }
     }
 
+    /// The models of other types that are asked for.
+    pub(super) fn others(&self) -> impl Iterator<Item = Model> + '_ {
+        self.others.keys().copied()
+    }
+
+    /// The files that a case encodes, shortest first, with their lines.
+    pub(super) fn to_encode(&self, case: Case) -> &[(usize, PathBuf)] {
+        match (&self.long, case.model) {
+            (Some((_, texts)), Model::ModernBertLong) => std::slice::from_ref(texts),
+            _ => &self.sentences,
+        }
+    }
+
     /// The names of model and data, as documents show them.
     pub(super) fn names(&self, case: Case) -> [String; 2] {
         let data = match case.task {
+            _ if case.model == Model::ModernBertLong => {
+                "generated texts of 2,048 tokens".to_owned()
+            }
             Task::Tokenize => format!("{N_MANY} generated triplets"),
             _ => {
                 let folder = self.source.parent().map(shown).unwrap_or_default();
@@ -172,7 +238,13 @@ fn n_linear_weights(config: &Value) -> Result<f64> {
             .with_context(|| format!("the model's config.json has no {key}"))
     };
     let (width, inner) = (size("hidden_size")?, size("intermediate_size")?);
-    Ok(size("num_hidden_layers")? * (4.0 * width * width + 2.0 * width * inner))
+    // A gated feed-forward part has three products.
+    let products = if config["model_type"] == "modernbert" {
+        3.0
+    } else {
+        2.0
+    };
+    Ok(size("num_hidden_layers")? * (4.0 * width * width + products * width * inner))
 }
 
 /// The path that a flag gives, or the default where that is there; from the root.
@@ -191,6 +263,54 @@ fn vocabulary(folder: &Path, mini: Option<&Path>) -> Result<PathBuf> {
     let generated = folder.join("vocab.txt");
     fs::write(&generated, grammar::vocabulary().join("\n") + "\n")?;
     Ok(generated)
+}
+
+/// A vocabulary that has BERT's special tokens, which the grammar's lacks.
+fn with_berts_tokens(folder: &Path, vocabulary: &Path) -> Result<PathBuf> {
+    let text = fs::read_to_string(vocabulary)?;
+    let lacks = |token: &&str| !text.lines().any(|line| line == *token);
+    let more: Vec<&str> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        .into_iter()
+        .filter(lacks)
+        .collect();
+    if more.is_empty() {
+        return Ok(vocabulary.to_owned());
+    }
+    let path = folder.join("vocab-bert.txt");
+    fs::write(&path, format!("{}\n{}\n", text.trim_end(), more.join("\n")))?;
+    Ok(path)
+}
+
+/// Triplets and lines of texts with more tokens than the model for long texts takes.
+fn long_texts(folder: &Path) -> Result<(PathBuf, (usize, PathBuf))> {
+    const N_TEXTS: usize = 24;
+    let parts = grammar::triplets(Split::Train, 40 * N_TEXTS * 8, SEED);
+    let texts: Vec<String> = parts
+        .chunks(320)
+        .map(|triplets| {
+            let sentences = triplets.iter().map(|triplet| triplet.anchor.as_str());
+            sentences.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    if let Some(short) = texts.iter().find(|text| text.split(' ').count() < 2048) {
+        bail!(
+            "a text of {} words is no long one",
+            short.split(' ').count()
+        );
+    }
+    let text = |i: usize| texts[i % texts.len()].clone();
+    let triplets: Vec<grammar::Triplet> = (0..600)
+        .map(|i| grammar::Triplet {
+            anchor: text(i),
+            positive: text(i + 7),
+            negative: text(i + 13),
+        })
+        .collect();
+    let of_triplets = folder.join("triplets-long.csv");
+    fs::write(&of_triplets, quickstart::csv(&triplets))?;
+    let of_texts = folder.join("texts-long.txt");
+    fs::write(&of_texts, texts.join("\n") + "\n")?;
+    Ok((of_triplets, (texts.len(), of_texts)))
 }
 
 /// A model with random weights, by `sentune init`.
@@ -262,6 +382,11 @@ mod tests {
         });
         assert_eq!(n_linear_weights(&config)?, 84_934_656.0);
         assert!(n_linear_weights(&serde_json::json!({"hidden_size": 768})).is_err());
+        let config = serde_json::json!({
+            "model_type": "modernbert", "hidden_size": 768, "intermediate_size": 1152,
+            "num_hidden_layers": 22,
+        });
+        assert_eq!(n_linear_weights(&config)?, 110_297_088.0);
         Ok(())
     }
 }

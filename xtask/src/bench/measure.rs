@@ -234,7 +234,7 @@ impl Bench {
     fn encode(&self, program: &Program, case: Case) -> Result<Measurement> {
         let (mut n_before, mut before, mut peak) = (0, 0.0, None);
         let mut measurement = None;
-        for (n, sentences) in &self.inputs.sentences {
+        for (n, sentences) in self.inputs.to_encode(case) {
             let mut command = self.call(program);
             command.arg("encode");
             command.arg("--model").arg(self.inputs.model(case));
@@ -337,7 +337,8 @@ impl Bench {
     /// The parts of sentune's steps on both models, in every precision that it and the chip have.
     pub(super) fn profiles(&self) -> Result<Value> {
         let mut profiles = Vec::new();
-        for model in [Model::Base, Model::Mini] {
+        let models = [Model::Base, Model::Mini].into_iter();
+        for model in models.chain(self.inputs.others()) {
             for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp16] {
                 let task = Task::Train(16);
                 let case = Case {

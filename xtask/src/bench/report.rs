@@ -33,7 +33,7 @@ pub(super) fn markers(device: Device) -> [&'static str; 2] {
 }
 
 /// Targets of speed: device, case, precision or each side's fastest, and what was asked for.
-const TARGETS: [(Device, &str, Option<Precision>, &str); 10] = [
+const TARGETS: [(Device, &str, Option<Precision>, &str); 13] = [
     (Device::Cpu, "start", Some(Precision::Fp32), "at most 1 s"),
     (
         Device::Cpu,
@@ -55,6 +55,24 @@ const TARGETS: [(Device, &str, Option<Precision>, &str); 10] = [
         "train-base-128",
         Some(Precision::Fp32),
         "ratio 8, memory 0.4",
+    ),
+    (
+        Device::Cpu,
+        "train-minilm-16",
+        Some(Precision::Fp32),
+        "train-mini-16's share",
+    ),
+    (
+        Device::Cpu,
+        "train-bert-16",
+        Some(Precision::Fp32),
+        "train-base-16's share",
+    ),
+    (
+        Device::Cpu,
+        "train-modernbert-16",
+        Some(Precision::Fp32),
+        "0.9 of train-base-16's share",
     ),
     (
         Device::Cuda,
@@ -256,7 +274,7 @@ fn order(case: Case) -> (u8, usize, Precision) {
         Task::Start => (0, 0, case.precision),
         Task::Tokenize => (1, 0, case.precision),
         Task::Train(batch_size) => (2 + case.model as u8, batch_size, case.precision),
-        Task::Encode => (4 + case.model as u8, 0, case.precision),
+        Task::Encode => (8 + case.model as u8, 0, case.precision),
     }
 }
 
