@@ -10,6 +10,7 @@ mod config;
 mod device;
 mod flags;
 mod interrupt;
+mod material;
 mod models;
 mod named;
 mod nano_beir;

@@ -8,15 +8,12 @@ use std::{
 use data::{Field, FieldKind, OnBadRow, Wanted, load_fields, load_fields_of};
 use eval::{
     EvalError, Options,
-    entry::{self, Cells, Entry, Holds, Prepared, Side, Table, TableNeeds},
-    nano_beir::NanoBeirTasks,
+    entry::{self, Cells, Entry, Holds, Prepared, Table, TableNeeds},
 };
 use sha2::{Digest, Sha256};
 use wording::counted;
 
-use crate::{
-    flags::eval::EvaluatorFlags, nano_beir::NanoBeir, source::local_name, usage::UsageError,
-};
+use crate::{flags::eval::EvaluatorFlags, source::local_name, usage::UsageError};
 
 /// The tables of an evaluator, read.
 #[derive(Debug, Clone)]
@@ -112,55 +109,6 @@ pub(crate) fn sha256<'t>(tables: impl IntoIterator<Item = &'t entry::Columns>) -
         hash.update(text);
     }
     hex::encode(hash.finalize())
-}
-
-/// The material of an evaluation that is no data set.
-#[derive(Debug, Clone)]
-pub(crate) enum Material {
-    Tables(Tables),
-    NanoBeir(NanoBeir),
-}
-
-impl Material {
-    /// The evaluation's name.
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Tables(tables) => &tables.name,
-            Self::NanoBeir(_) => "NanoBEIR",
-        }
-    }
-
-    pub(crate) fn entry(&self) -> &'static Entry {
-        match self {
-            Self::Tables(tables) => tables.entry,
-            Self::NanoBeir(tasks) => tasks.entry,
-        }
-    }
-
-    /// The side of a column of texts of [`Self::prepare`].
-    pub(crate) fn side(&self) -> impl Fn(usize) -> Side + use<> {
-        let (entry, are_tasks) = (self.entry(), matches!(self, Self::NanoBeir(_)));
-        move |column| match are_tasks {
-            true => NanoBeirTasks::side(column),
-            false => entry.side(column),
-        }
-    }
-
-    /// A digest of all cells.
-    pub(crate) fn sha256(&self) -> String {
-        match self {
-            Self::Tables(tables) => tables.sha256(),
-            Self::NanoBeir(tasks) => tasks.sha256(),
-        }
-    }
-
-    /// Makes the evaluator.
-    pub(crate) fn prepare(self, options: &Options) -> Result<Prepared, EvalError> {
-        match self {
-            Self::Tables(tables) => tables.prepare(options),
-            Self::NanoBeir(tasks) => tasks.prepare(options),
-        }
-    }
 }
 
 /// The error where an evaluator's tables are not all there.

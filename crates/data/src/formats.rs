@@ -13,16 +13,13 @@ pub(crate) mod rows;
 pub(crate) mod splits;
 pub(crate) mod write;
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use rayon::prelude::*;
-
-use self::arrays::{Arrays, guarded};
 use crate::{
     error::DataError,
     formats::{
         files::Kind,
-        rows::{Consumer, File, ROWS_PER_TABLE, RawTable},
+        rows::{Consumer, File},
     },
     options::Dialect,
 };
@@ -50,30 +47,4 @@ pub(crate) fn read(
         Kind::Csv { separator } => csv::read(file, separator, dialect, consumer),
         Kind::JsonLines => jsonl::read(file, consumer),
     }
-}
-
-/// Gives the consumer the first `n_rows` rows of decoded columns, of a file of which `n_before` rows came before, in
-/// tables.
-fn take_decoded(
-    path: &Path,
-    format: &'static str,
-    columns: &[Arrays],
-    n_rows: usize,
-    n_before: usize,
-    consumer: &mut dyn Consumer,
-) -> Result<(), DataError> {
-    for start in (0..n_rows).step_by(ROWS_PER_TABLE) {
-        let rows = start..n_rows.min(start + ROWS_PER_TABLE);
-        let columns = columns
-            .par_iter()
-            .map(|arrays| guarded(path, format, || Ok(arrays.cells(rows.clone()))));
-        consumer.take(RawTable {
-            columns: columns.collect::<Result<_, _>>()?,
-            n_rows: rows.len(),
-            n_before: n_before + start,
-            lines: None,
-            defects: BTreeMap::new(),
-        })?;
-    }
-    Ok(())
 }

@@ -200,9 +200,9 @@ const RUNS: &str = "Runs of --folds";
 /// Rows that a cleaned copy is without.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Dropped {
-    /// Those with a doubt.
+    /// Rows with a doubt.
     Doubt(Doubt),
-    /// Those with the lowest scores.
+    /// Rows with the lowest scores.
     Worst(PartSize),
 }
 

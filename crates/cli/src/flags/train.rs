@@ -131,7 +131,7 @@ pub(crate) enum RunEvaluator {
     Columns(EvaluatorKind),
     /// An evaluator of tables with ids.
     Tables(&'static Entry, &'static TableNeeds),
-    /// Of tasks from the hub, all or those of these names.
+    /// An evaluator of tasks from the hub, all or those of these names.
     Tasks(&'static Entry, Option<String>),
 }
 

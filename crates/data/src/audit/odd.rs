@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::{Doubt, Finding};
+use super::finding::{Doubt, Finding};
 use crate::dataset::{Dataset, TextColumn};
 
 /// A text is odd that is 20 times as long as the median of its column, or a 20th, in characters.

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     cell::Cell as Flag,
+    collections::BTreeMap,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
     path::Path,
@@ -19,10 +20,11 @@ use polars_arrow::{
     offset::Offset,
     types::NativeType,
 };
+use rayon::prelude::*;
 
 use crate::{
     error::DataError,
-    formats::rows::{Cell, Holds, PASSAGE_TEXT},
+    formats::rows::{Cell, Consumer, Holds, PASSAGE_TEXT, ROWS_PER_TABLE, RawTable},
 };
 
 /// The kind of a column's values.
@@ -362,4 +364,30 @@ fn list(values: &dyn Array, range: Range<usize>) -> Cell<'_> {
     let mut list = Vec::with_capacity(range.len());
     cells(values, range, &mut list);
     Cell::list(list)
+}
+
+/// Gives the consumer the first `n_rows` rows of decoded columns, of a file of which `n_before` rows came before, in
+/// tables.
+pub(super) fn take_decoded(
+    path: &Path,
+    format: &'static str,
+    columns: &[Arrays],
+    n_rows: usize,
+    n_before: usize,
+    consumer: &mut dyn Consumer,
+) -> Result<(), DataError> {
+    for start in (0..n_rows).step_by(ROWS_PER_TABLE) {
+        let rows = start..n_rows.min(start + ROWS_PER_TABLE);
+        let columns = columns
+            .par_iter()
+            .map(|arrays| guarded(path, format, || Ok(arrays.cells(rows.clone()))));
+        consumer.take(RawTable {
+            columns: columns.collect::<Result<_, _>>()?,
+            n_rows: rows.len(),
+            n_before: n_before + start,
+            lines: None,
+            defects: BTreeMap::new(),
+        })?;
+    }
+    Ok(())
 }

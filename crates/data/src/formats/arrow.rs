@@ -10,9 +10,8 @@ use polars_arrow::io::ipc::read::{StreamReader, StreamState, read_stream_metadat
 use crate::{
     error::DataError,
     formats::{
-        arrays::{Arrays, Kind, guarded},
+        arrays::{Arrays, Kind, guarded, take_decoded},
         rows::{ColumnInfo, Consumer, File, Schema},
-        take_decoded,
     },
     sampler::MAX_ROWS,
 };

@@ -19,9 +19,8 @@ use rayon::prelude::*;
 use crate::{
     error::DataError,
     formats::{
-        arrays::{Arrays, Kind, guarded, most_bytes},
+        arrays::{Arrays, Kind, guarded, most_bytes, take_decoded},
         rows::{ColumnInfo, Consumer, File, Schema},
-        take_decoded,
     },
     sampler::MAX_ROWS,
 };

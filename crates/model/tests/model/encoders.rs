@@ -443,8 +443,8 @@ fn sixteen_bits_are_close_for_every_type() {
     }
 }
 
-/// Of a sentence beyond a length that depends on the sizes, the kernels compute layers a second time instead of keeping
-/// them: the gradient is that of autograd, and under dropout that of shorter parts, which are kept.
+/// Layers of a sentence beyond a length that depends on the sizes are computed a second time instead of being kept: the
+/// gradient is that of autograd, and under dropout that of shorter parts, which are kept.
 #[test]
 fn a_long_sentence_is_computed_again_layer_by_layer() {
     tch::set_num_threads(1);

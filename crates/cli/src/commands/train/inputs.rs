@@ -10,10 +10,11 @@ use wording::counted;
 
 use crate::{
     flags::train::{RunEvaluator, TrainFlags},
+    material::Material,
     nano_beir::{NANO_BEIR_DATA, NanoBeir},
     session::Session,
     source::{self, DataOptions},
-    tables::{Material, Sources, Tables},
+    tables::{Sources, Tables},
     usage::UsageError,
 };
 

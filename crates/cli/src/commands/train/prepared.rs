@@ -18,10 +18,10 @@ use crate::{
     },
     device,
     flags::train::{RunEvaluator, TrainFlags},
+    material::Material,
     models::{load_model, side_encoding},
     named::Named,
     session::Session,
-    tables::Material,
     tokenizing::tokenize_prompted,
     usage::UsageError,
 };

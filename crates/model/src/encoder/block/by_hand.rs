@@ -44,7 +44,7 @@ pub(crate) struct Workspace {
     /// Kept of the embeddings for the backward pass.
     embedded: Normalised,
     layers: Vec<LayerRecord>,
-    /// Of the layers that no gradient goes through, and of others what no gradient needs.
+    /// Buffers of the layers that no gradient goes through, and of others what no gradient needs.
     unkept: LayerRecord,
     /// Input of each layer and output of the last, [T, H] each.
     hidden: Vec<Vec<f32>>,
