@@ -277,10 +277,10 @@ mod tests {
             flags.output_dir.as_deref(),
             Some(Path::new("runs/mpnet-base-own"))
         );
-        let flags = resolved(&["--train-data", "a.csv.gz", "--train-data", "b.arrow"]).unwrap();
+        let flags = resolved(&["--train-data", "a.csv.gz"]).unwrap();
         assert_eq!(
             flags.output_dir.as_deref(),
-            Some(Path::new("runs/mpnet-base-a-b"))
+            Some(Path::new("runs/mpnet-base-a"))
         );
     }
 

@@ -31,8 +31,7 @@ pub(crate) enum DataCommand {
     Triplets(TripletsFlags),
     /// Look for rows to ask about: repeated, leaked from other data, positives that are negatives, odd texts; with a model
     /// also false negatives, and rows that are probably wrong.
-    #[command(before_help = "Examples:
-  sentune data audit --data train.csv --against test.csv --findings doubts.csv --output clean.csv --drop leaked,repeated
+    #[command(before_help = "Example:
   sentune data audit --data train.csv --model your-model --folds 5 --scores rows.csv --output clean.csv --drop worst:2%")]
     Audit(AuditFlags),
 }

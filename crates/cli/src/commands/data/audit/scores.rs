@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn single_texts_are_held_against_the_middles_of_classes() {
         let labels = Labels::Integer(vec![7, 7, 8, 8, 8, 9]);
-        let found = scores(&[&[0.0, 0.0, 90.0, 90.0, 0.0, 45.0]], Some(labels));
+        let found = scores(&[&[0.0, 0.0, 90.0, 90.0, 0.0, 200.0]], Some(labels));
         let expected: Vec<bool> = vec![true, true, true, true, false];
         let signs: Vec<bool> = found[..5].iter().map(|score| *score > 0.0).collect();
         assert_eq!(signs, expected);
