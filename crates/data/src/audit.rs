@@ -329,6 +329,7 @@ mod tests {
         let rows: Vec<&[&str]> = rows.iter().map(Vec::as_slice).collect();
         let expected = [
             (7, Doubt::OddLength),
+            (7, Doubt::OddLanguage),
             (9, Doubt::OddLength),
             (11, Doubt::OddScript),
             (13, Doubt::OddLanguage),
