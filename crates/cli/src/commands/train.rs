@@ -27,7 +27,7 @@ use crate::{
             model_card::model_card,
             observers::{JsonLines, Laps, Profile},
             prepared::{Prepared, check_losses},
-            results::{RESULTS, Results},
+            results::{CLASSES, RESULTS, Results},
         },
     },
     config::{resolve, to_toml},
@@ -68,9 +68,6 @@ pub(crate) fn run(
         None => Ok(()),
     }
 }
-
-/// The file with the classes that labels in words were numbered as.
-const CLASSES: &str = "classes.json";
 
 /// A run that was trained to its end.
 pub(crate) struct Done {

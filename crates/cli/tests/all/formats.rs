@@ -138,6 +138,17 @@ fn words_as_labels_are_numbered_and_the_table_is_kept() {
     let classes = fs_err::read_to_string(sandbox.path("run/classes.json")).unwrap();
     let classes: Value = serde_json::from_str(&classes).unwrap();
     assert_eq!(classes, json!({"topics": ["water", "town", "garden"]}));
+    // A run that takes the place of this one has none of its classes.
+    let pairs = sandbox.write("pairs.csv", rows(8));
+    let flags = [
+        "--max-steps",
+        "1",
+        "--save-strategy",
+        "no",
+        "--overwrite-output-dir",
+    ];
+    sandbox.train(&pairs, &flags).ok();
+    assert!(!sandbox.path("run/classes.json").exists());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use train::{CONFIG, Checkpoint, METRICS, RunFolder};
 use crate::{
     commands::{
         report::{ENVIRONMENT, PAGE, PROFILE},
-        train::results::RESULTS,
+        train::results::{CLASSES, RESULTS},
     },
     flags::train::TrainFlags,
     usage::UsageError,
@@ -105,7 +105,15 @@ fn remove_run(folder: &RunFolder) -> anyhow::Result<()> {
             fs_err::remove_dir_all(path)?;
         }
     }
-    for name in [CONFIG, METRICS, RESULTS, ENVIRONMENT, PROFILE, PAGE] {
+    for name in [
+        CONFIG,
+        METRICS,
+        RESULTS,
+        CLASSES,
+        ENVIRONMENT,
+        PROFILE,
+        PAGE,
+    ] {
         let path = folder.root().join(name);
         if path.exists() {
             fs_err::remove_file(path)?;

@@ -10,6 +10,9 @@ use crate::table::{counted_all, table};
 /// Name of the file with the figures before and after. A run that has it is done.
 pub(crate) const RESULTS: &str = "results.json";
 
+/// Name of the file with the classes that labels in words were numbered as.
+pub(super) const CLASSES: &str = "classes.json";
+
 /// The metrics before and after, where there is test data, and the summary of the training.
 pub(super) struct Results {
     pub(super) before: Option<Metrics>,
