@@ -143,7 +143,15 @@ fn encode_reads_and_writes_every_format_alike() {
         "/../data/tests/fixtures/saved/data-00000-of-00001.arrow"
     );
     let of_arrow = encode(&sandbox, saved, "-", &["--column", "a"]).ok();
-    let stated = sandbox.run(&[&"data", &"stat", &"--json", &"--data", &saved]);
+    let stated = sandbox.run(&[
+        &"data",
+        &"stat",
+        &"--json",
+        &"--columns",
+        &"a",
+        &"--data",
+        &saved,
+    ]);
     let stated: Value = serde_json::from_str(&stated.ok()).unwrap();
     assert_eq!(
         embeddings(&of_arrow).len() as u64,
