@@ -1,5 +1,6 @@
 //! The real binary on the tiny model, as a user would call it.
 
+mod adapters;
 mod bad_input;
 mod commands;
 mod device;
