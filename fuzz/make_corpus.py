@@ -4,26 +4,19 @@ Python's own library is enough; files in zstd are left out where the package `zs
 """
 
 import gzip
+import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
 DATA = HERE / "../crates/data/tests/fixtures"
-MODEL = HERE / "../crates/model/tests/fixtures"
+MODEL = HERE / "../crates/model/tests"
 
-# As in fuzz_targets/model_folder.rs.
-FILES = [
-    "model.safetensors",
-    "config.json",
-    "tokenizer.json",
-    "modules.json",
-    "1_Pooling/config.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "tokenizer_config.json",
-]
-MODELS = ["tiny-mpnet"] + [
-    f"encoders/{name}" for name in ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
-]
+
+def listed(name):
+    """A list of names in the target, which chooses by their places."""
+    source = (HERE / "fuzz_targets/model_folder.rs").read_text()
+    return re.findall('"(.*?)"', source.split(f"const {name}:")[1].split("];")[0])
+
 
 CSV = [
     "anchor,positive,negative\na b,c,d\n\"e, \"\"f\"\"\",g\nh,i,j\n",
@@ -83,11 +76,12 @@ def main():
     formats = [encoded(CSV), encoded(LINES), encoded(DOCUMENTS), parquet]
     write("fuzz_tables", [bytes([byte]) + file for byte, files in enumerate(formats) for file in files])
     models = []
-    for i, model in enumerate(MODELS):
-        for j, name in enumerate(FILES):
+    files = listed("FILES")
+    for i, model in enumerate(listed("MODELS")):
+        for j, name in enumerate(files):
             path = MODEL / model / name
             if path.is_file():
-                models.append(bytes([i * len(FILES) + j]) + path.read_bytes())
+                models.append(bytes([i * len(files) + j]) + path.read_bytes())
     write("fuzz_model_folder", models)
     write("fuzz_hub_names", encoded(NAMES))
 
