@@ -93,8 +93,9 @@ impl SentenceTransformer {
                 "freeze: nothing is left to be trained: leave some parts out".to_owned(),
             ));
         }
+        let mut kept = Vec::new();
         for (root, checkpoint, keys) in &checkpoints {
-            checkpoint.load(&network.parameters, root, keys)?;
+            kept.extend(checkpoint.load(&network.parameters, root, keys)?);
         }
         if let Some(lora) = lora {
             initialize_adapters(&network.parameters, lora.seed)?;
@@ -103,6 +104,7 @@ impl SentenceTransformer {
         network.dropout.adapters = adapter.as_ref().map(|adapter| adapter.dropout);
         let mut model = Self::new(network, modules, settings, tokenizer)?;
         (model.adapter, model.frozen) = (adapter, chosen.selection.frozen);
+        model.kept = kept;
         Ok(model)
     }
 

@@ -15,7 +15,7 @@ use crate::{
         adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig},
         modules::{ModuleDescription, add_modules},
         settings::{MIN_SEQ_LENGTH, Settings},
-        weights,
+        weights::{self, Kept},
         write::ModelFiles,
     },
     network::{Network, root_of},
@@ -35,6 +35,8 @@ pub struct SentenceTransformer {
     pub(crate) adapter: Option<AdapterConfig>,
     /// The parts that are not trained, by their names.
     pub(crate) frozen: Vec<String>,
+    /// The encoder's tensors that nothing computes with.
+    pub(crate) kept: Vec<Kept>,
 }
 
 impl SentenceTransformer {
@@ -71,7 +73,7 @@ impl SentenceTransformer {
             None => {
                 self.settings
                     .add_transformer(&mut files, &self.tokenizer, family)?;
-                let weights = weights::to_safetensors(parameters, "")?;
+                let weights = weights::encoder_to_safetensors(parameters, &[], &self.kept)?;
                 files.add("model.safetensors", weights);
             }
         }
@@ -90,7 +92,7 @@ impl SentenceTransformer {
         self.settings
             .add_transformer(&mut files, &self.tokenizer, encoder.family())?;
         let merged = encoder.transformer().merged_weights(parameters)?;
-        let weights = weights::merged_to_safetensors(parameters, "", &merged)?;
+        let weights = weights::encoder_to_safetensors(parameters, &merged, &self.kept)?;
         files.add("model.safetensors", weights);
         self.add_other_modules(&mut files)?;
         Ok(files)
@@ -307,6 +309,7 @@ impl SentenceTransformer {
             descriptions,
             adapter: None,
             frozen: Vec::new(),
+            kept: Vec::new(),
         })
     }
 }

@@ -4,7 +4,7 @@
 //!   [arXiv 1810.04805](https://arxiv.org/abs/1810.04805)
 //! - names and numbers as in `transformers/models/bert/modeling_bert.py` of transformers 5.23.0
 //!
-//! The pooler of that implementation is left out: sentence embeddings do not use it.
+//! The pooler of that implementation is not computed, as sentence embeddings do not use it, and is saved as it came.
 
 use serde_json::{Value, json};
 
@@ -24,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
     keys: KeyRules {
         prefixes: &["bert."],
         heads: &["cls.", "pooler.", "classifier.", "qa_outputs."],
+        kept: Some("pooler."),
         buffers: BUFFERS,
         is_adapter: false,
     },

@@ -44,6 +44,7 @@ pub(super) const FAMILY: Family = Family {
             "classifier.",
             "qa_outputs.",
         ],
+        kept: None,
         buffers: BUFFERS,
         is_adapter: false,
     },

@@ -65,6 +65,8 @@ pub(crate) struct KeyRules {
     /// Ends of the names of buffers, which are no weights.
     pub(crate) buffers: &'static [&'static str],
     /// Whether they are an adapter's, whose names peft puts in front and within.
+    /// Beginning of the names of a head that is saved as it came: transformers makes a random one where it is missing.
+    pub(crate) kept: Option<&'static str>,
     pub(crate) is_adapter: bool,
 }
 
@@ -76,6 +78,7 @@ impl KeyRules {
         buffers: &[],
         is_adapter: false,
     };
+        kept: None,
 
     /// The rules for the names of the encoder's adapters.
     pub(crate) fn of_adapters(self) -> Self {
@@ -84,6 +87,7 @@ impl KeyRules {
             ..self
         }
     }
+            kept: None,
 
     /// A tensor's name as the encoder has it: without a prefix of a model around it, and with the present names of a
     /// norm's scale and shift.
@@ -121,6 +125,11 @@ impl KeyRules {
     /// Whether a tensor is a buffer.
     pub(crate) fn is_buffer(&self, name: &str) -> bool {
         self.buffers.iter().any(|buffer| name.ends_with(buffer))
+    /// Whether a tensor is of the head that is kept.
+    pub(crate) fn is_kept(&self, name: &str) -> bool {
+        self.kept.is_some_and(|kept| name.starts_with(kept))
+    }
+
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) const FAMILY: Family = Family {
     keys: KeyRules {
         prefixes: &["model."],
         heads: &["head.", "decoder.", "classifier."],
+        kept: None,
         buffers: &["inv_freq", "position_ids"],
         is_adapter: false,
     },

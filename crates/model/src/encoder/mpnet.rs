@@ -5,7 +5,7 @@
 //! - names and shapes as in the published checkpoint, microsoft/mpnet-base; numbers as in
 //!   `transformers/models/mpnet/modeling_mpnet.py` of transformers 5.24.0
 //!
-//! The pooler of that implementation is left out: sentence embeddings do not use it.
+//! The pooler of that implementation is not computed, as sentence embeddings do not use it, and is saved as it came.
 
 use serde_json::{Value, json};
 
@@ -43,6 +43,7 @@ pub(super) const FAMILY: Family = Family {
     keys: KeyRules {
         prefixes: &["mpnet."],
         heads: &["lm_head.", "pooler."],
+        kept: Some("pooler."),
         buffers: &["embeddings.position_ids"],
         is_adapter: false,
     },

@@ -17,6 +17,7 @@ use crate::encoder::{
 const KEYS: KeyRules = KeyRules {
     prefixes: &["roberta."],
     heads: &["lm_head.", "pooler.", "classifier.", "qa_outputs."],
+    kept: Some("pooler."),
     buffers: BUFFERS,
     is_adapter: false,
 };

@@ -29,6 +29,14 @@ pub(crate) struct Checkpoint {
     weight_map: BTreeMap<String, PathBuf>,
 }
 
+/// A tensor that nothing computes with, and that a saved folder gets back.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    name: String,
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
 impl Checkpoint {
     /// Finds model.safetensors, or the shards of model.safetensors.index.json, in a folder.
     pub(crate) fn find(folder: &Path) -> Result<Self, ModelError> {
@@ -148,13 +156,15 @@ impl Checkpoint {
         Ok(names)
     }
 
-    /// Fills the parameters under `root` from the checkpoint's tensors, which are named without it.
+    /// Fills the parameters under `root` from the checkpoint's tensors, which are named without it. Returns the tensors
+    /// that are kept for saving.
     pub(crate) fn load(
         &self,
         parameters: &Parameters,
         root: &str,
         keys: &KeyRules,
-    ) -> Result<(), ModelError> {
+    ) -> Result<Vec<Kept>, ModelError> {
+        let mut kept = Vec::new();
         let spans: HashMap<&str, &Span> = parameters.spans_of(root).collect();
         let mut seen: HashMap<String, &Path> = HashMap::new();
         let mut ignored = Vec::new();
@@ -179,6 +189,18 @@ impl Checkpoint {
                 match spans.get(name.as_str()) {
                     Some(span) => fill(parameters, span, &name, &tensor, file)?,
                     None if keys.is_buffer(&name) => (),
+                    None if keys.is_kept(&name) => {
+                        let shape = tensor.shape().to_vec();
+                        // Values that cannot be read do no harm, and are left out.
+                        match values_of(&tensor, &name, file) {
+                            Ok(values) => kept.push(Kept {
+                                name,
+                                shape,
+                                values,
+                            }),
+                            Err(_) => ignored.push(full_name.to_owned()),
+                        }
+                    }
                     None if keys.is_head(&name) => {
                         ignored.push(full_name.to_owned());
                     }
@@ -213,7 +235,7 @@ impl Checkpoint {
                 self.path.display()
             );
         }
-        Ok(())
+        Ok(kept)
     }
 
     fn check_promises(&self, file: &Path, tensors: &SafeTensors<'_>) -> Result<(), ModelError> {
@@ -332,24 +354,25 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, String)> {
 /// The parameters under `root` as the bytes of a safetensors file, F32, named without it.
 pub(crate) fn to_safetensors(parameters: &Parameters, root: &str) -> Result<Vec<u8>, ModelError> {
     let names = parameters.spans_of(root).map(|(name, _)| name.to_owned());
-    write(parameters, root, names.collect(), &[])
+    write(parameters, root, names.collect(), &[], &[])
+}
+
+/// As [`to_safetensors`] of the encoder, with other values from an offset on for each pair of `others`, and with the
+/// tensors that are kept.
+pub(crate) fn encoder_to_safetensors(
+    parameters: &Parameters,
+    others: &[(i64, Vec<f32>)],
+    kept: &[Kept],
+) -> Result<Vec<u8>, ModelError> {
+    let names = parameters.spans_of("").map(|(name, _)| name.to_owned());
+    write(parameters, "", names.collect(), others, kept)
 }
 
 /// The parameters of an adapter as the bytes of a safetensors file, named with their root.
 pub(crate) fn adapter_to_safetensors(parameters: &Parameters) -> Result<Vec<u8>, ModelError> {
     let spans = parameters.spans_of(ADAPTER_ROOT);
     let names = spans.map(|(_, span)| span.name.clone());
-    write(parameters, ADAPTER_ROOT, names.collect(), &[])
-}
-
-/// As [`to_safetensors`], with other values from an offset on, for each pair of these.
-pub(crate) fn merged_to_safetensors(
-    parameters: &Parameters,
-    root: &str,
-    others: &[(i64, Vec<f32>)],
-) -> Result<Vec<u8>, ModelError> {
-    let names = parameters.spans_of(root).map(|(name, _)| name.to_owned());
-    write(parameters, root, names.collect(), others)
+    write(parameters, ADAPTER_ROOT, names.collect(), &[], &[])
 }
 
 fn write(
@@ -357,6 +380,7 @@ fn write(
     root: &str,
     names: Vec<String>,
     others: &[(i64, Vec<f32>)],
+    kept: &[Kept],
 ) -> Result<Vec<u8>, ModelError> {
     let ends = parameters.spans_of(root);
     let ends = ends.map(|(_, span)| (span.offset, span.offset + span.numel()));
@@ -377,6 +401,11 @@ fn write(
         path: PathBuf::from("model.safetensors"),
         cause,
     };
+    let kept = kept.iter().map(|kept| {
+        let data = bytemuck::cast_slice(&kept.values);
+        let view = TensorView::new(Dtype::F32, kept.shape.clone(), data)?;
+        Ok((&kept.name, view))
+    });
     let views = parameters
         .spans_of(root)
         .zip(&names)
@@ -391,6 +420,7 @@ fn write(
             let shape = span.shape.iter().map(|&n| n as usize).collect();
             Ok((name, TensorView::new(Dtype::F32, shape, data)?))
         })
+        .chain(kept)
         .collect::<Result<Vec<_>, _>>()
         .map_err(in_memory)?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -414,6 +444,15 @@ fn fill(
             expected,
         });
     }
+    let values = values_of(tensor, name, file)?;
+    let _guard = tch::no_grad_guard();
+    let mut target = parameters.flat().f_narrow(0, span.offset, span.numel())?;
+    target.f_copy_(&Tensor::f_from_slice(&values)?)?;
+    Ok(())
+}
+
+/// The values of a tensor, all of them finite.
+fn values_of(tensor: &TensorView<'_>, name: &str, file: &Path) -> Result<Vec<f32>, ModelError> {
     let data = tensor.data();
     let values: Vec<f32> = match tensor.dtype() {
         Dtype::F32 => data
@@ -442,10 +481,7 @@ fn fill(
             index,
         });
     }
-    let _guard = tch::no_grad_guard();
-    let mut target = parameters.flat().f_narrow(0, span.offset, span.numel())?;
-    target.f_copy_(&Tensor::f_from_slice(&values)?)?;
-    Ok(())
+    Ok(values)
 }
 
 /// The first name that a file's header holds twice; the safetensors crate keeps the last silently.

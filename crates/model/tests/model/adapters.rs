@@ -205,6 +205,12 @@ fn a_merged_adapter_computes_the_same() {
             assert_close(&name, &encode(&saved, model_type), &unmerged, 1e-6 * scale);
             model.merge_adapter().unwrap();
             assert!(model.adapter().is_none(), "{name}");
+            // A pooler that came with the base is the merged model's too.
+            let keys = |folder: &Path| -> BTreeSet<String> {
+                let weights = read_weights(&folder.join("model.safetensors"));
+                weights.into_keys().collect()
+            };
+            assert_eq!(keys(folder.path()), keys(&base(model_type)), "{name}");
             let parameters = model.parameters();
             assert_eq!(parameters.n_trained(), parameters.numel(), "{name}");
             assert_equal(&name, parameters.flat(), saved.parameters().flat());

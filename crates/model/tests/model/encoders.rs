@@ -180,14 +180,9 @@ fn texts_get_the_same_embeddings_also_from_a_saved_folder() {
             serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap()
         };
         assert_eq!(config(saved.path()), config(&source), "{name}");
-        let keys = |folder: &std::path::Path| -> Vec<String> {
-            let weights = read_weights(&folder.join("model.safetensors"));
-            let keys = weights
-                .into_keys()
-                .filter(|key| !key.starts_with("pooler."));
-            keys.collect()
-        };
-        assert_eq!(keys(saved.path()), keys(&source), "{name}");
+        // The pooler too, which nothing computes with.
+        let weights = |folder: &std::path::Path| read_weights(&folder.join("model.safetensors"));
+        assert!(weights(saved.path()) == weights(&source), "{name}");
     });
 }
 
