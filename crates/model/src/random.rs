@@ -16,12 +16,12 @@ use crate::{
         spec::Init,
     },
     error::ModelError,
-    folder::{modules::ModuleDescription, settings::Settings},
+    folder::{json::read_object, modules::ModuleDescription, settings::Settings},
     modules::{Pooling, PoolingMode},
     network::Network,
     parameters::{LeafKind, Parameters, Span},
     sentence_transformer::SentenceTransformer,
-    tokenizer::Tokenizer,
+    tokenizer::{Tokenizer, special_token},
 };
 
 /// The tokenizer of a new model.
@@ -32,6 +32,9 @@ pub enum NewTokenizer<'a> {
     /// A folder with tokenizer.json, whose files the model gets.
     Folder(&'a Path),
 }
+
+/// The id of a token.
+type IdOf<'a> = Box<dyn Fn(&str) -> Option<usize> + 'a>;
 
 impl SentenceTransformer {
     /// A new model of a type of encoder, with random weights: as many rows as the tokenizer has tokens, and mean
@@ -49,23 +52,42 @@ impl SentenceTransformer {
     ) -> Result<Self, ModelError> {
         let pieces = &of_type(model_type)?.word_pieces;
         let temporary = tempfile::tempdir()?;
-        let (folder, n_tokens, padding_id) = match tokenizer {
+        let mut settings = Map::new();
+        let (folder, n_tokens, id_of): (_, _, IdOf<'_>) = match tokenizer {
             NewTokenizer::WordPieces(vocabulary) => {
                 fs_err::write(temporary.path().join("vocab.txt"), vocabulary)?;
-                let padding_id = vocabulary.lines().position(|line| line == pieces.pad);
-                (temporary.path(), vocabulary.lines().count(), padding_id)
+                let id_of = |token: &str| vocabulary.lines().position(|line| line == token);
+                let n_tokens = vocabulary.lines().count();
+                (temporary.path(), n_tokens, Box::new(id_of))
             }
             NewTokenizer::Folder(folder) => {
                 let path = folder.join("tokenizer.json");
                 let read = Tokenizer::from_tokenizer_json(&path, &fs_err::read(&path)?)?;
-                let padding_id = read.token_to_id(pieces.pad).map(|id| id as usize);
-                (folder, read.n_rows(), padding_id)
+                let path = folder.join("tokenizer_config.json");
+                if path.is_file() {
+                    settings = read_object(&path)?;
+                }
+                let n_tokens = read.n_rows();
+                let id_of = move |token: &str| read.token_to_id(token).map(|id| id as usize);
+                (folder, n_tokens, Box::new(id_of))
             }
         };
         let mut config = new_config(model_type, sizes)?;
         config.insert("vocab_size".to_owned(), json!(n_tokens));
-        if let Some(padding_id) = padding_id {
-            config.insert("pad_token_id".to_owned(), json!(padding_id));
+        for (key, token, default) in [
+            ("pad_token_id", "pad_token", pieces.pad),
+            ("bos_token_id", "cls_token", pieces.cls),
+            ("cls_token_id", "cls_token", pieces.cls),
+            ("eos_token_id", "sep_token", pieces.sep),
+            ("sep_token_id", "sep_token", pieces.sep),
+        ] {
+            let id = id_of(special_token(&settings, token).unwrap_or(default));
+            // The padding id is a row of a table: without such a token it stays the type's.
+            if let Some(value) = config.get_mut(key)
+                && (id.is_some() || key != "pad_token_id")
+            {
+                *value = json!(id);
+            }
         }
         if matches!(tokenizer, NewTokenizer::WordPieces(_)) {
             let spec = Recipe::read(Path::new("config.json"), &config)?.spec;

@@ -164,14 +164,7 @@ impl Tokenizer {
     ) -> Result<Self, ModelError> {
         let vocabulary = guarded(path, || WordPiece::read_bytes(vocab))?;
         let special = |key: &str, default: &str| -> Result<(String, u32), ModelError> {
-            let token = match settings.get(key) {
-                Some(Value::String(token)) => token,
-                Some(Value::Object(token)) => token
-                    .get("content")
-                    .and_then(Value::as_str)
-                    .unwrap_or(default),
-                _ => default,
-            };
+            let token = special_token(settings, key).unwrap_or(default);
             let id = vocabulary
                 .get(token)
                 .copied()
@@ -352,6 +345,14 @@ impl Tokenizer {
         };
         tokenizer.set_max_length(TruncationParams::default().max_length)?;
         Ok(tokenizer)
+    }
+}
+
+/// A special token of tokenizer_config.json, which has it as a text or as an object with its `content`.
+pub(crate) fn special_token<'a>(settings: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    match settings.get(key)? {
+        Value::Object(token) => token.get("content")?.as_str(),
+        token => token.as_str(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `sentune eval`, `encode`, `compare` and `init`.
 
-use std::{io::Write, process::Stdio};
+use std::{ffi::OsStr, io::Write, process::Stdio};
 
 use serde_json::Value;
 
@@ -332,6 +332,90 @@ fn init_makes_a_model_that_can_be_used_and_trained() {
         ])
         .ok();
     assert!(weights("run/final") != weights("new"));
+}
+
+/// Models of each type from word pieces have the ids of their special tokens, and can be trained.
+#[test]
+fn init_makes_each_type_of_encoder() {
+    let sandbox = Sandbox::new();
+    let special = "<s> <pad> </s> <unk> [UNK] <mask> [PAD] [CLS] [SEP] [MASK]";
+    let words = "a the dog man woman is ##s ##ing play run";
+    let pieces: Vec<&str> = special.split(' ').chain(words.split(' ')).collect();
+    sandbox.write("vocab.txt", pieces.join("\n"));
+    for model_type in model::MODEL_TYPES {
+        let output = format!("new-{model_type}");
+        let sizes = [
+            "--hidden-size=16",
+            "--num-hidden-layers=2",
+            "--num-attention-heads=2",
+            "--intermediate-size=32",
+            "--max-position-embeddings=66",
+        ];
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"init", &"--vocab-file", &"vocab.txt"];
+        arguments.extend([&"--model-type" as &dyn AsRef<OsStr>, &model_type]);
+        arguments.extend([&"--output" as &dyn AsRef<OsStr>, &output]);
+        arguments.extend(sizes.iter().map(|size| size as &dyn AsRef<OsStr>));
+        sandbox.run(&arguments).ok();
+        let config = fs_err::read(sandbox.path(&output).join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        let like_roberta = matches!(model_type, "mpnet" | "roberta" | "xlm-roberta");
+        let (pad, cls, sep) = if like_roberta { (1, 0, 2) } else { (6, 7, 8) };
+        for (key, id) in [
+            ("pad_token_id", pad),
+            ("bos_token_id", cls),
+            ("cls_token_id", cls),
+            ("eos_token_id", sep),
+            ("sep_token_id", sep),
+        ] {
+            match config.get(key) {
+                Some(found) => assert_eq!(found, id, "{model_type}: {key}"),
+                None => assert_ne!(key, "pad_token_id", "{model_type}"),
+            }
+        }
+        assert_eq!(
+            config.get("cls_token_id").is_some(),
+            model_type == "modernbert"
+        );
+        assert_eq!(
+            config.get("bos_token_id").is_some(),
+            like_roberta || model_type == "modernbert"
+        );
+        // Only BERT takes token types; MPNet's and DistilBERT's own classes of tokenizers know that they do not.
+        let path = sandbox.path(&output).join("tokenizer_config.json");
+        let config: Value = serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap();
+        let has_class = matches!(model_type, "bert" | "mpnet" | "distilbert");
+        let inputs = config.get("model_input_names");
+        assert_eq!(inputs.is_none(), has_class, "{model_type}");
+        let run = format!("run-{model_type}");
+        sandbox
+            .run(&[
+                &"train",
+                &"--model",
+                &output,
+                &"--train-data",
+                &data("pairs.csv"),
+                &"--max-steps=2",
+                &"--no-report",
+                &"--output-dir",
+                &run,
+            ])
+            .ok();
+        sandbox.write("text.txt", "The dog is playing.\n");
+        let trained = format!("{run}/final");
+        let text = sandbox
+            .run(&[
+                &"encode",
+                &"--model",
+                &trained,
+                &"--input",
+                &"text.txt",
+                &"--output",
+                &"-",
+            ])
+            .ok();
+        let object: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(object["embedding"].as_array().unwrap().len(), 16);
+    }
 }
 
 #[test]

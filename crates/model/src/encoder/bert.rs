@@ -123,9 +123,10 @@ pub(super) fn read(
     })
 }
 
-/// A config.json of BERT's keys.
+/// A config.json of BERT's keys; RoBERTa's types have ids of further special tokens.
 pub(super) fn new_config(model_type: &str, sizes: &Sizes, padding_id: u32) -> Value {
-    json!({
+    let is_bert = model_type == "bert";
+    let mut config = json!({
         "model_type": model_type,
         "hidden_size": sizes.hidden_size,
         "num_hidden_layers": sizes.n_layers,
@@ -135,10 +136,15 @@ pub(super) fn new_config(model_type: &str, sizes: &Sizes, padding_id: u32) -> Va
         "hidden_dropout_prob": sizes.dropout,
         "attention_probs_dropout_prob": sizes.dropout,
         "max_position_embeddings": sizes.position_rows,
-        "type_vocab_size": if model_type == "bert" { 2 } else { 1 },
+        "type_vocab_size": if is_bert { 2 } else { 1 },
         "initializer_range": 0.02,
-        "layer_norm_eps": if model_type == "bert" { 1e-12 } else { 1e-5 },
+        "layer_norm_eps": if is_bert { 1e-12 } else { 1e-5 },
         "pad_token_id": padding_id,
         "is_decoder": false,
-    })
+    });
+    if !is_bert {
+        config["bos_token_id"] = json!(0);
+        config["eos_token_id"] = json!(2);
+    }
+    config
 }

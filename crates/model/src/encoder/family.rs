@@ -14,6 +14,9 @@ use crate::{
 pub(crate) const NORMALIZED_BY_SETTINGS: [&str; 3] =
     ["BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer"];
 
+/// The tokenizer class that takes any tokenizer.json as it stands.
+pub(crate) const ANY_TOKENIZER: &str = "PreTrainedTokenizerFast";
+
 /// The root of the names of adapters, as peft writes them.
 pub(crate) const ADAPTER_ROOT: &str = "base_model.model.";
 
@@ -62,11 +65,11 @@ pub(crate) struct KeyRules {
     pub(crate) prefixes: &'static [&'static str],
     /// Beginnings of the names of heads, which the encoder does without.
     pub(crate) heads: &'static [&'static str],
+    /// Beginning of the names of a head that is saved as it came: transformers makes a random one where it is missing.
+    pub(crate) kept: Option<&'static str>,
     /// Ends of the names of buffers, which are no weights.
     pub(crate) buffers: &'static [&'static str],
     /// Whether they are an adapter's, whose names peft puts in front and within.
-    /// Beginning of the names of a head that is saved as it came: transformers makes a random one where it is missing.
-    pub(crate) kept: Option<&'static str>,
     pub(crate) is_adapter: bool,
 }
 
@@ -75,19 +78,19 @@ impl KeyRules {
     pub(crate) const NONE: Self = Self {
         prefixes: &[],
         heads: &[],
+        kept: None,
         buffers: &[],
         is_adapter: false,
     };
-        kept: None,
 
     /// The rules for the names of the encoder's adapters.
     pub(crate) fn of_adapters(self) -> Self {
         Self {
             is_adapter: true,
+            kept: None,
             ..self
         }
     }
-            kept: None,
 
     /// A tensor's name as the encoder has it: without a prefix of a model around it, and with the present names of a
     /// norm's scale and shift.
@@ -122,14 +125,14 @@ impl KeyRules {
         self.heads.iter().any(|head| name.starts_with(head))
     }
 
-    /// Whether a tensor is a buffer.
-    pub(crate) fn is_buffer(&self, name: &str) -> bool {
-        self.buffers.iter().any(|buffer| name.ends_with(buffer))
     /// Whether a tensor is of the head that is kept.
     pub(crate) fn is_kept(&self, name: &str) -> bool {
         self.kept.is_some_and(|kept| name.starts_with(kept))
     }
 
+    /// Whether a tensor is a buffer.
+    pub(crate) fn is_buffer(&self, name: &str) -> bool {
+        self.buffers.iter().any(|buffer| name.ends_with(buffer))
     }
 }
 
@@ -163,7 +166,7 @@ impl WordPieces {
 
     /// The tokenizer_config.json of a new tokenizer.
     pub(crate) fn to_json(&self, max_length: usize) -> Value {
-        json!({
+        let mut json = json!({
             "tokenizer_class": self.class,
             "do_lower_case": true,
             "strip_accents": null,
@@ -176,7 +179,12 @@ impl WordPieces {
             "pad_token": self.pad,
             "unk_token": self.unk,
             "mask_token": self.mask,
-        })
+        });
+        if self.class == ANY_TOKENIZER {
+            // It gives token types otherwise, which these encoders do not take.
+            json["model_input_names"] = json!(["input_ids", "attention_mask"]);
+        }
+        json
     }
 }
 

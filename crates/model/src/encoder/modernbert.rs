@@ -10,7 +10,7 @@ use crate::{
     encoder::{
         bert::WORD_PIECES,
         facts::{Facts, INTERMEDIATE, LAYERS, POSITIONS, VOCABULARY, WIDTH},
-        family::{Family, KeyRules, Names, Sizes, WordPieces},
+        family::{ANY_TOKENIZER, Family, KeyRules, Names, Sizes, WordPieces},
         numbering::{Numbering, Positions},
         spec::{Dropout, Init, LayerSpec, Placement, Spec},
     },
@@ -42,7 +42,7 @@ pub(super) const FAMILY: Family = Family {
         is_adapter: false,
     },
     word_pieces: WordPieces {
-        class: "PreTrainedTokenizerFast",
+        class: ANY_TOKENIZER,
         ..WORD_PIECES
     },
     read,
@@ -177,5 +177,9 @@ fn new_config(sizes: &Sizes) -> Value {
         "initializer_range": 0.02,
         "norm_eps": 1e-5,
         "pad_token_id": 0,
+        "bos_token_id": null,
+        "cls_token_id": null,
+        "eos_token_id": null,
+        "sep_token_id": null,
     })
 }

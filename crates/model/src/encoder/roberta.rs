@@ -10,7 +10,7 @@
 
 use crate::encoder::{
     bert::{BUFFERS, NAMES, new_config, read},
-    family::{Family, KeyRules, WordPieces},
+    family::{ANY_TOKENIZER, Family, KeyRules, WordPieces},
     numbering::Positions,
 };
 
@@ -24,7 +24,7 @@ const KEYS: KeyRules = KeyRules {
 
 /// The special tokens of both.
 const WORD_PIECES: WordPieces = WordPieces {
-    class: "PreTrainedTokenizerFast",
+    class: ANY_TOKENIZER,
     cls: "<s>",
     sep: "</s>",
     unk: "<unk>",

@@ -540,6 +540,29 @@ fn every_type_is_made_with_random_weights() {
         model.save(saved.path()).unwrap();
         let again = SentenceTransformer::load(saved.path(), Device::Cpu).unwrap();
         crate::assert_equal(model_type, again.parameters().flat(), flat);
+        // The ids that transformers' configurations have, of the tokens around a text.
+        let config: Value =
+            serde_json::from_slice(&fs::read(saved.path().join("config.json")).unwrap()).unwrap();
+        let ids = model.tokenizer().encode_batch(&["a"]).unwrap().remove(0);
+        let (cls, sep) = (ids[0], *ids.last().unwrap());
+        let mut n_keys = 0;
+        for (key, id) in [
+            ("bos_token_id", cls),
+            ("cls_token_id", cls),
+            ("eos_token_id", sep),
+            ("sep_token_id", sep),
+        ] {
+            if let Some(found) = config.get(key) {
+                assert_eq!(found, id, "{model_type}: {key}");
+                n_keys += 1;
+            }
+        }
+        let expected = match model_type {
+            "modernbert" => 4,
+            "roberta" | "xlm-roberta" => 2,
+            _ => 0,
+        };
+        assert_eq!(n_keys, expected, "{model_type}");
     }
     let pieces = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ndog\n";
     let tokenizer = NewTokenizer::WordPieces(pieces);
