@@ -7,6 +7,8 @@
 mod citations;
 mod yaml;
 
+use std::fmt;
+
 use serde_json::{Map, Value, json};
 use wording::thousands;
 
@@ -31,6 +33,8 @@ pub(crate) struct Card {
     pub(crate) base: String,
     /// Whether `base` is a name on the hub.
     pub(crate) is_base_on_hub: bool,
+    /// The adapter, where the folder holds one in place of weights.
+    pub(crate) adapter: Option<AdapterFacts>,
     pub(crate) max_length: usize,
     pub(crate) dimension: usize,
     /// `cosine`, `dot`, `euclidean` or `manhattan`.
@@ -46,6 +50,17 @@ pub(crate) struct Card {
     pub(crate) configuration: String,
     /// Names and versions.
     pub(crate) versions: Vec<(String, String)>,
+}
+
+/// An adapter of low rank, in peft's terms.
+#[derive(Debug, Clone)]
+pub(crate) struct AdapterFacts {
+    pub(crate) rank: i64,
+    pub(crate) alpha: f64,
+    pub(crate) dropout: f64,
+    pub(crate) is_rslora: bool,
+    /// Names of the linear layers.
+    pub(crate) modules: Vec<String>,
 }
 
 /// A data set of a run.
@@ -134,6 +149,13 @@ impl Card {
             format!("dataset_size:{n_rows}"),
         ];
         tags.extend(self.losses.iter().map(|loss| format!("loss:{loss}")));
+        if self.adapter.is_some() {
+            // As on peft's cards, from which the hub knows that it is an adapter, and of what.
+            tags.extend(["peft", "lora"].map(str::to_owned));
+            if self.is_base_on_hub {
+                tags.push(format!("base_model:adapter:{}", self.base));
+            }
+        }
         tags.extend(self.stated.tags.iter().cloned());
         let mut ids: Vec<&String> = Vec::new();
         for id in self.training.iter().filter_map(|data| data.id.as_ref()) {
@@ -236,6 +258,11 @@ impl Card {
             dimension = self.dimension,
             length = self.max_length,
         );
+        if let Some(adapter) = &self.adapter {
+            text += &format!(
+                "- **Adapter:** {adapter}. This folder holds the adapter alone: its weights are added to those of the base model when it is loaded\n"
+            );
+        }
         for data in &self.training {
             text += &format!("- **Training Dataset:** {}\n", data.link());
         }
@@ -257,8 +284,9 @@ impl Card {
 
     fn usage(&self) -> String {
         let id = self.stated.id.as_deref().unwrap_or("path/to/this/folder");
+        let peft = self.adapter.as_ref().map_or("", |_| " peft");
         format!(
-            "## Usage\n\n```bash\npip install -U sentence-transformers\n```\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(\"{id}\")\nsentences = [\n    \"The weather is lovely today.\",\n    \"It's so sunny outside!\",\n    \"He drove to the stadium.\",\n]\nembeddings = model.encode(sentences)\nprint(embeddings.shape)\n# [3, {}]\nsimilarities = model.similarity(embeddings, embeddings)\nprint(similarities.shape)\n# [3, 3]\n```\n\n",
+            "## Usage\n\n```bash\npip install -U sentence-transformers{peft}\n```\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(\"{id}\")\nsentences = [\n    \"The weather is lovely today.\",\n    \"It's so sunny outside!\",\n    \"He drove to the stadium.\",\n]\nembeddings = model.encode(sentences)\nprint(embeddings.shape)\n# [3, {}]\nsimilarities = model.similarity(embeddings, embeddings)\nprint(similarities.shape)\n# [3, 3]\n```\n\n",
             self.dimension
         )
     }
@@ -369,6 +397,21 @@ impl Card {
             text += &format!("#### {}\n```bibtex\n{bibtex}```\n\n", joined(&names));
         }
         text.trim_end().to_owned() + "\n"
+    }
+}
+
+impl fmt::Display for AdapterFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rslora = if self.is_rslora { ", rsLoRA" } else { "" };
+        let modules = self.modules.iter().map(|name| format!("`{name}`"));
+        write!(
+            f,
+            "LoRA, rank {}, alpha {}, dropout {}{rslora}, of {}",
+            self.rank,
+            self.alpha,
+            self.dropout,
+            joined(&modules.collect::<Vec<_>>())
+        )
     }
 }
 
@@ -530,6 +573,7 @@ mod tests {
             },
             base: "microsoft/mpnet-base".to_owned(),
             is_base_on_hub: true,
+            adapter: None,
             max_length: 384,
             dimension: 768,
             similarity: "cosine".to_owned(),
@@ -598,6 +642,32 @@ mod tests {
                    value: 0.9156\n      \
                    name: \"Cosine Accuracy\"\n"
         );
+    }
+
+    #[test]
+    fn an_adapter_is_named_with_its_settings_and_its_base() {
+        let mut card = card();
+        card.adapter = Some(AdapterFacts {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.05,
+            is_rslora: false,
+            modules: ["query", "value"].map(str::to_owned).into(),
+        });
+        let markdown = card.to_markdown();
+        for part in [
+            "- peft\n- lora\n- base_model:adapter:microsoft/mpnet-base\n- own\n",
+            "base_model: microsoft/mpnet-base\n",
+            "- **Adapter:** LoRA, rank 16, alpha 32, dropout 0.05, of `query` and `value`. This folder holds the adapter alone",
+            "pip install -U sentence-transformers peft\n",
+        ] {
+            assert!(markdown.contains(part), "no {part:?} in {markdown}");
+        }
+        card.is_base_on_hub = false;
+        assert!(!card.to_markdown().contains("base_model:adapter"));
+        card.adapter = None;
+        let markdown = card.to_markdown();
+        assert!(!markdown.contains("peft") && !markdown.contains("Adapter"));
     }
 
     #[test]

@@ -64,6 +64,10 @@ fn an_adapter_is_trained_used_trained_on_and_merged() {
             "{files:?}"
         );
     }
+    let card = fs_err::read_to_string(sandbox.path("run/final/README.md")).unwrap();
+    let base = "- **Base model:** tiny-mpnet\n";
+    let settings = "- **Adapter:** LoRA, rank 4, alpha 8, dropout 0, of `q` and `v`.";
+    assert!(card.contains(base) && card.contains(settings), "{card}");
     let config = fs_err::read_to_string(sandbox.path("run/config.toml")).unwrap();
     assert!(config.contains("lora-r = 4\n") && config.contains("lora-alpha = 8.0\n"));
 
@@ -109,6 +113,8 @@ fn an_adapter_is_trained_used_trained_on_and_merged() {
     let ended = sandbox.run(&on);
     assert!(ended.stderr.contains("adapter: rank 4, scale 2, of q, v"));
     ended.ok();
+    let card = fs_err::read_to_string(sandbox.path("on/final/README.md")).unwrap();
+    assert!(card.contains("- **Base model:** tiny-mpnet\n"), "{card}");
     assert!(weights("on") != weights("run"));
 }
 

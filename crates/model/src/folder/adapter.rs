@@ -118,6 +118,8 @@ pub struct AdapterConfig {
     pub(crate) json: Map<String, Value>,
     pub(crate) adapters: Adapters,
     pub(crate) dropout: f64,
+    alpha: f64,
+    is_rslora: bool,
 }
 
 impl AdapterConfig {
@@ -163,6 +165,8 @@ impl AdapterConfig {
             json,
             adapters,
             dropout,
+            alpha,
+            is_rslora: rslora,
         }
     }
 
@@ -219,6 +223,8 @@ impl AdapterConfig {
                 layers,
             },
             dropout,
+            alpha,
+            is_rslora: rslora,
             json,
         })
     }
@@ -228,6 +234,24 @@ impl AdapterConfig {
     /// The rank of both factors, r.
     pub fn rank(&self) -> i64 {
         self.adapters.rank
+    }
+
+    /// The numerator of the factor of the adapter's output.
+    pub fn alpha(&self) -> f64 {
+        self.alpha
+    }
+
+    /// Whether that factor is alpha / sqrt(r), and not alpha / r.
+    pub fn is_rslora(&self) -> bool {
+        self.is_rslora
+    }
+
+    /// The model that the adapter is for: a folder, or a name on the hub.
+    pub fn base(&self) -> &str {
+        self.json
+            .get(BASE)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// The factor of the adapter's output, s.

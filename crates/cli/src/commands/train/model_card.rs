@@ -4,12 +4,14 @@ use std::{fs, path::Path};
 
 use data::Labels;
 use launcher::{libtorch::Libtorch, version::VERSION};
-use model::SentenceTransformer;
+use model::{AdapterConfig, SentenceTransformer};
 use serde_json::{Map, Value};
 use train::{Evaluation, METRICS, TrainingData};
 
 use crate::{
-    card::{Card, Column, DataSection, N_DESCRIBED, N_SAMPLES, ResultSection, Stated},
+    card::{
+        AdapterFacts, Card, Column, DataSection, N_DESCRIBED, N_SAMPLES, ResultSection, Stated,
+    },
     commands::train::{
         prepared::{LossFacts, Prepared},
         results::Results,
@@ -30,7 +32,9 @@ pub(super) fn model_card(
     run: &Path,
     id: Option<&str>,
 ) -> anyhow::Result<String> {
-    let on_hub = source::model_on_hub(&flags.model);
+    let adapter = model.adapter();
+    let base = adapter.map_or(flags.model.as_str(), AdapterConfig::base);
+    let on_hub = source::model_on_hub(base);
     let is_base_on_hub = on_hub.is_some();
     let training = prepared.training().zip(&flags.train_data);
     let evaluations = prepared.evaluations().zip(&flags.eval_data);
@@ -42,8 +46,15 @@ pub(super) fn model_card(
             tags: flags.hub.model_card_tags.clone(),
             id: id.map(str::to_owned),
         },
-        base: on_hub.unwrap_or_else(|| last_part(&flags.model)),
+        base: on_hub.unwrap_or_else(|| last_part(base)),
         is_base_on_hub,
+        adapter: adapter.map(|adapter| AdapterFacts {
+            rank: adapter.rank(),
+            alpha: adapter.alpha(),
+            dropout: adapter.dropout(),
+            is_rslora: adapter.is_rslora(),
+            modules: adapter.modules().to_vec(),
+        }),
         max_length: model.max_seq_length(),
         dimension: usize::try_from(model.dimension())?,
         similarity: model.similarity_fn_name().to_string(),
