@@ -78,7 +78,7 @@ fn sixty_steps_are_pefts() {
     let _alone = GENERATOR.lock();
     let runs = fs_err::read_to_string(fixture("adapter_runs.json")).unwrap();
     let runs: Vec<Expected> = serde_json::from_str(&runs).unwrap();
-    assert_eq!(runs.len(), 4);
+    assert_eq!(runs.len(), 6);
     for expected in runs {
         for engine in [Engine::Kernels, Engine::Libtorch] {
             let start = fixture("adapters").join(&expected.name);
