@@ -106,28 +106,11 @@ fn functions() -> Result<Functions, TchError> {
         .map_err(TchError::Torch)
 }
 
-/// Opens the library from memory.
+/// Opens the library.
 #[cfg(feature = "cuda-graphs")]
 fn open() -> Result<Functions, Box<dyn std::error::Error>> {
-    use std::{
-        io::Write,
-        os::fd::{AsRawFd, FromRawFd},
-    };
-
     static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libsentune_cuda_graph.so"));
-    // SAFETY: the name is a text that ends in a zero.
-    let file = unsafe { libc::memfd_create(c"sentune_cuda_graph".as_ptr(), libc::MFD_CLOEXEC) };
-    if file < 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let mut file = unsafe { std::fs::File::from_raw_fd(file) };
-    file.write_all(LIBRARY)?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    // SAFETY: the library is ours, and has no initialisers.
-    let library = unsafe { libloading::Library::new(path) }?;
-    // The library is never closed, so its functions stay valid.
-    let library = Box::leak(Box::new(library));
+    let library = crate::embedded::open(c"sentune_cuda_graph", LIBRARY)?;
     // SAFETY: the types are those of `cpp/cuda_graph.cpp`.
     unsafe {
         Ok(Functions {

@@ -1,6 +1,6 @@
 //! Safe functions that tch lacks: tensors as slices, which kernels written in Rust read and write in place; libtorch's
-//! matrix product on slices ([`gemm`]); operations that a step on a GPU needs ([`torch`], [`graph`]); and loading of
-//! libtorch's CUDA library ([`cuda`]).
+//! matrix product on slices ([`gemm`]); operations that a step on a GPU needs ([`torch`], [`graph`]); loading of
+//! libtorch's CUDA library ([`cuda`]); and ranks, the processes that train together ([`ranks`]).
 //!
 //! A [`Tensor`] is a counted reference, so the borrow checker sees the handle and not the memory. The rule for
 //! callers is libtorch's own: while a slice of a tensor is alive, no operation may write that memory through another
@@ -8,8 +8,11 @@
 //! at a time.
 
 pub mod cuda;
+#[cfg(target_os = "linux")]
+mod embedded;
 pub mod gemm;
 pub mod graph;
+pub mod ranks;
 pub mod torch;
 
 use tch::{Device, Kind, TchError, Tensor};

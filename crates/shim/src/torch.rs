@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_void};
 use tch::{Kind, TchError, Tensor};
 
 unsafe extern "C" {
-    fn sentune_free(text: *mut c_char);
+    pub(crate) fn sentune_free(memory: *mut c_char);
     fn sentune_fused_adamw(
         parameters: *const c_void,
         gradient: *const c_void,
