@@ -172,6 +172,10 @@ impl Loss for AdaptiveLayer {
         self.inner.parameters()
     }
 
+    fn gathers_across_devices(&self) -> bool {
+        self.inner.gathers_across_devices()
+    }
+
     fn guide(&self) -> Option<&str> {
         self.inner.guide()
     }
@@ -191,6 +195,7 @@ impl Loss for AdaptiveLayer {
                 embeddings,
                 prior: &[],
                 labels: step.labels,
+                own: step.own,
                 seed: mix_at(step.seed, place as u64),
             })
         };

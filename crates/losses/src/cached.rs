@@ -88,6 +88,10 @@ impl Loss for Cached {
         self.inner.compute(columns, labels)
     }
 
+    fn gathers_across_devices(&self) -> bool {
+        self.inner.gathers_across_devices()
+    }
+
     fn guide(&self) -> Option<&str> {
         self.inner.guide()
     }

@@ -2,12 +2,12 @@
 
 use search::Similarity;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Reduction, TchError, Tensor};
+use tch::{Reduction, TchError, Tensor};
 
 use crate::{
     error::{LossError, positive},
     inputs::{Accepts, LabelKind, Requirements},
-    loss::Loss,
+    loss::{Loss, OwnRows, StepInputs},
     similarity::TensorSimilarity,
 };
 
@@ -33,7 +33,13 @@ use crate::{
 /// # Defaults
 ///
 /// `guide` has to be given for training. `temperature` 0.01, `margin_strategy` absolute, `margin` 0, `contrast_anchors` and
-/// `contrast_positives` true.
+/// `contrast_positives` true, `gather_across_devices` false.
+///
+/// # Several ranks
+///
+/// With `gather_across_devices` the positives and negatives of all ranks are candidates, and of the anchors those of
+/// the rank alone, as upstream. The pair itself is never left out; upstream's loss without a cache protects another
+/// row's on all ranks but the first.
 ///
 /// # When to use
 ///
@@ -65,6 +71,8 @@ pub struct GistEmbed {
     pub contrast_anchors: bool,
     /// Whether the positives of a batch are negatives of each other.
     pub contrast_positives: bool,
+    /// Whether the positives and negatives of all ranks are candidates.
+    pub gather_across_devices: bool,
 }
 
 /// The unit of a margin.
@@ -89,6 +97,7 @@ impl Default for GistEmbed {
             margin: 0.0,
             contrast_anchors: true,
             contrast_positives: true,
+            gather_across_devices: false,
         }
     }
 }
@@ -118,15 +127,29 @@ impl Loss for GistEmbed {
         Ok(())
     }
 
-    fn compute(&self, columns: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let (own, guide) = columns.split_at(columns.len() / 2);
-        Ok(self.of_columns(own, guide)?)
+    fn gathers_across_devices(&self) -> bool {
+        self.gather_across_devices
+    }
+
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        self.compute_step(&StepInputs::new(columns, labels))
+    }
+
+    fn compute_step(&self, step: &StepInputs<'_>) -> Result<Tensor, LossError> {
+        let (texts, guide) = step.embeddings.split_at(step.embeddings.len() / 2);
+        let own = OwnRows::or_all(step.own, texts[0].size()[0]);
+        Ok(self.of_columns(texts, guide, own)?)
     }
 }
 
 impl GistEmbed {
-    fn of_columns(&self, own: &[Tensor], guide: &[Tensor]) -> Result<Tensor, TchError> {
-        let (batch, device) = (own[0].size()[0], own[0].device());
+    fn of_columns(
+        &self,
+        texts: &[Tensor],
+        guide: &[Tensor],
+        own: OwnRows,
+    ) -> Result<Tensor, TchError> {
+        let (n_all, device) = (texts[0].size()[0], texts[0].device());
         // Blocks of similarities as indexes of columns; the first holds the positives.
         let mut blocks = vec![(0, 1)];
         if self.contrast_anchors {
@@ -135,30 +158,38 @@ impl GistEmbed {
         if self.contrast_positives {
             blocks.push((1, 1));
         }
-        blocks.extend((2..own.len()).map(|negative| (0, negative)));
+        blocks.extend((2..texts.len()).map(|negative| (0, negative)));
 
-        let guided = |a: usize, b: usize| -> Result<Tensor, TchError> {
-            Similarity::Cosine.matrix(&guide[a], &guide[b])?.f_detach()
+        // Anchors are compared with those of the same rank, documents with those of all.
+        let similarities = |columns: &[Tensor], a: usize, b: usize| -> Result<Tensor, TchError> {
+            let candidates = match b {
+                0 => own.of(&columns[0])?,
+                b => columns[b].shallow_clone(),
+            };
+            Similarity::Cosine.matrix(&own.of(&columns[a])?, &candidates)
         };
-        let positives = guided(0, 1)?.f_diagonal(0, 0, 1)?.f_view([batch, 1])?;
+        let guided = |a: usize, b: usize| similarities(guide, a, b)?.f_detach();
+        let positives = guided(0, 1)?
+            .f_diagonal(own.first, 0, 1)?
+            .f_reshape([own.n, 1])?;
         let limit = match self.margin_strategy {
             MarginStrategy::Absolute => positives.f_sub_scalar(self.margin)?,
             MarginStrategy::Relative => {
                 positives.f_sub(&positives.f_abs()?.f_mul_scalar(self.margin)?)?
             }
         };
-        let not_own = Tensor::f_eye(batch, (Kind::Bool, device))?.f_logical_not()?;
+        let not_own = own.is_own(n_all, 1, device)?.f_logical_not()?;
         let mut scores = Vec::with_capacity(blocks.len());
         for (a, b) in blocks {
             let mut false_negative = guided(a, b)?.f_gt_tensor(&limit)?;
             if (a, b) == (0, 1) {
                 false_negative = false_negative.f_logical_and(&not_own)?;
             }
-            let block = Similarity::Cosine.matrix(&own[a], &own[b])?;
+            let block = similarities(texts, a, b)?;
             scores.push(block.f_masked_fill(&false_negative, f64::NEG_INFINITY)?);
         }
         let logits = Tensor::f_cat(&scores, 1)?.f_div_scalar(self.temperature)?;
-        let target = Tensor::f_arange(batch, (Kind::Int64, device))?;
+        let target = own.places(device)?;
         logits.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::Mean, -100, 0.0)
     }
 }

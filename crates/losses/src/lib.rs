@@ -58,6 +58,6 @@ mod registry;
 pub use context::BuildContext;
 pub use error::LossError;
 pub use inputs::{Accepts, LabelKind, Requirements};
-pub use loss::{Loss, StepInputs};
+pub use loss::{Loss, OwnRows, StepInputs};
 pub use registry::{LossConfig, is_wrapper, names};
 pub use search::Similarity;

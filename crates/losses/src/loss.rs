@@ -1,6 +1,6 @@
 //! The trait of all losses.
 
-use tch::Tensor;
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     error::LossError,
@@ -67,6 +67,7 @@ pub trait Loss: std::fmt::Debug + Send {
             embeddings: &columns,
             prior: &prior,
             labels: labels.as_ref(),
+            own: step.own,
             seed: step.seed,
         })
     }
@@ -107,6 +108,12 @@ pub trait Loss: std::fmt::Debug + Send {
         false
     }
 
+    /// Whether the columns are to hold the rows of all ranks that train together, this rank's being
+    /// [`StepInputs::own`] (`gather_across_devices`).
+    fn gathers_across_devices(&self) -> bool {
+        false
+    }
+
     /// The model whose embeddings [`Requirements::guide`] asks for: a folder, or a name on the hub.
     fn guide(&self) -> Option<&str> {
         None
@@ -130,6 +137,9 @@ pub struct StepInputs<'a> {
     pub prior: &'a [(usize, Vec<Tensor>)],
     /// One entry per row, as in [`Loss::compute`].
     pub labels: Option<&'a Tensor>,
+    /// The rows that the loss is the mean over, where the columns hold those of other ranks too; all
+    /// where `None`.
+    pub own: Option<OwnRows>,
     /// Seed of what is drawn at random.
     pub seed: u64,
 }
@@ -141,7 +151,48 @@ impl<'a> StepInputs<'a> {
             embeddings,
             prior: &[],
             labels,
+            own: None,
             seed: 0,
         }
+    }
+}
+
+/// The rows of one rank among those of all, which are in the order of ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnRows {
+    /// The first of them.
+    pub first: i64,
+    /// Their number.
+    pub n: i64,
+}
+
+impl OwnRows {
+    /// The rows themselves, of a column with `n_all` rows; all of them where no rank has its own.
+    pub(crate) fn or_all(own: Option<Self>, n_all: i64) -> Self {
+        own.unwrap_or(Self { first: 0, n: n_all })
+    }
+
+    /// These rows of a column.
+    pub(crate) fn of(self, column: &Tensor) -> Result<Tensor, TchError> {
+        match column.size()[0] == self.n {
+            true => Ok(column.shallow_clone()),
+            false => column.f_narrow(0, self.first, self.n),
+        }
+    }
+
+    /// The place of each of these rows among all.
+    pub(crate) fn places(self, device: Device) -> Result<Tensor, TchError> {
+        Tensor::f_arange_start(self.first, self.first + self.n, (Kind::Int64, device))
+    }
+
+    /// True where a column of `[n, blocks * n_all]` belongs to the row itself.
+    pub(crate) fn is_own(
+        self,
+        n_all: i64,
+        blocks: i64,
+        device: Device,
+    ) -> Result<Tensor, TchError> {
+        let all = Tensor::f_eye(n_all, (Kind::Bool, device))?;
+        self.of(&all)?.f_repeat([1, blocks])
     }
 }

@@ -177,6 +177,10 @@ impl Loss for Matryoshka {
         self.inner.check(columns, labels)
     }
 
+    fn gathers_across_devices(&self) -> bool {
+        self.inner.gathers_across_devices()
+    }
+
     fn guide(&self) -> Option<&str> {
         self.inner.guide()
     }

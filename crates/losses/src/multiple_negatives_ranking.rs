@@ -7,7 +7,7 @@ use tch::{Device, Kind, Reduction, TchError, Tensor};
 use crate::{
     error::{LossError, non_negative, positive},
     inputs::{Accepts, LabelKind, Requirements},
-    loss::Loss,
+    loss::{Loss, OwnRows, StepInputs},
     similarity::TensorSimilarity,
 };
 
@@ -33,8 +33,13 @@ use crate::{
 ///
 /// # Defaults
 ///
-/// `scale` 20, `similarity_fct` cosine, `directions` query_to_doc, `partition_mode` joint, no
-/// hardness weighting.
+/// `scale` 20, `similarity_fct` cosine, `gather_across_devices` false, `directions` query_to_doc,
+/// `partition_mode` joint, no hardness weighting.
+///
+/// # Several ranks
+///
+/// With `gather_across_devices` the anchors of a rank compete for their positives with the texts of all
+/// ranks, as if those were one batch.
 ///
 /// # When to use
 ///
@@ -62,6 +67,8 @@ pub struct MultipleNegativesRanking {
     /// The similarity of anchor and document.
     #[serde(alias = "similarity")]
     pub similarity_fct: Similarity,
+    /// Whether the texts of all ranks are candidates.
+    pub gather_across_devices: bool,
     /// Which similarities compete with the positive's; has to contain query_to_doc.
     #[serde(deserialize_with = "crate::one_or_many::one_or_many")]
     pub directions: Vec<Direction>,
@@ -128,6 +135,7 @@ impl Default for MultipleNegativesRanking {
         Self {
             scale: 20.0,
             similarity_fct: Similarity::Cosine,
+            gather_across_devices: false,
             directions: vec![Direction::QueryToDoc],
             partition_mode: PartitionMode::Joint,
             hardness_mode: None,
@@ -174,23 +182,37 @@ impl Loss for MultipleNegativesRanking {
         true
     }
 
-    fn compute(&self, columns: &[Tensor], _: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let (queries, documents) = (&columns[0], &columns[1..]);
-        Ok(self.of_columns(queries, documents)?)
+    fn gathers_across_devices(&self) -> bool {
+        self.gather_across_devices
+    }
+
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        self.compute_step(&StepInputs::new(columns, labels))
+    }
+
+    fn compute_step(&self, step: &StepInputs<'_>) -> Result<Tensor, LossError> {
+        let (queries, documents) = (&step.embeddings[0], &step.embeddings[1..]);
+        let own = OwnRows::or_all(step.own, queries.size()[0]);
+        Ok(self.of_columns(queries, documents, own)?)
     }
 }
 
 impl MultipleNegativesRanking {
-    fn of_columns(&self, queries: &Tensor, documents: &[Tensor]) -> Result<Tensor, TchError> {
-        let (batch, device) = (queries.size()[0], queries.device());
+    fn of_columns(
+        &self,
+        queries: &Tensor,
+        documents: &[Tensor],
+        own: OwnRows,
+    ) -> Result<Tensor, TchError> {
+        let (n_all, device) = (queries.size()[0], queries.device());
         let all = Tensor::f_cat(documents, 0)?;
-        let similarities = self.similarity_fct.matrix(queries, &all)?;
+        let similarities = self.similarity_fct.matrix(&own.of(queries)?, &all)?;
         let mut logits = similarities.f_mul_scalar(self.scale)?;
         if let Some(mode) = self.hardness_mode {
             let penalty = similarities
                 .f_detach()?
                 .f_mul_scalar(self.hardness_strength)?;
-            let excluded = mode.excluded(batch, documents.len() as i64, device)?;
+            let excluded = mode.excluded(own, n_all, documents.len() as i64, device)?;
             logits = logits.f_add(&penalty.f_masked_fill(&excluded, 0.0)?)?;
         }
         let mut blocks = vec![logits];
@@ -202,7 +224,7 @@ impl MultipleNegativesRanking {
         .iter()
         {
             if self.directions.contains(direction) {
-                let block = self.block(*direction, queries, &documents[0], &all)?;
+                let block = self.block(*direction, queries, &documents[0], &all, own)?;
                 blocks.push(block.f_mul_scalar(self.scale)?);
             }
         }
@@ -213,7 +235,7 @@ impl MultipleNegativesRanking {
             } else {
                 Tensor::f_cat(&blocks, 1)?
             };
-            let target = Tensor::f_arange(batch, (Kind::Int64, device))?;
+            let target = own.places(device)?;
             return logits.f_cross_entropy_loss::<Tensor>(
                 &target,
                 None,
@@ -222,7 +244,7 @@ impl MultipleNegativesRanking {
                 0.0,
             );
         }
-        let scores = blocks[0].f_diagonal(0, 0, 1)?;
+        let scores = blocks[0].f_diagonal(own.first, 0, 1)?;
         let mut partition = blocks[0].f_logsumexp([1i64].as_slice(), false)?;
         for block in &blocks[1..] {
             partition = partition.f_add(&block.f_logsumexp([1i64].as_slice(), false)?)?;
@@ -231,7 +253,7 @@ impl MultipleNegativesRanking {
         partition.f_sub(&scores)?.f_mean(None::<Kind>)
     }
 
-    /// The similarities of a further direction, one row per anchor; an entry that would compare
+    /// The similarities of a further direction, one row per own anchor; an entry that would compare
     /// a text with itself or with a text of the same anchor is minus infinity.
     fn block(
         &self,
@@ -239,20 +261,23 @@ impl MultipleNegativesRanking {
         queries: &Tensor,
         positives: &Tensor,
         all: &Tensor,
+        own: OwnRows,
     ) -> Result<Tensor, TchError> {
-        let (batch, device) = (queries.size()[0], queries.device());
+        let (n_all, device) = (queries.size()[0], queries.device());
         let similarity = self.similarity_fct;
         match direction {
-            Direction::QueryToDoc => similarity.matrix(queries, all),
+            Direction::QueryToDoc => similarity.matrix(&own.of(queries)?, all),
             Direction::QueryToQuery => similarity
-                .matrix(queries, queries)?
-                .f_masked_fill(&own(batch, 1, device)?, f64::NEG_INFINITY),
-            Direction::DocToQuery => similarity.matrix(queries, positives)?.f_transpose(0, 1),
+                .matrix(&own.of(queries)?, queries)?
+                .f_masked_fill(&own.is_own(n_all, 1, device)?, f64::NEG_INFINITY),
+            Direction::DocToQuery => similarity
+                .matrix(queries, &own.of(positives)?)?
+                .f_transpose(0, 1),
             Direction::DocToDoc => similarity
-                .matrix(all, positives)?
+                .matrix(all, &own.of(positives)?)?
                 .f_transpose(0, 1)?
                 .f_masked_fill(
-                    &own(batch, all.size()[0] / batch, device)?,
+                    &own.is_own(n_all, all.size()[0] / n_all, device)?,
                     f64::NEG_INFINITY,
                 ),
         }
@@ -260,11 +285,17 @@ impl MultipleNegativesRanking {
 }
 
 impl HardnessMode {
-    /// Where `[batch, batch · documents]` gets no penalty.
-    fn excluded(self, batch: i64, documents: i64, device: Device) -> Result<Tensor, TchError> {
-        let own = own(batch, documents, device)?;
-        let positives = own.f_narrow(1, 0, batch)?;
-        let negatives = own.f_narrow(1, batch, batch * (documents - 1))?;
+    /// Where `[own rows, all rows · documents]` gets no penalty.
+    fn excluded(
+        self,
+        own: OwnRows,
+        n_all: i64,
+        documents: i64,
+        device: Device,
+    ) -> Result<Tensor, TchError> {
+        let own = own.is_own(n_all, documents, device)?;
+        let positives = own.f_narrow(1, 0, n_all)?;
+        let negatives = own.f_narrow(1, n_all, n_all * (documents - 1))?;
         match self {
             Self::InBatchNegatives => Ok(own),
             Self::HardNegatives => {
@@ -273,9 +304,4 @@ impl HardnessMode {
             Self::AllNegatives => Tensor::f_cat(&[positives, negatives.f_zeros_like()?], 1),
         }
     }
-}
-
-/// True where a column of `[batch, batch · blocks]` belongs to the row's own anchor.
-fn own(batch: i64, blocks: i64, device: Device) -> Result<Tensor, TchError> {
-    Tensor::f_eye(batch, (Kind::Bool, device))?.f_repeat([1, blocks])
 }

@@ -123,6 +123,7 @@ fn dimensions_are_drawn() {
             embeddings: &columns,
             prior: &[],
             labels: None,
+            own: None,
             seed,
         };
         f64::try_from(build(text).unwrap().value(&step).unwrap()).unwrap()

@@ -87,6 +87,7 @@ fn a_soft_margin_stays_finite() {
             embeddings: &[embeddings],
             prior: &[],
             labels: Some(&labels),
+            own: None,
             seed: 0,
         };
         let found = gradients(loss.as_ref(), &step, 1.0).unwrap();

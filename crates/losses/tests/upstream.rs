@@ -86,6 +86,7 @@ fn agree(cases: &str) {
             embeddings: &embeddings,
             prior: &prior,
             labels: labels.as_ref(),
+            own: None,
             seed: 0,
         };
         let value = loss.value(&step).expect(&title);

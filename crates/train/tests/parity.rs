@@ -327,6 +327,7 @@ fn check_gradient(name: &str, file: &str) {
                 embeddings: &columns,
                 prior: &[],
                 labels: None,
+                own: None,
                 seed: 0,
             };
             let found = gradients(loss.as_ref(), &step, 1.0)?;
