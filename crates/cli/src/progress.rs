@@ -226,6 +226,7 @@ mod tests {
         let mut progress = TrainingProgress::new(&talk, "triplets");
         assert_eq!(progress.of_device(), "");
         progress.plan = Some(Plan {
+            n_ranks: 1,
             n_rows: 1,
             n_batches_per_epoch: 1,
             n_steps_per_epoch: 1,

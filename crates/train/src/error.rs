@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use shim::ranks::RanksError;
 use tch::TchError;
+
+use crate::group::error::GroupError;
 
 /// An error that ends a run.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,15 @@ pub enum TrainError {
         /// libtorch's words.
         source: Box<TrainError>,
     },
+    /// Another rank's memory is full; all ranks begin the step again.
+    #[error("rank {rank}: the GPU's memory is full")]
+    OutOfMemoryElsewhere {
+        /// The rank.
+        rank: usize,
+    },
+    /// The ranks of a run can't go on together.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// Another process trains in the folder.
     #[error(
         "{} is in use by {}: give another --output-dir, or wait until that run has ended",
@@ -102,6 +114,12 @@ pub enum TrainError {
     /// libtorch refused an operation.
     #[error("libtorch")]
     Torch(#[from] TchError),
+}
+
+impl From<RanksError> for TrainError {
+    fn from(error: RanksError) -> Self {
+        Self::Group(GroupError::Ranks(error))
+    }
 }
 
 impl TrainError {

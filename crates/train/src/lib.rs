@@ -15,6 +15,7 @@ mod error;
 mod evaluation;
 pub mod events;
 pub mod failpoint;
+mod group;
 mod loss_weights;
 mod observers;
 mod optimizer;
@@ -32,6 +33,10 @@ mod trainer;
 pub use arguments::{IntervalStrategy, SaveStrategy, TrainingArguments, by_name, flag_defaults};
 pub use error::{NonFinite, TrainError};
 pub use evaluation::{ColumnEmbeddings, Evaluation, evaluator_labels};
+pub use group::{
+    Facts, Group, Meeting, Watcher,
+    error::{GroupError, Lost},
+};
 pub use loss_weights::LOSS_WEIGHTS;
 pub use observers::{MetricsFile, TensorBoard};
 pub use optimizer::{Optimizer, OptimizerName, OptimizerOptions, clip_scale, gradient_norm};

@@ -85,6 +85,22 @@ impl LossWeights {
         Ok(())
     }
 
+    /// Their gradients.
+    pub(crate) fn gradients(&self) -> impl Iterator<Item = &Tensor> {
+        self.weights.iter().map(|weight| &weight.gradient)
+    }
+
+    /// Weights and moments, each a flat tensor.
+    pub(crate) fn state(&self) -> Result<Vec<Tensor>, TrainError> {
+        let mut state = Vec::new();
+        for weight in &self.weights {
+            state.push(flat(&weight.tensor)?);
+            let moments = weight.optimizer.moments().iter();
+            state.extend(moments.map(|(_, moment)| moment.shallow_clone()));
+        }
+        Ok(state)
+    }
+
     /// The norm of all gradients together with the model's, `norm`.
     pub(crate) fn norm_with(&self, norm: f64) -> Result<f64, TrainError> {
         if self.weights.is_empty() {

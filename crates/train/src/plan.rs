@@ -17,7 +17,9 @@ use crate::{
 pub struct Plan {
     /// Rows of the training data.
     pub n_rows: usize,
-    /// Batches in an epoch, as upstream counts them: no_duplicates may need fewer.
+    /// Ranks that train together.
+    pub n_ranks: usize,
+    /// Batches of a rank in an epoch, as upstream counts them: no_duplicates may need fewer.
     pub n_batches_per_epoch: usize,
     /// Updates in an epoch.
     pub n_steps_per_epoch: u64,
@@ -50,15 +52,20 @@ impl Plan {
         tasks: &[Task<'_>],
         sampler: &Sampler,
         trained: &Trained<'_>,
+        n_ranks: usize,
     ) -> Result<Self, TrainError> {
         let datasets = datasets(tasks);
         let n_rows = datasets.iter().map(|dataset| dataset.n_rows()).sum();
-        let n_batches = sampler.n_batches(&datasets);
+        let n_batches = sampler.n_batches(&datasets) / n_ranks;
         if n_batches == 0 {
+            let each = match n_ranks {
+                1 => String::new(),
+                n => format!(" for each of {n} ranks"),
+            };
             return Err(TrainError::Dataset {
                 dataset: names(tasks),
                 problem: format!(
-                    "{n_rows} rows make no batch of {}: lower --per-device-train-batch-size or leave out --dataloader-drop-last",
+                    "{n_rows} rows make no batch of {}{each}: lower --per-device-train-batch-size or leave out --dataloader-drop-last",
                     sampler.batch_size
                 ),
             });
@@ -74,6 +81,7 @@ impl Plan {
         let model = &trained.model;
         Ok(Self {
             n_rows,
+            n_ranks,
             n_batches_per_epoch: n_batches,
             n_steps_per_epoch,
             n_steps,

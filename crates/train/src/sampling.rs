@@ -20,13 +20,13 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// The batches of training.
-    pub(crate) fn training(arguments: &TrainingArguments) -> Self {
+    /// The batches of training, of all ranks together. Several ranks take full batches alone.
+    pub(crate) fn training(arguments: &TrainingArguments, n_ranks: usize) -> Self {
         Self {
             kind: arguments.batch_sampler,
             mix: arguments.multi_dataset_batch_sampler,
             batch_size: arguments.per_device_train_batch_size,
-            drop_last: arguments.dataloader_drop_last,
+            drop_last: arguments.dataloader_drop_last || n_ranks > 1,
             seeds: Seeds {
                 seed: arguments.seed,
                 data_seed: arguments.data_seed,
@@ -39,7 +39,7 @@ impl Sampler {
     pub(crate) fn evaluation(arguments: &TrainingArguments) -> Self {
         Self {
             batch_size: arguments.per_device_eval_batch_size,
-            ..Self::training(arguments)
+            ..Self::training(arguments, 1)
         }
     }
 
@@ -90,6 +90,86 @@ impl Sampler {
             _ => sampler::multi_dataset_batches(
                 mix, kind, datasets, batch_size, drop_last, seeds, epoch,
             ),
+        }
+    }
+}
+
+/// Leaves out what upstream's trainer does not take: batches beyond the `n_promised` a rank that the sampler's length says,
+/// and those at the end that not every rank gets one of.
+pub(crate) fn whole_rounds(batches: &mut Vec<Batch>, n_promised: usize, n_ranks: usize) {
+    let n_rounds = n_promised.min(batches.len() / n_ranks);
+    batches.truncate(n_rounds * n_ranks);
+}
+
+/// The batches of one rank: upstream deals those of one process out in turn.
+pub(crate) fn of_rank(
+    batches: &[Batch],
+    rank: usize,
+    n_ranks: usize,
+) -> impl Iterator<Item = &Batch> {
+    batches.iter().skip(rank).step_by(n_ranks)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use data::LoadOptions;
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A run of two ranks of upstream's trainer (`tests/fixtures/make_rank_fixtures.py`).
+    #[derive(Deserialize)]
+    struct Run {
+        name: String,
+        rows: usize,
+        two_sets: bool,
+        arguments: Value,
+        /// For each rank, its batches as (data set, row).
+        batches: Vec<Vec<Vec<(usize, u32)>>>,
+    }
+
+    #[test]
+    fn ranks_get_the_batches_that_upstream_deals_them() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let runs = fs_err::read_to_string(fixtures.join("rank_runs.json")).unwrap();
+        let runs: Vec<Run> = serde_json::from_str(&runs).unwrap();
+        let triplets = fs_err::read_to_string(fixtures.join("triplets.jsonl")).unwrap();
+        let lines: Vec<&str> = triplets.lines().collect();
+        let folder = tempfile::tempdir().unwrap();
+        let load = |lines: &[&str]| {
+            let path = folder.path().join("rows.jsonl");
+            fs_err::write(&path, lines.join("\n")).unwrap();
+            data::load(path.to_str().unwrap(), &LoadOptions::default()).unwrap()
+        };
+        assert!(runs.len() >= 8, "{}", runs.len());
+        for run in runs {
+            let mut arguments = serde_json::to_value(TrainingArguments::default()).unwrap();
+            for (key, value) in run.arguments.as_object().unwrap() {
+                arguments[key] = value.clone();
+            }
+            let arguments: TrainingArguments = serde_json::from_value(arguments).unwrap();
+            let mut sets = vec![load(&lines[..run.rows])];
+            if run.two_sets {
+                sets.push(load(&lines[run.rows..run.rows + 9]));
+            }
+            let sets: Vec<&Dataset> = sets.iter().collect();
+            let sampler = Sampler::training(&arguments, 2);
+            let n_promised = sampler.n_batches(&sets) / 2;
+            let mut found = [Vec::new(), Vec::new()];
+            for epoch in 0..2 {
+                let mut batches = sampler.batches(&sets, epoch);
+                whole_rounds(&mut batches, n_promised, 2);
+                for (rank, found) in found.iter_mut().enumerate() {
+                    found.extend(of_rank(&batches, rank, 2).map(|batch| {
+                        let rows = batch.rows.iter();
+                        rows.map(|&row| (batch.dataset, row)).collect::<Vec<_>>()
+                    }));
+                }
+            }
+            assert_eq!(found.as_slice(), run.batches, "{}", run.name);
         }
     }
 }

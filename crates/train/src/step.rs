@@ -8,6 +8,7 @@ pub(crate) mod device;
 mod gradients;
 pub(crate) mod host;
 pub(crate) mod recorded;
+mod together;
 
 use std::ops::ControlFlow;
 
@@ -18,6 +19,7 @@ use crate::{
     chunking::Chunking,
     error::TrainError,
     events::{Event, Memory},
+    group::Group,
     run::state::LossScale,
     tasks::Task,
     trained::Trained,
@@ -73,7 +75,17 @@ pub(crate) struct StepWork<'s, 'a> {
     pub(crate) arguments: &'s TrainingArguments,
     pub(crate) chunking: &'s mut Chunking,
     pub(crate) is_interrupted: &'s dyn Fn() -> bool,
+    /// The other ranks, where there are any.
+    pub(crate) together: Option<Together<'s>>,
     pub(crate) tell: &'s mut dyn FnMut(&Event<'_>) -> Result<(), TrainError>,
+}
+
+/// The other ranks, within a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Together<'s> {
+    pub(crate) group: &'s Group,
+    /// Whether a signal has come to this rank.
+    pub(crate) is_interrupted: &'s dyn Fn() -> bool,
 }
 
 /// The facts of a step that are known before it is made.
@@ -83,7 +95,7 @@ pub(crate) struct StepFacts {
     pub(crate) step: u64,
     pub(crate) epoch: f64,
     pub(crate) learning_rate: f64,
-    /// The rows of each batch, with the name of its data set where there are several.
+    /// The rows of each batch, of all ranks, with the name of its data set where there are several.
     pub(crate) rows: Vec<(Option<String>, Vec<u32>)>,
 }
 

@@ -1,7 +1,7 @@
 //! The data sets of a run and their losses.
 
 use data::{Dataset, Labels, Prompt, TokenizedDataset};
-use losses::{LabelKind, Loss, StepInputs};
+use losses::{LabelKind, Loss, OwnRows, StepInputs};
 use model::{ChunkLimit, ChunkedBatch, SentenceTransformer};
 use tch::{Device, Tensor};
 
@@ -184,6 +184,7 @@ impl<'a> Task<'a> {
             n_columns,
             prior,
             labels: labels.transpose()?,
+            own: None,
         })
     }
 
@@ -214,6 +215,33 @@ impl<'a> Task<'a> {
         let (loss, n_columns) = (self.objective.loss, self.data.dataset.columns.len());
         self.check().is_ok() || loss.check(n_columns, LabelKind::None).is_ok()
     }
+}
+
+/// Looks whether several ranks can train on these data sets. Each may be at another one in a step, and where a loss
+/// gathers the texts of all ranks, they have to be of one kind.
+///
+/// # Errors
+/// When a loss gathers and not all data sets have a loss that does, and as many columns.
+pub(crate) fn check_ranks(tasks: &[Task<'_>]) -> Result<(), TrainError> {
+    let kind = |task: &Task<'_>| {
+        let loss = task.objective.loss;
+        let n_columns = task.data.dataset.columns.len();
+        let has_layers = !loss.prior_layers(1, 0).is_empty();
+        (
+            loss.gathers_across_devices(),
+            n_columns,
+            loss.requirements().guide,
+            has_layers,
+        )
+    };
+    let is_mixed = tasks.iter().any(|task| kind(task) != kind(&tasks[0]));
+    if is_mixed && tasks.iter().any(|task| kind(task).0) {
+        return Err(TrainError::Dataset {
+            dataset: names(tasks),
+            problem: "gather_across_devices takes data sets with as many columns each, and losses that all gather: ranks may be at different data sets in a step".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// The data sets of tasks.
@@ -252,11 +280,13 @@ fn chunks<'s>(
 #[derive(Debug)]
 pub(crate) struct LossInputs {
     /// The model's columns, then the guide's.
-    columns: Vec<Tensor>,
+    pub(crate) columns: Vec<Tensor>,
     /// The number of the model's columns.
     pub(crate) n_columns: usize,
-    prior: Vec<(usize, Vec<Tensor>)>,
-    labels: Option<Tensor>,
+    pub(crate) prior: Vec<(usize, Vec<Tensor>)>,
+    pub(crate) labels: Option<Tensor>,
+    /// The rows of this rank, where the columns hold those of all.
+    pub(crate) own: Option<OwnRows>,
 }
 
 impl LossInputs {
@@ -265,6 +295,7 @@ impl LossInputs {
             embeddings: &self.columns,
             prior: &self.prior,
             labels: self.labels.as_ref(),
+            own: self.own,
             seed,
         }
     }

@@ -61,6 +61,22 @@ impl<'a> Trained<'a> {
         Ok(files)
     }
 
+    /// All gradients: of the model's weights, then of those that losses own.
+    pub(crate) fn gradients(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.gradient]
+            .into_iter()
+            .chain(self.loss_weights.gradients())
+    }
+
+    /// All that an update changes, each a flat tensor: weights and moments.
+    pub(crate) fn state(&self) -> Result<Vec<Tensor>, TrainError> {
+        let mut state = vec![self.model.parameters().flat().shallow_clone()];
+        let moments = self.optimizer.moments().iter();
+        state.extend(moments.map(|(_, moment)| moment.shallow_clone()));
+        state.extend(self.loss_weights.state()?);
+        Ok(state)
+    }
+
     /// The norm of all gradients together; not finite if one of their elements is not.
     pub(crate) fn gradient_norm(&self) -> Result<f64, TrainError> {
         self.loss_weights.norm_with(gradient_norm(&self.gradient)?)
@@ -74,10 +90,10 @@ impl<'a> Trained<'a> {
         self.loss_weights.step(scale, learning_rate)
     }
 
-    /// Takes note of an update that the device has made.
-    pub(crate) fn count_update(&mut self) {
-        self.optimizer.count_updates(1);
-        self.loss_weights.count_updates(1);
+    /// Takes note of updates that the device, or another rank, has made.
+    pub(crate) fn count_updates(&mut self, n: u64) {
+        self.optimizer.count_updates(n);
+        self.loss_weights.count_updates(n);
     }
 
     /// Zeroes the gradients of a step that is not made.

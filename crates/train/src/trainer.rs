@@ -4,6 +4,7 @@
 //! backward of each micro-batch, clip, update, schedule, then log, evaluate and save where due.
 
 mod evaluating;
+mod ranks;
 
 use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
@@ -19,16 +20,19 @@ use crate::{
     error::{NonFinite, TrainError},
     evaluation::Evaluation,
     events::{Event, LogEntry, Observer, Step},
+    group::Group,
     plan::Plan,
     run::{
         checkpoint::{self, Checkpoint, Job, Saver},
-        fingerprint::{Fingerprint, fingerprint},
+        fingerprint::{self, Fingerprint},
         folder::{RunFolder, write_folder},
         state::TrainerState,
     },
-    sampling::Sampler,
+    sampling::{Sampler, whole_rounds},
     schedule::Schedule,
-    step::{SettledStep, StepFacts, StepWork, Update, device::DeviceUpdate, host::HostUpdate},
+    step::{
+        SettledStep, StepFacts, StepWork, Together, Update, device::DeviceUpdate, host::HostUpdate,
+    },
     tasks::{EvaluationTask, Objective, Task, Tasks, datasets, names},
     tokenizing::TrainingData,
     trained::Trained,
@@ -68,6 +72,8 @@ pub struct Trainer<'a> {
     is_nothing_learnt_told: bool,
     merges_adapter: bool,
     is_interrupted: &'a dyn Fn() -> bool,
+    /// The other ranks, where there are any.
+    group: Option<&'a Group>,
 }
 
 impl<'a> Trainer<'a> {
@@ -114,30 +120,47 @@ impl<'a> Trainer<'a> {
         folder: RunFolder,
         is_interrupted: &'a dyn Fn() -> bool,
     ) -> Result<Self, TrainError> {
+        Self::in_group(model, tasks, arguments, folder, is_interrupted, None)
+    }
+
+    /// As [`Self::with_tasks`], for one of the ranks of a group. All make the same calls with the same arguments, except
+    /// that rank 0 alone has observers and [`Self::resume`]s, which the others follow.
+    ///
+    /// # Errors
+    /// As [`Self::with_tasks`], when a rank has other data or another model, and when one is gone.
+    pub fn in_group(
+        model: &'a mut SentenceTransformer,
+        tasks: Tasks<'a>,
+        arguments: TrainingArguments,
+        folder: RunFolder,
+        is_interrupted: &'a dyn Fn() -> bool,
+        group: Option<&'a Group>,
+    ) -> Result<Self, TrainError> {
         arguments.prepare()?;
+        let n_ranks = group.map_or(1, Group::size);
         if tasks.evaluations.is_empty() && arguments.eval_strategy != IntervalStrategy::No {
             return Err(TrainError::Arguments(
                 "--eval-strategy asks for evaluations, but there is no --eval-data".to_owned(),
             ));
         }
         set_precision(model, &arguments)?;
-        let sampler = Sampler::training(&arguments);
+        let sampler = Sampler::training(&arguments, n_ranks);
         let training = tasks.training(&sampler)?;
+        if let Some(group) = group {
+            group.check_run(&arguments, &training)?;
+        }
         let evaluations = tasks.evaluations(&Sampler::evaluation(&arguments))?;
         let best_metric = BestMetric::of_run(&arguments, &evaluations)?;
         let trained = Trained::new(model, &tasks.objectives, arguments.optimizer_options())?;
-        let plan = Plan::new(&arguments, &training, &sampler, &trained)?;
-        let parts = fingerprint_of(&trained, &tasks, &arguments, &sampler)?;
+        let plan = Plan::new(&arguments, &training, &sampler, &trained, n_ranks)?;
+        let parts = fingerprint_of(&trained, &tasks, &arguments, &sampler, n_ranks)?;
+        if let Some(group) = group {
+            group.compare("data", &parts)?;
+        }
         Ok(Self {
             update: update(trained.model, &arguments)?,
             chunking: Chunking::new(&arguments),
-            schedule: Schedule::new(
-                arguments.lr_scheduler_type,
-                &arguments.lr_scheduler_kwargs,
-                arguments.learning_rate,
-                plan.n_warmup_steps,
-                plan.n_steps,
-            )?,
+            schedule: schedule(&arguments, &plan)?,
             state: TrainerState::new(&arguments, &plan, parts),
             trained,
             training,
@@ -153,6 +176,7 @@ impl<'a> Trainer<'a> {
             is_nothing_learnt_told: false,
             merges_adapter: false,
             is_interrupted,
+            group,
         })
     }
 
@@ -221,6 +245,7 @@ impl<'a> Trainer<'a> {
         self.update
             .restore(checkpoint.n_updates(), saved.loss_scale)?;
         let now = TrainerState::new(&self.arguments, &self.plan, self.state.fingerprint.clone());
+        let max_steps = saved.max_steps;
         self.state = TrainerState {
             fingerprint: now.fingerprint,
             eval_steps: now.eval_steps,
@@ -233,6 +258,7 @@ impl<'a> Trainer<'a> {
             ..saved.clone()
         };
         self.plan.first_step = self.state.global_step;
+        self.fit_to_ranks(fingerprint::n_ranks(&saved.fingerprint), max_steps)?;
         self.folder.forget_evaluations_after(&self.state)?;
         Ok(differences)
     }
@@ -252,13 +278,14 @@ impl<'a> Trainer<'a> {
 
     fn run(&mut self) -> Result<RunOutcome, TrainError> {
         let started = Instant::now();
+        self.share()?;
         self.tell(&Event::Begin(&self.plan.clone()))?;
         if self.state.is_evaluation_due && self.evaluate_and_save()?.is_break() {
             return self.interrupted();
         }
         while !self.is_over() {
             let batches = self.epoch_batches()?;
-            let steps = batches.chunks(self.arguments.gradient_accumulation_steps);
+            let steps = batches.chunks(self.batches_per_step());
             let n_steps = steps.len() as u64;
             // After a resume with other data, an epoch may be shorter than the part of it that is done.
             if self.state.end_epoch_after(n_steps) {
@@ -283,17 +310,17 @@ impl<'a> Trainer<'a> {
         self.finish(started).map(RunOutcome::Finished)
     }
 
-    /// One update from the gradients of all its micro-batches, of which the host may know the numbers later. `Break`
-    /// when a signal came first.
+    /// One update from the gradients of all its micro-batches, of all ranks, of which the host may know the numbers later.
+    /// `Break` when a signal came first.
     fn step(
         &mut self,
         micro_batches: &[Batch],
         n_steps_of_epoch: u64,
     ) -> Result<ControlFlow<()>, TrainError> {
-        let n_batches = self.state.n_steps_in_epoch as usize
-            * self.arguments.gradient_accumulation_steps
-            + micro_batches.len();
-        let share_of_epoch = n_batches as f64 / self.plan.n_batches_per_epoch as f64;
+        let n_ranks = self.plan.n_ranks;
+        let n_batches =
+            self.state.n_steps_in_epoch as usize * self.batches_per_step() + micro_batches.len();
+        let share_of_epoch = (n_batches / n_ranks) as f64 / self.plan.n_batches_per_epoch as f64;
         let rows = micro_batches
             .iter()
             .map(|batch| (self.name_among_many(batch), batch.rows.clone()));
@@ -303,14 +330,27 @@ impl<'a> Trainer<'a> {
             learning_rate: self.schedule.learning_rate(self.state.global_step),
             rows: rows.collect(),
         };
+        let together = self.group.map(|group| Together {
+            group,
+            is_interrupted: self.is_interrupted,
+        });
+        let own = self.own_batches(micro_batches);
+        // Several ranks ask at the end of the step, and break it off only where one of them is gone.
+        let group = self.group;
+        let is_lost = || group.is_some_and(Group::is_lost);
+        let is_interrupted: &dyn Fn() -> bool = match group {
+            Some(_) => &is_lost,
+            None => self.is_interrupted,
+        };
         let observers = &mut self.observers;
         let work = StepWork {
             facts,
-            batches: micro_batches,
+            batches: &own,
             tasks: &self.training,
             arguments: &self.arguments,
             chunking: &mut self.chunking,
-            is_interrupted: self.is_interrupted,
+            is_interrupted,
+            together,
             tell: &mut |event| observe(observers, event),
         };
         let made = self.update.step(&mut self.trained, work)?;
@@ -380,12 +420,12 @@ impl<'a> Trainer<'a> {
         (self.training.len() > 1).then(|| dataset.name.clone())
     }
 
-    /// The batches of the epoch that the run is in.
+    /// The batches of the epoch that the run is in, of all ranks.
     fn epoch_batches(&self) -> Result<Vec<Batch>, TrainError> {
         let epoch = self.state.epoch_index;
         let mut batches = self.sampler.batches(&datasets(&self.training), epoch);
-        // Upstream's trainer takes no more batches than the sampler's length promises.
-        batches.truncate(self.plan.n_batches_per_epoch);
+        let n_promised = self.plan.n_batches_per_epoch;
+        whole_rounds(&mut batches, n_promised, self.plan.n_ranks);
         if batches.is_empty() {
             return Err(TrainError::Dataset {
                 dataset: names(&self.training),
@@ -462,7 +502,7 @@ impl<'a> Trainer<'a> {
     fn evaluate_and_save(&mut self) -> Result<ControlFlow<()>, TrainError> {
         let mut is_new_best = false;
         if self.state.is_evaluation_due {
-            if self.evaluate()?.is_break() {
+            if self.evaluate_together()?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             self.state.is_evaluation_due = false;
@@ -486,6 +526,10 @@ impl<'a> Trainer<'a> {
         self.wait_for_save()?;
         self.state.loss_scale = self.update.loss_scale()?;
         let step = self.state.global_step;
+        if !self.is_first() {
+            self.last_saved = Some(step);
+            return Ok(());
+        }
         let path = self.folder.checkpoint(step);
         if let Some(best) = self.state.best_global_step {
             let best_path = self.folder.checkpoint(best);
@@ -538,6 +582,9 @@ impl<'a> Trainer<'a> {
             self.state
                 .summary(&self.plan, &self.arguments, started.elapsed().as_secs_f64());
         self.log(summary.clone())?;
+        if !self.is_first() {
+            return Ok(summary);
+        }
         if self.arguments.load_best_model_at_end
             && let Some(best) = self.best_checkpoint()
         {
@@ -614,18 +661,31 @@ fn fingerprint_of(
     tasks: &Tasks<'_>,
     arguments: &TrainingArguments,
     sampler: &Sampler,
+    n_ranks: usize,
 ) -> Result<Fingerprint, TrainError> {
     let training: Vec<&TrainingData> = tasks.training.iter().map(|(data, _)| *data).collect();
     let mut evaluations = Vec::new();
     if arguments.evaluation_decides() {
         evaluations.extend(tasks.evaluations.iter().map(|(evaluation, _)| *evaluation));
     }
-    fingerprint(
+    fingerprint::fingerprint(
         trained.model,
         sampler.order_version(training.len()),
+        n_ranks,
         &tasks.objectives,
         &training,
         &evaluations,
+    )
+}
+
+/// The learning rates of a run.
+fn schedule(arguments: &TrainingArguments, plan: &Plan) -> Result<Schedule, TrainError> {
+    Schedule::new(
+        arguments.lr_scheduler_type,
+        &arguments.lr_scheduler_kwargs,
+        arguments.learning_rate,
+        plan.n_warmup_steps,
+        plan.n_steps,
     )
 }
 

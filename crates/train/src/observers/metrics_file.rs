@@ -62,6 +62,7 @@ mod tests {
     fn state(log_history: Vec<LogEntry>) -> TrainerState {
         let arguments = TrainingArguments::default();
         let plan = Plan {
+            n_ranks: 1,
             n_rows: 8,
             n_batches_per_epoch: 1,
             n_steps_per_epoch: 1,

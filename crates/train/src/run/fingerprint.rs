@@ -17,11 +17,12 @@ use crate::{
 /// Parts of a run by name: the value itself where it is short, else the sha256 of its content.
 pub(crate) type Fingerprint = BTreeMap<String, String>;
 
-/// The fingerprint of a run that starts with `model` as it is now. `evaluations` are those that decide anything, and
-/// `order_version` is the sampler's.
+/// The fingerprint of a run of `n_ranks` that starts with `model` as it is now. `evaluations` are those that decide
+/// anything, and `order_version` is the sampler's.
 pub(crate) fn fingerprint(
     model: &SentenceTransformer,
     order_version: u32,
+    n_ranks: usize,
     objectives: &[Objective<'_>],
     training: &[&TrainingData],
     evaluations: &[&Evaluation],
@@ -57,6 +58,9 @@ pub(crate) fn fingerprint(
     }
     if order_version > 1 {
         insert(ORDER, order_name(order_version));
+    }
+    if n_ranks > 1 {
+        insert(RANKS, n_ranks.to_string());
     }
     // A precision of 16 bits has one backend.
     let compute = model.compute();
@@ -106,6 +110,15 @@ fn numbered(what: &str, i: usize, n: usize) -> String {
 /// The GEMM backend, which checkpoints of earlier versions do not name.
 const GEMM: &str = "gemm";
 
+/// The number of ranks, which checkpoints name where there are several.
+const RANKS: &str = "number of ranks";
+
+/// The number of ranks of a run.
+pub(crate) fn n_ranks(fingerprint: &Fingerprint) -> u64 {
+    let n = fingerprint.get(RANKS).and_then(|n| n.parse().ok());
+    n.unwrap_or(1)
+}
+
 /// The order of batches, which checkpoints name where it is another than in earlier versions.
 const ORDER: &str = "order of batches";
 
@@ -124,10 +137,10 @@ pub(crate) fn differences(saved: &Fingerprint, now: &Fingerprint) -> Vec<String>
     names.dedup();
     let shown = |fingerprint: &Fingerprint, name: &str| {
         let Some(value) = fingerprint.get(name) else {
-            return if name == ORDER {
-                order_name(1)
-            } else {
-                "none".to_owned()
+            return match name {
+                ORDER => order_name(1),
+                RANKS => "1".to_owned(),
+                _ => "none".to_owned(),
             };
         };
         let is_hash = value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -141,8 +154,12 @@ pub(crate) fn differences(saved: &Fingerprint, now: &Fingerprint) -> Vec<String>
         .into_iter()
         .filter(|name| saved.get(*name) != now.get(*name) && !is_unknown(name))
         .map(|name| {
+            let changes = match name.as_str() {
+                RANKS => " (a step takes a batch of each, so that its rows and the number of steps change)",
+                _ => "",
+            };
             format!(
-                "{name} was {} and is {}",
+                "{name} was {} and is {}{changes}",
                 shown(saved, name),
                 shown(now, name)
             )

@@ -44,7 +44,8 @@ const REPLACED_PREFIX: &str = ".replaced-";
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
-    lock: Arc<FolderLock>,
+    /// `None` where another rank has it.
+    lock: Option<Arc<FolderLock>>,
 }
 
 impl RunFolder {
@@ -58,13 +59,21 @@ impl RunFolder {
         clear_away(root)?;
         Ok(Self {
             root: root.to_owned(),
-            lock,
+            lock: Some(lock),
         })
+    }
+
+    /// The folder that rank 0 has made and locked, perhaps on another machine, for a rank that writes nothing.
+    pub fn of_first_rank(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            lock: None,
+        }
     }
 
     /// Whether the file system has locks, so that no second trainer can write to the folder.
     pub fn is_locked(&self) -> bool {
-        self.lock.is_held()
+        self.lock.as_ref().is_none_or(|lock| lock.is_held())
     }
 
     /// The folder itself.

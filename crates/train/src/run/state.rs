@@ -248,7 +248,8 @@ impl TrainerState {
         let n_samples = if arguments.max_steps > 0 {
             (plan.n_steps as usize
                 * arguments.per_device_train_batch_size
-                * arguments.gradient_accumulation_steps) as f64
+                * arguments.gradient_accumulation_steps
+                * plan.n_ranks) as f64
         } else {
             plan.n_rows as f64 * plan.n_epochs
         };

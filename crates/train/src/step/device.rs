@@ -19,7 +19,6 @@ use crate::{
     device::memory,
     error::TrainError,
     events::Event,
-    failpoint,
     loss_weights::LossWeights,
     optimizer::{OnDevice, Optimizer, OptimizerName},
     run::state::LossScale,
@@ -112,10 +111,7 @@ impl DeviceUpdate {
         let Some(accumulated) = accumulate(trained, work, self.scalars.loss_scale())? else {
             return Ok(None);
         };
-        let mut loss = Tensor::f_stack(&accumulated.losses, 0)?.f_sum(Kind::Float)?;
-        if let Some(injected) = failpoint::number("loss") {
-            loss = loss.f_full_like(injected)?;
-        }
+        let loss = Tensor::f_stack(&accumulated.losses, 0)?.f_sum(Kind::Float)?;
         let max_grad_norm = work.arguments.max_grad_norm;
         let numbers = self.scalars.update_trained(trained, &loss, max_grad_norm)?;
         Ok(Some((numbers, accumulated.n_tokens)))
@@ -127,7 +123,7 @@ impl DeviceUpdate {
         trained: &Trained<'_>,
         work: &mut StepWork<'_, '_>,
     ) -> Result<Option<(Tensor, usize)>, TrainError> {
-        let (Some(graphs), [batch]) = (&mut self.graphs, work.batches) else {
+        let (Some(graphs), [batch], None) = (&mut self.graphs, work.batches, &work.together) else {
             return Ok(None);
         };
         let task = &work.tasks[batch.dataset];
@@ -151,6 +147,7 @@ impl DeviceUpdate {
                     embeddings: &columns,
                     prior: &[],
                     labels: None,
+                    own: None,
                     seed: 0,
                 };
                 let mut found = gradients(loss, &step, 1.0)?;
@@ -240,7 +237,7 @@ impl Update for DeviceUpdate {
         }
         let steps = self.read()?;
         for _ in steps.iter().filter(|step| step.numbers.is_finite()) {
-            trained.count_update();
+            trained.count_updates(1);
         }
         Ok(steps)
     }

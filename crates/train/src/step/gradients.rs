@@ -19,6 +19,17 @@ pub(crate) struct Accumulated {
     pub(crate) n_tokens: usize,
 }
 
+impl Accumulated {
+    /// The step's loss, for which the host waits.
+    pub(crate) fn loss(&self) -> Result<f64, TrainError> {
+        let mut loss = 0.0;
+        for share in &self.losses {
+            loss += f64::try_from(share)?;
+        }
+        Ok(loss)
+    }
+}
+
 /// Forward and backward of all micro-batches, with gradients times `loss_scale`. `None` when a signal came, in which
 /// case the gradient is of no use.
 ///
@@ -29,16 +40,31 @@ pub(crate) fn accumulate(
     work: &mut StepWork<'_, '_>,
     loss_scale: Option<&Tensor>,
 ) -> Result<Option<Accumulated>, TrainError> {
-    let accumulated = loop {
-        match try_accumulate(trained, work, loss_scale) {
-            Err(error) if error.is_out_of_memory() => cut_smaller(trained, work, error)?,
-            done => break done?,
+    loop {
+        let mut tried = try_accumulate(trained, work, loss_scale);
+        if let Ok(Some(sums)) = &mut tried {
+            spoil(trained, sums)?;
         }
-    };
+        if let Some(together) = &work.together {
+            tried = together.settle(trained, tried);
+        }
+        match tried {
+            Err(TrainError::OutOfMemoryElsewhere { .. }) => trained.forget_gradients()?,
+            Err(error) if error.is_out_of_memory() => cut_smaller(trained, work, error)?,
+            done => return done,
+        }
+    }
+}
+
+/// In builds for tests, puts numbers in the place of the loss or the gradient.
+fn spoil(trained: &Trained<'_>, sums: &mut Accumulated) -> Result<(), TrainError> {
     if let Some(injected) = failpoint::number("gradient") {
         let _ = trained.gradient.f_narrow(0, 0, 1)?.f_fill_(injected)?;
     }
-    Ok(accumulated)
+    if let Some(injected) = failpoint::number("loss") {
+        sums.losses = vec![sums.losses[0].f_full_like(injected)?];
+    }
+    Ok(())
 }
 
 fn try_accumulate(
@@ -80,17 +106,29 @@ fn add_batch(
     let (model, task) = (&trained.model, &work.tasks[batch.dataset]);
     let loss = task.objective.loss;
     let seed = dropout_seed(work, micro_step);
+    let gathering = work.together.filter(|_| loss.gathers_across_devices());
+    // One loss over all ranks draws the same on each.
+    let loss_seed = match &gathering {
+        Some(_) => seed_of(work, micro_step),
+        None => seed,
+    };
     let share = 1.0 / work.batches.len() as f64;
     let limit = work.chunking.limit(loss);
     let chunks = task.chunks(&batch.rows, limit, model.parameters().device())?;
     let chunks = chunks.stopped_by(work.is_interrupted);
-    let layers = loss.prior_layers(model.n_layers(), seed);
+    let layers = loss.prior_layers(model.n_layers(), loss_seed);
     let mut of_weights = Vec::new();
     let value =
         model.forward_backward_layers(&chunks, &layers, seed, &trained.gradient, |embeddings| {
             let _timer = time(Part::Loss);
-            let inputs = task.loss_inputs(&batch.rows, &layers, embeddings, limit)?;
-            let mut found = gradients(loss, &inputs.step(seed), share)?;
+            let mut inputs = task.loss_inputs(&batch.rows, &layers, embeddings, limit)?;
+            if let Some(together) = &gathering {
+                inputs = together.gather(&inputs)?;
+            }
+            let mut found = gradients(loss, &inputs.step(loss_seed), share)?;
+            if let Some(together) = &gathering {
+                together.scatter(&mut found, inputs.n_columns)?;
+            }
             if let Some(scale) = loss_scale {
                 found.scale(scale)?;
             }
@@ -144,8 +182,15 @@ fn cut_smaller(
     })
 }
 
-/// Dropout depends on seed, step and micro-batch alone, so that evaluations in between and a resume change nothing.
+/// Dropout depends on seed, step and micro-batch alone, so that evaluations in between and a resume change nothing. The
+/// batches of several ranks draw what one process draws that makes them all.
 pub(crate) fn dropout_seed(work: &StepWork<'_, '_>, micro_step: usize) -> u64 {
+    let place = work.together.map(|together| together.place(micro_step));
+    seed_of(work, place.unwrap_or(micro_step))
+}
+
+/// The seed of what a step draws for its `place`-th batch.
+fn seed_of(work: &StepWork<'_, '_>, place: usize) -> u64 {
     let n_made = work.facts.step - 1;
-    mix(mix(mix(work.arguments.seed) ^ n_made) ^ micro_step as u64)
+    mix(mix(mix(work.arguments.seed) ^ n_made) ^ place as u64)
 }

@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 
 use crate::{
     error::TrainError,
-    failpoint,
     optimizer::clip_scale,
     step::{Numbers, SettledStep, StepWork, Update, gradients::accumulate},
     trained::Trained,
@@ -25,13 +24,7 @@ impl Update for HostUpdate {
         let Some(accumulated) = accumulate(trained, &mut work, None)? else {
             return Ok(ControlFlow::Break(()));
         };
-        let mut loss = 0.0;
-        for share in &accumulated.losses {
-            loss += f64::try_from(share)?;
-        }
-        if let Some(injected) = failpoint::number("loss") {
-            loss = injected;
-        }
+        let loss = accumulated.loss()?;
         let grad_norm = if loss.is_finite() {
             trained.gradient_norm()?
         } else {

@@ -11,6 +11,7 @@ use crate::{
     error::TrainError,
     evaluation::Evaluation,
     events::{Event, LogEntry},
+    group::Group,
     run::state::round,
     sampling::Sampler,
     tasks::Task,
@@ -84,7 +85,7 @@ impl Trainer<'_> {
         let (mut sum, mut n_rows) = (0.0, 0);
         for (i, batch) in batches.iter().enumerate() {
             let rows = &batch.rows;
-            if (self.is_interrupted)() {
+            if self.is_stopped() {
                 return Ok(None);
             }
             // The loss draws the same random numbers at every evaluation.
@@ -112,7 +113,8 @@ impl Trainer<'_> {
         let mut told = Ok(());
         let metrics = evaluation.evaluate(self.trained.model, &mut |n_encoded| {
             told = observe(&mut self.observers, &Event::EvaluationProgress(n_encoded));
-            if told.is_err() || (self.is_interrupted)() {
+            let is_stopped = (self.is_interrupted)() || self.group.is_some_and(Group::is_lost);
+            if told.is_err() || is_stopped {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
