@@ -41,7 +41,7 @@ const fn test(name: &'static str, path: &'static str) -> Test {
     }
 }
 
-const TESTS: [Test; 18] = [
+const TESTS: [Test; 20] = [
     test("kill", "reliability::kills::killed_at_random_moments"),
     test(
         "failpoints",
@@ -88,6 +88,11 @@ const TESTS: [Test; 18] = [
     test(
         "repeat",
         "reliability::repeat::the_same_command_gives_the_same_weights",
+    ),
+    test("rank-kills", "reliability::ranks::a_random_rank_is_killed"),
+    test(
+        "rank-0-saving",
+        "reliability::ranks::rank_0_is_killed_while_it_saves",
     ),
     test(
         "endurance",

@@ -59,12 +59,13 @@ impl fmt::Display for DeviceName {
     }
 }
 
-/// Chooses the device that this process computes on, and opens the libraries that it takes.
+/// Chooses the device that this process computes on, and opens the libraries that it takes. Without a number it is the
+/// `own`-th: the ranks of a machine take one each.
 ///
 /// # Errors
 /// If a device is asked for by name and is not there.
-pub(crate) fn choose(name: DeviceName) -> anyhow::Result<()> {
-    let device = pick(name, cuda::open)?;
+pub(crate) fn choose(name: DeviceName, own: usize) -> anyhow::Result<()> {
+    let device = pick(name, own, cuda::open)?;
     if let Device::Cuda(number) = device {
         tracing::info!("computing on cuda:{number}");
     }
@@ -75,30 +76,39 @@ pub(crate) fn choose(name: DeviceName) -> anyhow::Result<()> {
 /// The device of that name, where `open` says how many CUDA has.
 fn pick(
     name: DeviceName,
+    own: usize,
     open: impl FnOnce() -> Result<usize, CudaError>,
 ) -> anyhow::Result<Device> {
     let number = match name {
         DeviceName::Cpu => return Ok(Device::Cpu),
         DeviceName::Auto => {
-            return Ok(match open() {
-                Ok(_) => Device::Cuda(0),
+            return match open() {
+                Ok(n_devices) => of_rank(name, own, n_devices),
                 Err(error) => {
                     tracing::debug!("computing on the CPU: {:#}", anyhow::Error::from(error));
-                    Device::Cpu
+                    Ok(Device::Cpu)
                 }
-            });
+            };
         }
-        DeviceName::Cuda(number) => number.unwrap_or(0),
+        DeviceName::Cuda(number) => number.unwrap_or(own),
     };
     let n_devices = open()
         .map_err(explained)
         .with_context(|| format!("--device {name}"))?;
+    of_rank(name, number, n_devices)
+}
+
+/// A device by its number, where there are so many.
+fn of_rank(name: DeviceName, number: usize, n_devices: usize) -> anyhow::Result<Device> {
     if number >= n_devices {
         let there = match n_devices {
             1 => "there is one device, cuda:0".to_owned(),
             n => format!("there are {n} devices, cuda:0 to cuda:{}", n - 1),
         };
-        return Err(UsageError(format!("--device {name}: {there}")).into());
+        return Err(UsageError(format!(
+            "--device {name}: there is no cuda:{number}: {there}"
+        ))
+        .into());
     }
     Ok(Device::Cuda(number))
 }
@@ -161,31 +171,51 @@ mod tests {
 
     #[test]
     fn the_cpu_opens_nothing() {
-        let device = pick(DeviceName::Cpu, || panic!("CUDA was opened"));
+        let device = pick(DeviceName::Cpu, 0, || panic!("CUDA was opened"));
         assert_eq!(device.unwrap(), Device::Cpu);
     }
 
     #[test]
     fn auto_takes_the_first_device_or_the_cpu() {
-        assert_eq!(pick(DeviceName::Auto, || Ok(ANY)).unwrap(), Device::Cuda(0));
-        let device = pick(DeviceName::Auto, || Err(CudaError::NoDriver));
+        assert_eq!(
+            pick(DeviceName::Auto, 0, || Ok(ANY)).unwrap(),
+            Device::Cuda(0)
+        );
+        let device = pick(DeviceName::Auto, 0, || Err(CudaError::NoDriver));
         assert_eq!(device.unwrap(), Device::Cpu);
     }
 
     #[test]
     fn a_device_is_there_or_the_user_learns_how_many_are() {
         for (name, device) in [(None, 0), (Some(0), 0), (Some(1), 1)] {
-            let picked = pick(DeviceName::Cuda(name), || Ok(ANY)).unwrap();
+            let picked = pick(DeviceName::Cuda(name), 0, || Ok(ANY)).unwrap();
             assert_eq!(picked, Device::Cuda(device));
         }
         for (n_devices, words) in [
-            (1, "--device cuda:2: there is one device, cuda:0"),
-            (2, "--device cuda:2: there are 2 devices, cuda:0 to cuda:1"),
+            (
+                1,
+                "--device cuda:2: there is no cuda:2: there is one device, cuda:0",
+            ),
+            (
+                2,
+                "--device cuda:2: there is no cuda:2: there are 2 devices, cuda:0 to cuda:1",
+            ),
         ] {
-            let error = pick(DeviceName::Cuda(Some(2)), || Ok(n_devices)).unwrap_err();
+            let error = pick(DeviceName::Cuda(Some(2)), 0, || Ok(n_devices)).unwrap_err();
             assert_eq!(error.to_string(), words);
             assert!(error.is::<UsageError>());
         }
+    }
+
+    #[test]
+    fn the_ranks_of_a_machine_take_a_device_each() {
+        for name in [DeviceName::Auto, DeviceName::Cuda(None)] {
+            assert_eq!(pick(name, 1, || Ok(ANY)).unwrap(), Device::Cuda(1));
+            let error = pick(name, 2, || Ok(ANY)).unwrap_err().to_string();
+            assert!(error.contains("there is no cuda:2"), "{error}");
+        }
+        let same = pick(DeviceName::Cuda(Some(0)), 1, || Ok(ANY)).unwrap();
+        assert_eq!(same, Device::Cuda(0));
     }
 
     #[test]
@@ -203,7 +233,7 @@ mod tests {
             (CudaError::NoDriver, &["no NVIDIA driver", "--device cpu"]),
             (CudaError::NoDevice, &["CUDA_VISIBLE_DEVICES"]),
         ] {
-            let error = pick(DeviceName::Cuda(Some(1)), || Err(error)).unwrap_err();
+            let error = pick(DeviceName::Cuda(Some(1)), 0, || Err(error)).unwrap_err();
             assert!(!error.is::<UsageError>());
             let message = format!("{error:#}");
             assert!(message.starts_with("--device cuda:1: "), "{message}");

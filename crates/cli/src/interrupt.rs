@@ -113,15 +113,28 @@ impl Interrupt {
         }
     }
 
-    /// Whether a signal has come.
-    pub(crate) fn is_set(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
+    /// Asks the work to stop as that signal does.
+    pub(crate) fn raise(&self, signal: u8) {
+        self.signal.store(usize::from(signal), Ordering::Relaxed);
     }
 
-    /// The error to end with, when a signal has come.
+    /// The signal that has come.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        match self.signal.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(signal as u8),
+        }
+    }
+
+    /// Whether a signal has come.
+    pub(crate) fn is_set(&self) -> bool {
+        self.signal().is_some()
+    }
+
+    /// The error to end with, when a signal has come, to this process or to another rank.
     pub(crate) fn error(&self) -> anyhow::Error {
         Interrupted {
-            signal: self.signal.load(Ordering::Relaxed) as u8,
+            signal: self.signal().unwrap_or(SIGTERM as u8),
         }
         .into()
     }

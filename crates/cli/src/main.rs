@@ -16,8 +16,10 @@ mod named;
 mod nano_beir;
 mod npy;
 mod output;
+mod processes;
 mod progress;
 mod pushing;
+mod ranks;
 mod session;
 mod source;
 mod table;
@@ -27,7 +29,7 @@ mod texts;
 mod tokenizing;
 mod usage;
 
-use std::{collections::BTreeSet, io, process::ExitCode};
+use std::{collections::BTreeSet, io, process::ExitCode, thread};
 
 use eval::EvalError;
 use hub::error::HubError;
@@ -39,6 +41,8 @@ use crate::{
     device::{DeviceName, Unusable},
     flags::{Command, Flags, parse_from},
     interrupt::{Interrupt, Interrupted},
+    processes::RankFailed,
+    ranks::Launch,
     session::Session,
     talk::Talk,
     usage::UsageError,
@@ -46,8 +50,29 @@ use crate::{
 
 fn main() -> ExitCode {
     let line = parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    let talk = Talk::start(line.flags.verbose, line.flags.quiet, line.known);
-    match run(line.flags, &line.given, &talk) {
+    // The other commands have no use for ranks, and run as often as they are started.
+    let launch = match &line.flags.command {
+        Command::Train(_) => Launch::of_environment(),
+        _ => Ok(Launch::default()),
+    };
+    let place = launch
+        .as_ref()
+        .ok()
+        .and_then(|launch| launch.place.as_ref());
+    let rank = place.map(|place| place.rank);
+    let talk = Talk::start(line.flags.verbose, line.flags.quiet, rank, line.known);
+    let launch = match launch {
+        Ok(launch) => launch,
+        Err(error) => {
+            talk.error(&error.into());
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = run(line.flags, &line.given, &launch, &talk);
+    if let Err(error) = &outcome {
+        launch.report(error);
+    }
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,7 +85,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()> {
+fn run(flags: Flags, given: &BTreeSet<String>, launch: &Launch, talk: &Talk) -> anyhow::Result<()> {
     // May start this program anew, with the libtorch that SENTUNE_LIBTORCH names.
     let libtorch = shim::cuda::libtorch_folder();
     if let Err(error) = launcher::enter(libtorch.as_deref()) {
@@ -72,15 +97,25 @@ fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()
     if let Some(folder) = &libtorch {
         tracing::debug!("libtorch is in {}", folder.display());
     }
-    choose_device(&flags)?;
-    set_threads(flags.num_threads)?;
-    arm_failpoint()?;
-    let session = Session {
-        talk: talk.clone(),
-        interrupt: Interrupt::listen()?,
+    let n_to_start = match &flags.command {
+        Command::Train(train) => launch.processes_to_start(&train.call)?,
+        _ => None,
     };
+    let session = || {
+        Ok::<_, anyhow::Error>(Session {
+            talk: talk.clone(),
+            interrupt: Interrupt::listen()?,
+        })
+    };
+    if let Some(n) = n_to_start {
+        return processes::run(n, &session()?);
+    }
+    choose_device(&flags, launch)?;
+    set_threads(flags.num_threads, launch)?;
+    arm_failpoint()?;
+    let session = session()?;
     match flags.command {
-        Command::Train(flags) => commands::train::run(*flags, given, &session),
+        Command::Train(flags) => commands::train::run(*flags, given, launch, &session),
         Command::Sweep(flags) => commands::sweep::run(&flags, &session),
         Command::Eval(flags) => commands::eval::run(&flags, &session),
         Command::Encode(flags) => commands::encode::run(&flags, &session),
@@ -101,9 +136,12 @@ fn run(flags: Flags, given: &BTreeSet<String>, talk: &Talk) -> anyhow::Result<()
 }
 
 /// Chooses the device of a command that computes; the others have no use for one.
-fn choose_device(flags: &Flags) -> anyhow::Result<()> {
+///
+/// The ranks of a machine take one each.
+fn choose_device(flags: &Flags, launch: &Launch) -> anyhow::Result<()> {
+    let local_rank = launch.place.as_ref().and_then(|place| place.local_rank);
     match (flags.command.computes(), flags.device) {
-        (true, name) => device::choose(name.unwrap_or(DeviceName::Auto)),
+        (true, name) => device::choose(name.unwrap_or(DeviceName::Auto), local_rank.unwrap_or(0)),
         (false, Some(name)) => Err(UsageError(format!(
             "--device {name}: this command computes nothing on a device: leave the flag out"
         ))
@@ -112,17 +150,22 @@ fn choose_device(flags: &Flags) -> anyhow::Result<()> {
     }
 }
 
-/// The threads of our kernels and of work over rows; all cores where the flag doesn't say.
+/// The threads of our kernels and of work over rows; all cores where the flag doesn't say, which the ranks of a machine
+/// divide.
 ///
 /// libtorch keeps one: its share between our kernels is small, and its OpenMP workers spin for a
 /// while after each parallel loop, on cores that the kernels need.
-fn set_threads(n_threads: Option<u16>) -> anyhow::Result<()> {
+fn set_threads(n_threads: Option<u16>, launch: &Launch) -> anyhow::Result<()> {
     tch::set_num_threads(1);
-    if let Some(n_threads) = n_threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(usize::from(n_threads))
-            .build_global()?;
-    }
+    let n_sharing = launch.place.as_ref().and_then(|place| place.local_size);
+    let n_threads = match (n_threads, n_sharing) {
+        (Some(n_threads), _) => usize::from(n_threads),
+        (None, Some(n_sharing)) => (thread::available_parallelism()?.get() / n_sharing).max(1),
+        (None, None) => return Ok(()),
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(n_threads)
+        .build_global()?;
     Ok(())
 }
 
@@ -139,6 +182,9 @@ fn arm_failpoint() -> anyhow::Result<()> {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         return interrupted.exit_code();
+    }
+    if let Some(failed) = error.downcast_ref::<RankFailed>() {
+        return failed.exit_code();
     }
     let is_usage = error.chain().any(|cause| {
         // A transparent error is no cause of its own: the loss's lies within the trainer's.

@@ -23,20 +23,30 @@ pub(crate) struct Talk {
     has_bars: bool,
     /// The flags of the command.
     known: Arc<BTreeSet<String>>,
+    /// The number of this process, where it is one of several ranks.
+    rank: Option<usize>,
 }
 
 impl Talk {
-    /// Sets up log lines and bars. RUST_LOG wins over `verbose` and `quiet`.
+    /// Sets up log lines and bars. RUST_LOG wins over `verbose` and `quiet`. Of several ranks, the first speaks for all.
     ///
     /// Advice that names flags other than the `known` ones is left out of all lines.
-    pub(crate) fn start(verbose: u8, quiet: bool, known: BTreeSet<String>) -> Self {
-        let has_bars = io::stderr().is_terminal() && !quiet;
+    pub(crate) fn start(
+        verbose: u8,
+        quiet: bool,
+        rank: Option<usize>,
+        known: BTreeSet<String>,
+    ) -> Self {
+        let is_other = rank.is_some_and(|rank| rank > 0);
+        let has_bars = io::stderr().is_terminal() && !quiet && !is_other;
         let talk = Self {
             bars: MultiProgress::new(),
             has_bars,
             known: Arc::new(known),
+            rank,
         };
         let level = match (quiet, verbose) {
+            (_, 0) if is_other => "error",
             (true, _) => "warn",
             (false, 0) => "info",
             (false, 1) => "debug",
@@ -60,12 +70,14 @@ impl Talk {
             bars: MultiProgress::new(),
             has_bars: false,
             known: Arc::default(),
+            rank: None,
         }
     }
 
     /// Prints the error of a run that failed: the whole chain on one line.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.print(&format!("error: {error:#}\n"));
+        let who = self.rank.map(|rank| format!("rank {rank}: "));
+        self.print(&format!("error: {}{error:#}\n", who.unwrap_or_default()));
     }
 
     /// Prints a line below the error.

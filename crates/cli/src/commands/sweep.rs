@@ -155,7 +155,7 @@ fn run_one(point: &Point, state: &State, session: &Session) -> anyhow::Result<Bo
         State::Begun(None) => flags.call.overwrite_output_dir = true,
         State::New | State::Done(_) => {}
     }
-    match catch_unwind(AssertUnwindSafe(|| run_resolved(&flags, session))) {
+    match catch_unwind(AssertUnwindSafe(|| run_resolved(&flags, None, session))) {
         Ok(done) => drop(done?),
         Err(_) => bail!("it panicked: see above, and report it"),
     }

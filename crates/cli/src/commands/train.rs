@@ -14,7 +14,7 @@ use anyhow::Context;
 use eval::{Metrics, csv::At};
 use model::{Compute, LoadOptions, ModelError, SentenceTransformer};
 use train::{
-    CONFIG, Checkpoint, METRICS, MetricsFile, RunFolder, RunOutcome, TensorBoard, Trainer,
+    CONFIG, Checkpoint, Group, METRICS, MetricsFile, RunFolder, RunOutcome, TensorBoard, Trainer,
     write_file,
 };
 
@@ -37,6 +37,7 @@ use crate::{
     output::{print, print_json},
     progress::TrainingProgress,
     pushing::{CheckpointPushes, Destination},
+    ranks::Launch,
     session::Session,
     usage::UsageError,
 };
@@ -45,14 +46,38 @@ use crate::{
 pub(crate) fn run(
     flags: TrainFlags,
     given: &BTreeSet<String>,
+    launch: &Launch,
     session: &Session,
 ) -> anyhow::Result<()> {
-    let flags = resolve(flags, given)?;
-    if claim::is_complete(&flags)? {
+    let mut flags = resolve(flags, given)?;
+    if launch.is_restart() {
+        claim::go_on_by_itself(&mut flags);
+    }
+    let Some(place) = &launch.place else {
+        return make(&flags, None, session);
+    };
+    let group = place.join(&flags, session)?;
+    let outcome = make(&flags, Some(&group), session).and_then(|()| Ok(group.barrier()?));
+    let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));
+    group.leave(failure.as_deref());
+    outcome
+}
+
+/// Trains, alone or as one rank of several, and prints the figures.
+fn make(flags: &TrainFlags, group: Option<&Group>, session: &Session) -> anyhow::Result<()> {
+    let is_first = group.is_none_or(Group::is_first);
+    let mut is_complete = is_first && claim::is_complete(flags)?;
+    if let Some(group) = group {
+        is_complete = group.share(&[u8::from(is_complete)])? == [1];
+    }
+    if is_complete {
         tracing::info!("the run is complete: there is nothing to go on with");
         return Ok(());
     }
-    let done = run_resolved(&flags, session)?;
+    let done = run_resolved(flags, group, session)?;
+    if !is_first {
+        return Ok(());
+    }
     if let Some(folder) = flags
         .output_dir
         .as_deref()
@@ -76,8 +101,13 @@ pub(crate) struct Done {
     table: Option<String>,
 }
 
-/// Trains as a resolved configuration says. Its files go to the run's folder, [`RESULTS`] last of all.
-pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Result<Done> {
+/// Trains as a resolved configuration says. Its files go to the run's folder, [`RESULTS`] last of all; of several ranks
+/// the first writes them.
+pub(crate) fn run_resolved(
+    flags: &TrainFlags,
+    group: Option<&Group>,
+    session: &Session,
+) -> anyhow::Result<Done> {
     flags.arguments.prepare()?;
     if flags.adapter.lora_merge
         && flags.hub.push_to_hub
@@ -91,7 +121,11 @@ pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Res
         .output_dir
         .clone()
         .context("a resolved configuration names its folder")?;
-    let folder = RunFolder::create(&output_dir).context("--output-dir")?;
+    let is_first = group.is_none_or(Group::is_first);
+    let folder = match is_first {
+        true => RunFolder::create(&output_dir).context("--output-dir")?,
+        false => RunFolder::of_first_rank(&output_dir),
+    };
     if !folder.is_locked() {
         tracing::warn!(
             "the file system of {} has no locks: see to it that no other run writes to it",
@@ -101,8 +135,12 @@ pub(crate) fn run_resolved(flags: &TrainFlags, session: &Session) -> anyhow::Res
     let run = Run {
         folder: &folder,
         flags,
+        group,
         session,
     };
+    if !is_first {
+        return run.make(None);
+    }
     let destination = Destination::of_run(&flags.hub, &output_dir, session);
     let outcome = destination.and_then(|to| run.make(to.map(Arc::new).as_ref()));
     // The lock's file goes first.
@@ -132,13 +170,23 @@ fn named_by_flags(error: anyhow::Error) -> anyhow::Error {
 struct Run<'a> {
     folder: &'a RunFolder,
     flags: &'a TrainFlags,
+    /// The other ranks, where there are any.
+    group: Option<&'a Group>,
     session: &'a Session,
 }
 
 impl Run<'_> {
+    /// Whether this process writes, logs and evaluates.
+    fn is_first(&self) -> bool {
+        self.group.is_none_or(Group::is_first)
+    }
+
     /// Trains, and pushes to the hub where there is a destination.
     fn make(&self, destination: Option<&Arc<Destination>>) -> anyhow::Result<Done> {
-        let checkpoint = claim(self.folder, self.flags)?;
+        let checkpoint = match self.is_first() {
+            true => claim(self.folder, self.flags)?,
+            false => None,
+        };
         check_losses(self.flags)?;
         let mut laps = Laps::start();
         let inputs = Inputs::load(self.flags, self.session)?;
@@ -147,9 +195,10 @@ impl Run<'_> {
         let mut model = self.load_model()?;
         laps.end("model");
         let root = self.folder.root();
-        let prepared = Prepared::new(inputs, &model, self.flags, root, self.session)?;
+        let keep = self.is_first().then_some(root);
+        let prepared = Prepared::new(inputs, &model, self.flags, keep, self.session)?;
         laps.end("tokens");
-        if let Some(classes) = classes {
+        if let Some(classes) = classes.filter(|_| self.is_first()) {
             write_file(&root.join(CLASSES), classes.as_bytes())?;
         }
         let pushes = destination.and_then(|to| {
@@ -157,6 +206,12 @@ impl Run<'_> {
             CheckpointPushes::new(to, strategy, root, self.session)
         });
         let results = self.train(&mut model, &prepared, checkpoint, laps, pushes)?;
+        if !self.is_first() {
+            return Ok(Done {
+                results,
+                table: None,
+            });
+        }
         let id = destination.map(|destination| destination.id());
         let done = self.report(&model, &prepared, results, id)?;
         if let Some(destination) = destination {
@@ -206,12 +261,13 @@ impl Run<'_> {
         pushes: Option<CheckpointPushes>,
     ) -> anyhow::Result<Results> {
         let is_interrupted = || self.session.interrupt.is_set();
-        let mut trainer = Trainer::with_tasks(
+        let mut trainer = Trainer::in_group(
             model,
             prepared.tasks(),
             self.flags.arguments.clone(),
             self.folder.clone(),
             &is_interrupted,
+            self.group,
         )?;
         let anyway = self.flags.call.resume_anyway;
         if let Some(checkpoint) = checkpoint.as_ref().filter(|_| !anyway) {
@@ -220,8 +276,10 @@ impl Run<'_> {
         if self.flags.adapter.lora_merge {
             trainer.merge_adapter();
         }
-        let config = to_toml(self.flags)?;
-        write_file(&self.folder.root().join(CONFIG), config.as_bytes())?;
+        if self.is_first() {
+            let config = to_toml(self.flags)?;
+            write_file(&self.folder.root().join(CONFIG), config.as_bytes())?;
+        }
         let before = self.measure(prepared, trainer.model())?;
         if let Some(checkpoint) = &checkpoint {
             for difference in trainer.resume(checkpoint, anyway)? {
@@ -229,7 +287,9 @@ impl Run<'_> {
             }
             tracing::info!("going on from {}", checkpoint.path().display());
         }
-        self.observe(&mut trainer, prepared.unit(), laps)?;
+        if self.is_first() {
+            self.observe(&mut trainer, prepared.unit(), laps)?;
+        }
         if let Some(pushes) = pushes {
             trainer.observe(pushes);
         }
@@ -243,6 +303,10 @@ impl Run<'_> {
                 summary,
             }),
             RunOutcome::Interrupted { step } => {
+                if let Some(group) = self.group {
+                    // All ranks stop here.
+                    group.leave(None);
+                }
                 tracing::warn!(
                     "stopped after step {step}, which is saved: the same command with --resume-from-checkpoint goes on"
                 );
@@ -282,6 +346,9 @@ impl Run<'_> {
         model: &SentenceTransformer,
     ) -> anyhow::Result<Option<Metrics>> {
         let mut all = Vec::with_capacity(prepared.tests.len());
+        if !self.is_first() {
+            return Ok(None);
+        }
         for test in &prepared.tests {
             let embeddings = encode_evaluation(test, model, self.session)?;
             let metrics = test.metrics(&embeddings)?;

@@ -217,6 +217,13 @@ pub(crate) struct TrainCall {
     /// Go on from the checkpoint even if data, loss, model or arguments are not those of its run.
     #[arg(long, requires = "resume_from_checkpoint", help_heading = DATA)]
     pub(crate) resume_anyway: bool,
+    /// Train with N ranks on this machine, a process each, which divide its cores. torchrun, mpiexec and Slurm start ranks
+    /// themselves.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = TRAINING)]
+    pub(crate) processes: Option<u16>,
+    /// Longest time in seconds that a rank waits for another, which may be evaluating.
+    #[arg(long, value_name = "SECONDS", default_value = "1800", value_parser = clap::value_parser!(u64).range(1..), help_heading = TRAINING)]
+    pub(crate) ddp_timeout: u64,
     /// Keep token ids in the cache folder, and take them from there.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_value = "true", default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = DATA)]
     pub(crate) token_cache: bool,

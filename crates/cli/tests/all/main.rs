@@ -14,6 +14,8 @@ mod losses;
 mod merge;
 mod messages;
 mod prompts;
+#[cfg(target_os = "linux")]
+mod ranks;
 #[cfg(unix)]
 mod reliability;
 mod report;

@@ -7,6 +7,8 @@ mod disk;
 mod endurance;
 mod kills;
 mod numbers;
+#[cfg(target_os = "linux")]
+mod ranks;
 mod repeat;
 mod resume;
 mod signals;

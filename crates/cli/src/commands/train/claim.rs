@@ -64,6 +64,12 @@ const LAST: &str = "last";
 /// The value of `--resume-from-checkpoint` by which one command line starts a run and goes on with it.
 const AUTO: &str = "auto";
 
+/// Has a run that torchrun starts anew go on with its newest checkpoint, or start where there is none yet.
+pub(super) fn go_on_by_itself(flags: &mut TrainFlags) {
+    let wanted = &mut flags.call.resume_from_checkpoint;
+    wanted.get_or_insert_with(|| AUTO.to_owned());
+}
+
 /// Whether `--resume-from-checkpoint auto` finds this very run, trained to its end.
 ///
 /// # Errors

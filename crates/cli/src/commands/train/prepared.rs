@@ -36,12 +36,12 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Builds losses and evaluators, tokenises the data, and has a teacher label it where there is one. `folder` keeps
-    /// the teacher's labels.
+    /// the teacher's labels, where one is given.
     pub(super) fn new(
         inputs: Inputs,
         model: &SentenceTransformer,
         flags: &TrainFlags,
-        folder: &Path,
+        folder: Option<&Path>,
         session: &Session,
     ) -> anyhow::Result<Self> {
         let losses = build_losses(flags, model, session)?;

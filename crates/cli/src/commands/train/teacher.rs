@@ -23,7 +23,7 @@ pub(crate) fn label(
     data: &mut TrainingData,
     loss: &dyn Loss,
     teacher: &SentenceTransformer,
-    folder: &Path,
+    folder: Option<&Path>,
     session: &Session,
 ) -> anyhow::Result<()> {
     let dataset = &data.dataset;
@@ -47,14 +47,18 @@ pub(crate) fn label(
     }
     loss.check(dataset.columns.len(), LabelKind::FloatVector)?;
     let are_scores = takes.min_columns > 1;
-    let path = folder.join(format!("teacher-{}.safetensors", file_name(&dataset.name)));
+    let file = format!("teacher-{}.safetensors", file_name(&dataset.name));
+    let path = folder.map(|folder| folder.join(file));
     let digest = digest(data, teacher, are_scores)?;
-    let labels = match read(&path, digest) {
+    let kept = path.as_ref().and_then(|path| read(path, digest));
+    let labels = match kept {
         Some(labels) => labels,
         None => {
             let labels = compute(data, teacher, are_scores, session)?;
-            let digest = Tensor::f_from_slice(&[digest])?;
-            Tensor::write_safetensors(&[("labels", &labels), ("digest", &digest)], &path)?;
+            if let Some(path) = &path {
+                let digest = Tensor::f_from_slice(&[digest])?;
+                Tensor::write_safetensors(&[("labels", &labels), ("digest", &digest)], path)?;
+            }
             labels
         }
     };

@@ -8,8 +8,8 @@ const FLAGS: [(&str, &str); 22] = [
     ("dataloader-persistent-workers", IN_MEMORY),
     ("dataloader-pin-memory", IN_MEMORY),
     ("dataloader-prefetch-factor", IN_MEMORY),
-    ("ddp-backend", ONE_PROCESS),
-    ("ddp-find-unused-parameters", ONE_PROCESS),
+    ("ddp-backend", "the device decides on it"),
+    ("ddp-find-unused-parameters", "all gradients are one tensor"),
     ("disable-tqdm", "--quiet hides the bar"),
     ("do-eval", "evaluations go by --eval-strategy"),
     ("do-train", "sentune train trains"),
@@ -17,9 +17,9 @@ const FLAGS: [(&str, &str); 22] = [
         "gradient-checkpointing",
         "--mini-batch-tokens bounds the memory of a step",
     ),
-    ("local-rank", ONE_PROCESS),
+    ("local-rank", "LOCAL_RANK says it"),
     ("log-level", "-v, -q and RUST_LOG choose the log lines"),
-    ("log-on-each-node", ONE_PROCESS),
+    ("log-on-each-node", "rank 0 logs"),
     ("logging-dir", LOG),
     ("overwrite-cache", "token ids are kept by their texts"),
     (
@@ -39,7 +39,6 @@ const FLAGS: [(&str, &str); 22] = [
 
 const IN_MEMORY: &str = "token ids are in memory";
 const LOG: &str = "the log goes to metrics.jsonl and TensorBoard's files in the folder of the run";
-const ONE_PROCESS: &str = "a run is one process";
 
 /// The given flags that change nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
