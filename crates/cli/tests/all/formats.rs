@@ -152,6 +152,133 @@ fn words_as_labels_are_numbered_and_the_table_is_kept() {
 }
 
 #[test]
+fn whole_numbers_with_a_point_are_classes_where_classes_are_asked_for() {
+    let sandbox = Sandbox::new();
+    let lines = |write: &dyn Fn(usize) -> String| (0..12).map(write).collect::<String>();
+    let csv = |point: &str| {
+        let row = |i: usize| format!("a dog {i},a hound {},{}{point}\n", i / 2, i % 2);
+        format!("a,b,label\n{}", lines(&row))
+    };
+    let jsonl = |point: &str| {
+        lines(&|i| {
+            format!(
+                "{{\"a\":\"a dog {i}\",\"b\":\"a hound {}\",\"label\":{}{point}}}\n",
+                i / 2,
+                i % 2
+            )
+        })
+    };
+    let topics = |point: &str| {
+        let row = |i: usize| format!("a text {i},{}{point}\n", i % 3);
+        format!("text,label\n{}", lines(&row))
+    };
+    let weights = |file: &str, content: String, flags: &[&str]| {
+        let path = sandbox.write(file, content);
+        let more = [
+            "--max-steps",
+            "1",
+            "--save-strategy",
+            "no",
+            "--no-report",
+            "--overwrite-output-dir",
+        ];
+        sandbox.train(&path, &[flags, &more].concat()).ok();
+        fs_err::read(sandbox.path("run/final/model.safetensors")).unwrap()
+    };
+    let same = |file: &str, content: &dyn Fn(&str) -> String, flags: &[&str]| {
+        let (whole, point) = (content(""), content(".0"));
+        assert!(
+            weights(file, whole, flags) == weights(file, point, flags),
+            "{file} {flags:?}"
+        );
+    };
+    for loss in ["contrastive", "online-contrastive", "softmax"] {
+        same("pairs.csv", &csv, &["--loss", loss]);
+    }
+    same("pairs.jsonl", &jsonl, &["--loss", "contrastive"]);
+    let groups = [
+        "--loss",
+        "batch-all-triplet",
+        "--batch-sampler",
+        "group_by_label",
+    ];
+    same("topics.csv", &topics, &groups);
+
+    let evaluated = |point: &str| {
+        sandbox.write("pairs.csv", csv(point));
+        let model = model();
+        let flags: [&dyn AsRef<std::ffi::OsStr>; 7] = [
+            &"eval",
+            &"--model",
+            &model,
+            &"--data",
+            &"pairs.csv",
+            &"--evaluator",
+            &"binary-classification",
+        ];
+        sandbox.run(&flags).ok()
+    };
+    let whole = evaluated("");
+    assert!(whole.contains("12 labelled pairs"), "{whole}");
+    assert_eq!(evaluated(".0"), whole);
+    let (found, _) = stat(&sandbox, "pairs.csv", &[]);
+    assert_eq!(found["labels"], json!({"classes": {"0": 6, "1": 6}}));
+
+    // A real fraction makes scores of them.
+    sandbox.write(
+        "scores.csv",
+        "a,b,label\na dog,a hound,1.0\na cat,a cow,0.5\n",
+    );
+    let refused = sandbox.train(Path::new("scores.csv"), &["--loss", "contrastive"]);
+    refused.failed(
+        2,
+        &["ContrastiveLoss needs", "integer labels", "float labels"],
+    );
+}
+
+#[test]
+fn a_label_of_another_name_is_named_with_its_flag() {
+    let sandbox = Sandbox::new();
+    let pairs: String = (0..8)
+        .map(|i| format!("a dog {i},a hound {i},{}\n", i % 2))
+        .collect();
+    for (name, loss) in [("is_duplicate", "contrastive"), ("similarity", "cosent")] {
+        let path = sandbox.write("pairs.csv", format!("question1,question2,{name}\n{pairs}"));
+        let flag = format!("--label-column {name}");
+        let flags = [
+            "--loss",
+            loss,
+            "--max-steps",
+            "1",
+            "--save-strategy",
+            "no",
+            "--overwrite-output-dir",
+        ];
+        let refused = sandbox.train(&path, &flags);
+        let column = format!("column `{name}` holds only numbers");
+        refused.failed(1, &[&column, &flag]);
+        let trained = sandbox.train(&path, &[&flags[..], &["--label-column", name]].concat());
+        assert!(trained.stderr.contains("8 rows of 2 texts"), "{trained:?}");
+        trained.ok();
+    }
+    let capital = sandbox.write("pairs.csv", format!("question1,question2,Label\n{pairs}"));
+    let flags = [
+        "--loss",
+        "contrastive",
+        "--max-steps",
+        "1",
+        "--save-strategy",
+        "no",
+    ];
+    let trained = sandbox.train(
+        &capital,
+        &[&flags[..], &["--overwrite-output-dir"]].concat(),
+    );
+    assert!(trained.stderr.contains("8 rows of 2 texts"), "{trained:?}");
+    trained.ok();
+}
+
+#[test]
 fn rows_with_several_negatives_are_evaluated_as_triplets() {
     let sandbox = Sandbox::new();
     let tuples = "anchor,positive,negative_1,negative_2\na dog,a hound,a cat,a cow\nthe sea,the ocean,a hill,a road\n";
