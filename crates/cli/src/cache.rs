@@ -4,12 +4,9 @@ use std::{ffi::OsString, path::PathBuf};
 
 use data::TokenCache;
 
-/// Tokenised data takes at most so much of the disk, in bytes.
-const MAX_TOKEN_BYTES: u64 = 2_000_000_000;
-
-/// The cache of tokenised data, if there is a place for it.
-pub(crate) fn token_cache() -> Option<TokenCache> {
-    Some(TokenCache::new(folder()?.join("tokens"), MAX_TOKEN_BYTES))
+/// The cache of tokenised data, if there is a place for it. It takes at most so much of the disk.
+pub(crate) fn token_cache(max_bytes: u64) -> Option<TokenCache> {
+    Some(TokenCache::new(folder()?.join("tokens"), max_bytes))
 }
 
 /// The user's cache folder.

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use data::{Dataset, TextColumn, TokenCache};
+use data::{Dataset, TextColumn, TokenCache, Written};
 use model::{ModelError, SentenceTransformer, Tokenizer};
 use train::{Tokenizing, TrainError, TrainingData};
 use wording::counted;
@@ -15,7 +15,7 @@ pub(crate) fn tokenize(
     tokenizer: &Tokenizer,
     session: &Session,
 ) -> anyhow::Result<TrainingData> {
-    tokenize_prompted(dataset, Vec::new(), tokenizer, None, session)
+    tokenize_prompted(dataset, Vec::new(), None, tokenizer, None, session)
 }
 
 /// Turns all texts of a data set into ids without a word: for a part of one that was told of.
@@ -59,11 +59,12 @@ pub(crate) fn token_counts(
     counts
 }
 
-/// Turns all texts of a data set into ids, each after its column's prompt; with a cache it takes them from there,
-/// or keeps them there.
+/// Turns the texts of a data set, or of the rows of it that are needed, into ids, each after its column's prompt; with a
+/// cache it takes them from there, or keeps them there.
 pub(crate) fn tokenize_prompted(
     dataset: Dataset,
     prompts: Vec<String>,
+    rows: Option<&[u32]>,
     tokenizer: &Tokenizer,
     cache: Option<&TokenCache>,
     session: &Session,
@@ -77,6 +78,14 @@ pub(crate) fn tokenize_prompted(
             Tokenizing::NotCached(error) => tracing::warn!(
                 "the token ids could not be kept for the next run: {error}; SENTUNE_CACHE names another folder, --token-cache=false keeps none"
             ),
+            Tokenizing::Written(Written::TooLarge { n_bytes, max_bytes }) => tracing::info!(
+                "the token ids are not kept for the next run: they take {}, and --token-cache-limit is {}",
+                gigabytes(n_bytes),
+                gigabytes(max_bytes)
+            ),
+            Tokenizing::Written(Written::Kept { n_removed: 1.. }) => tracing::info!(
+                "token ids of earlier runs were removed to keep those of this one within --token-cache-limit"
+            ),
             _ => {}
         }
         if session.interrupt.is_set() {
@@ -85,7 +94,7 @@ pub(crate) fn tokenize_prompted(
             ControlFlow::Continue(())
         }
     };
-    let data = train::tokenize_prompted(dataset, prompts, tokenizer, cache, &mut progress);
+    let data = train::tokenize_prompted(dataset, prompts, rows, tokenizer, cache, &mut progress);
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
@@ -93,12 +102,23 @@ pub(crate) fn tokenize_prompted(
         Err(TrainError::Model(ModelError::Stopped)) => return Err(session.interrupt.error()),
         data => data?,
     };
+    let of_needed = match data.tokens.rows_with_ids() {
+        None => String::new(),
+        Some(rows) => format!(
+            " of the {} that --max-steps needs, which are not kept for the next run",
+            counted(rows.len(), "rows")
+        ),
+    };
     tracing::info!(
-        "data {}: {} of {}, {}",
+        "data {}: {} of {}, {}{of_needed}",
         data.dataset.name,
         counted(data.dataset.n_rows(), "rows"),
         counted(data.dataset.columns.len(), "texts"),
         counted(data.tokens.n_tokens().iter().sum(), "tokens"),
     );
     Ok(data)
+}
+
+fn gigabytes(n_bytes: u64) -> String {
+    format!("{:.3} GB", n_bytes as f64 / 1e9)
 }

@@ -36,6 +36,6 @@ pub use crate::{
     options::{Dialect, LoadOptions, OnBadRow},
     overlap::{Overlap, overlap},
     tables::{Field, FieldKind, Wanted, load_fields, load_fields_of},
-    token_cache::{TokenCache, TokenKey, TokenLimits},
+    token_cache::{TokenCache, TokenKey, TokenLimits, Written},
     tokens::{Prompt, TokenColumn, TokenizedDataset, UniqueTexts},
 };

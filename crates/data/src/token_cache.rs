@@ -45,6 +45,23 @@ pub struct TokenCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenKey([u8; DIGEST]);
 
+/// The outcome of [`TokenCache::write`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The tokens are there.
+    Kept {
+        /// Entries that were removed to make room.
+        n_removed: usize,
+    },
+    /// The tokens are not kept, since they take more than all entries may.
+    TooLarge {
+        /// Bytes that they take.
+        n_bytes: u64,
+        /// Bytes that all entries may take.
+        max_bytes: u64,
+    },
+}
+
 /// Bounds of the ids that the model takes. An entry with others, which sentune did not write, would reach past the
 /// model's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,11 +165,15 @@ impl TokenCache {
     ///
     /// # Errors
     /// When the folder can't be made or written to.
-    pub fn write(&self, key: &TokenKey, tokens: &TokenizedDataset) -> Result<(), DataError> {
-        let bytes = encode(key, tokens);
-        if bytes.len() as u64 > self.max_bytes {
-            return Ok(());
+    pub fn write(&self, key: &TokenKey, tokens: &TokenizedDataset) -> Result<Written, DataError> {
+        let n_bytes = n_bytes(tokens);
+        if n_bytes > self.max_bytes {
+            return Ok(Written::TooLarge {
+                n_bytes,
+                max_bytes: self.max_bytes,
+            });
         }
+        let bytes = encode(key, tokens);
         fs::create_dir_all(&self.folder)?;
         let mut file = tempfile::Builder::new()
             .prefix(PARTIAL)
@@ -161,10 +182,12 @@ impl TokenCache {
         file.write_all(&bytes)?;
         let path = self.folder.join(key.file_name());
         file.persist(path).map_err(|error| error.error)?;
-        Ok(self.remove_oldest()?)
+        let n_removed = self.remove_oldest()?;
+        Ok(Written::Kept { n_removed })
     }
 
-    fn remove_oldest(&self) -> io::Result<()> {
+    /// Returns the number of entries that went.
+    fn remove_oldest(&self) -> io::Result<usize> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -181,14 +204,15 @@ impl TokenCache {
         }
         entries.sort();
         let mut n_bytes: u64 = entries.iter().map(|(_, length, _)| length).sum();
+        let mut n_removed = 0;
         for (_, length, path) in entries {
             if n_bytes <= self.max_bytes {
                 break;
             }
             n_bytes -= length;
-            let _ = std::fs::remove_file(&path);
+            n_removed += usize::from(std::fs::remove_file(&path).is_ok());
         }
-        Ok(())
+        Ok(n_removed)
     }
 }
 
@@ -198,15 +222,17 @@ fn is_abandoned(path: &Path, modified: SystemTime) -> bool {
     name.is_some_and(|name| name.starts_with(PARTIAL)) && age > ABANDONED
 }
 
+/// The length of an entry.
+fn n_bytes(tokens: &TokenizedDataset) -> u64 {
+    let columns = tokens.columns.iter();
+    let n_numbers: usize = columns.map(|column| column.len() + column.n_tokens()).sum();
+    (MAGIC.len() + 2 * DIGEST + 4 * (2 + n_numbers)) as u64
+}
+
 /// Magic, key, number of columns and of rows; for each column its rows' lengths, then their ids; the digest of
 /// all before. Numbers are little-endian, of 4 bytes.
 fn encode(key: &TokenKey, tokens: &TokenizedDataset) -> Vec<u8> {
-    let n_numbers: usize = tokens
-        .columns
-        .iter()
-        .map(|column| column.len() + column.n_tokens())
-        .sum();
-    let mut bytes = Vec::with_capacity(MAGIC.len() + 2 * DIGEST + 4 * (2 + n_numbers));
+    let mut bytes = Vec::with_capacity(n_bytes(tokens) as usize);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&key.0);
     let mut number = |n: u32| bytes.extend_from_slice(&n.to_le_bytes());
@@ -457,12 +483,18 @@ mod tests {
         // Used, so younger than the second.
         assert!(cache.read(&first, &pairs(), LIMITS).is_some());
         let third = TokenKey::new(&pairs(), b"third");
-        cache.write(&third, &tokens(&pairs())).unwrap();
+        let written = cache.write(&third, &tokens(&pairs())).unwrap();
+        assert_eq!(written, Written::Kept { n_removed: 1 });
         let is_there = |key| cache.read(key, &pairs(), LIMITS).is_some();
         assert!(is_there(&first) && !is_there(&second) && is_there(&third));
 
         let small = TokenCache::new(cache.folder.clone(), size - 1);
-        small.write(&second, &tokens(&pairs())).unwrap();
+        let written = small.write(&second, &tokens(&pairs())).unwrap();
+        let too_large = Written::TooLarge {
+            n_bytes: size,
+            max_bytes: size - 1,
+        };
+        assert_eq!(written, too_large);
         assert!(!is_there(&second) && is_there(&first));
     }
 }

@@ -100,6 +100,39 @@ impl TokenizedDataset {
         self.columns.iter().map(TokenColumn::n_tokens).collect()
     }
 
+    /// The ids of some rows of a data set, in the places that those have among its `n_rows` rows, with the labels of all.
+    /// The other rows have no ids, which no text has that was tokenised.
+    ///
+    /// # Panics
+    /// If the rows don't ascend, or are not as many as these.
+    pub fn spread(self, rows: &[u32], n_rows: usize, labels: Option<Labels>) -> Self {
+        assert!(rows.is_sorted_by(|a, b| a < b), "rows that don't ascend");
+        let spread = |column: TokenColumn| {
+            assert_eq!(column.len(), rows.len(), "one row of ids for each row");
+            let mut offsets = Vec::with_capacity(n_rows + 1);
+            offsets.push(0);
+            for (row, end) in rows.iter().zip(&column.offsets[1..]) {
+                let start = offsets[offsets.len() - 1];
+                offsets.resize(*row as usize + 1, start);
+                offsets.push(*end);
+            }
+            offsets.resize(n_rows + 1, column.ids.len());
+            TokenColumn { offsets, ..column }
+        };
+        Self {
+            columns: self.columns.into_iter().map(spread).collect(),
+            labels,
+        }
+    }
+
+    /// The rows that have ids, where [`Self::spread`] left some without.
+    pub fn rows_with_ids(&self) -> Option<Vec<u32>> {
+        let column = self.columns.first()?;
+        let has_ids = |row: &u32| !column.get(*row as usize).is_empty();
+        let rows: Vec<u32> = (0..column.len() as u32).filter(has_ids).collect();
+        (rows.len() < column.len()).then_some(rows)
+    }
+
     /// Notes the prompts that the ids begin with, one a column, or none at all.
     ///
     /// # Panics
@@ -240,6 +273,35 @@ fn check_prompts(prompts: &[Prompt], n_columns: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_of_some_rows_stand_in_their_places() {
+        let column = |ids: &[u32], offsets: &[usize]| TokenColumn {
+            ids: ids.to_vec(),
+            offsets: offsets.to_vec(),
+            prompt: Prompt::default(),
+        };
+        let some = TokenizedDataset {
+            columns: vec![column(&[1, 2, 3], &[0, 1, 3]), column(&[4, 5], &[0, 1, 2])],
+            labels: None,
+        };
+        assert_eq!(some.rows_with_ids(), None);
+        let labels = Some(Labels::Integer(vec![9; 5]));
+        let spread = some.clone().spread(&[1, 3], 5, labels.clone());
+        assert_eq!((spread.n_rows(), &spread.labels), (5, &labels));
+        let rows = |column: &TokenColumn| -> Vec<Vec<u32>> {
+            (0..column.len())
+                .map(|row| column.get(row).to_vec())
+                .collect()
+        };
+        let expected = [vec![], vec![1], vec![], vec![2, 3], vec![]];
+        assert_eq!(rows(&spread.columns[0]), expected);
+        let expected = [vec![], vec![4], vec![], vec![5], vec![]];
+        assert_eq!(rows(&spread.columns[1]), expected);
+        assert_eq!(spread.rows_with_ids(), Some(vec![1, 3]));
+        let all = some.clone().spread(&[0, 1], 2, None);
+        assert_eq!(all, some);
+    }
     use crate::dataset::TextColumn;
 
     #[test]

@@ -49,5 +49,7 @@ pub use run::{
 };
 pub use schedule::{Schedule, SchedulerKwargs, SchedulerType, warmup_steps};
 pub use tasks::{Objective, Tasks};
-pub use tokenizing::{Tokenizing, TrainingData, token_ids, tokenize, tokenize_prompted};
+pub use tokenizing::{
+    Tokenizing, TrainingData, rows_of_steps, token_ids, tokenize, tokenize_prompted,
+};
 pub use trainer::{RunOutcome, Trainer};

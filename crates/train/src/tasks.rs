@@ -134,8 +134,17 @@ impl<'a> Task<'a> {
                 // differ, and the guide is not told then which of its tokens are the prompt's.
                 let columns = data.tokens.columns.iter();
                 let prompts: Vec<Prompt> = columns.map(|column| column.prompt.clone()).collect();
-                let texts = data.dataset.prompted_texts(&prompts);
-                texts.tokenize(|texts| tokenizer.encode_batch(texts))
+                let of = |dataset: &Dataset| {
+                    let texts = dataset.prompted_texts(&prompts);
+                    texts.tokenize(|texts| tokenizer.encode_batch(texts))
+                };
+                match data.tokens.rows_with_ids() {
+                    None => of(&data.dataset),
+                    Some(rows) => {
+                        let (n_rows, labels) = (data.dataset.n_rows(), data.tokens.labels.clone());
+                        Ok(of(&data.dataset.select(&rows))?.spread(&rows, n_rows, labels))
+                    }
+                }
             })
             .transpose()?;
         Ok(Self {
@@ -266,6 +275,12 @@ fn chunks<'s>(
     let ids: Vec<&[u32]> = columns()
         .flat_map(|column| rows.iter().map(|&row| column.get(row as usize)))
         .collect();
+    if let Some(place) = ids.iter().position(|ids| ids.is_empty()) {
+        return Err(TrainError::Arguments(format!(
+            "row {} was not tokenised, since --max-steps was to end before it",
+            rows[place % rows.len()] + 1
+        )));
+    }
     // Empty where there are no prompts.
     let mut prompt_lengths: Vec<usize> = Vec::new();
     if columns().any(|column| column.prompt.n_tokens > 0) {

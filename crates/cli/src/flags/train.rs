@@ -200,6 +200,16 @@ impl<'de> Deserialize<'de> for RunEvaluator {
     }
 }
 
+/// A number of bytes with a unit of thousands.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6)];
+    let parsed = units.into_iter().find_map(|(unit, factor)| {
+        let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        (number >= 0.0 && number.is_finite()).then_some((number * factor) as u64)
+    });
+    parsed.ok_or_else(|| "allowed: a number with MB, GB or TB, such as 2GB".to_owned())
+}
+
 /// The flags of one call of `sentune train`, which a repetition of the run need not have. No configuration file holds
 /// them.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -227,6 +237,9 @@ pub(crate) struct TrainCall {
     /// Keep token ids in the cache folder, and take them from there.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_value = "true", default_missing_value = "true", require_equals = true, value_name = "BOOL", help_heading = DATA)]
     pub(crate) token_cache: bool,
+    /// Disk that token ids of all runs together may take in the cache folder: 2GB, 500MB, 1.5TB.
+    #[arg(long, value_name = "BYTES", default_value = "2GB", value_parser = bytes, help_heading = DATA)]
+    pub(crate) token_cache_limit: u64,
     /// The same as --precision bf16.
     #[arg(long, conflicts_with = "precision", help_heading = TRAINING)]
     pub(crate) bf16: bool,
@@ -324,6 +337,22 @@ mod tests {
         }
         assert!(train_flags(&["--tf32", "false"]).is_err());
         assert!(train_flags(&[]).unwrap().call.token_cache);
+    }
+
+    #[test]
+    fn the_limit_of_the_token_cache_has_a_unit() {
+        let limit = |text: &str| {
+            let flags = train_flags(&["--token-cache-limit", text]);
+            flags.map(|flags| flags.call.token_cache_limit)
+        };
+        let default = train_flags(&[]).unwrap().call.token_cache_limit;
+        assert_eq!(default, 2_000_000_000);
+        assert_eq!(limit("1.5TB").unwrap(), 1_500_000_000_000);
+        assert_eq!(limit("0MB").unwrap(), 0);
+        for wrong in ["2", "GB", "-1GB", "2gb", "nanGB", "infGB"] {
+            let message = limit(wrong).unwrap_err().to_string();
+            assert!(message.contains("such as 2GB"), "{wrong}: {message}");
+        }
     }
 
     #[test]

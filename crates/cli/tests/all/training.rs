@@ -314,6 +314,59 @@ fn token_ids_are_kept_and_a_spoiled_cache_changes_nothing() {
 }
 
 #[test]
+fn a_run_of_few_steps_tokenises_their_rows_alone() {
+    let sandbox = Sandbox::new();
+    let rows: String = (0..400)
+        .map(|i| format!("the dog {i} eats,dog number {i} has a meal,the cat {i} sleeps\n"))
+        .collect();
+    let rows = sandbox.write("long.csv", format!("anchor,positive,negative\n{rows}"));
+    let train = |more: &[&str]| {
+        let flags = [
+            "--gradient-accumulation-steps",
+            "2",
+            "--save-strategy",
+            "no",
+            "--overwrite-output-dir",
+        ];
+        let ended = sandbox.train(&rows, &[&flags, more].concat());
+        let stderr = ended.stderr.clone();
+        ended.ok();
+        let weights = fs_err::read(sandbox.path("run/final/model.safetensors")).unwrap();
+        (weights, stderr)
+    };
+    let cache = sandbox.path("cache/tokens");
+    for sampler in ["batch_sampler", "no_duplicates"] {
+        let of_sampler = ["--batch-sampler", sampler];
+        let few = [&of_sampler[..], &["--max-steps", "3"]].concat();
+        let (weights, stderr) = train(&few);
+        // 3 steps of 2 batches of 8 rows, of which some are among the first 100, which the model card describes.
+        let (_, told) = stderr.split_once("tokens of the ").expect(&stderr);
+        let (n_rows, _) = told
+            .split_once(" rows that --max-steps needs")
+            .expect(&stderr);
+        let n_rows: usize = n_rows.parse().unwrap();
+        assert!((101..=148).contains(&n_rows), "{stderr}");
+        assert!(stderr.contains("long: 400 rows of 3 texts"), "{stderr}");
+        assert!(!cache.exists());
+        // All rows are taken from the cache, which a longer run fills, where it has room.
+        let all = [&of_sampler[..], &["--num-train-epochs", "0.1"]].concat();
+        let (_, stderr) = train(&[&all[..], &["--token-cache-limit", "0.001MB"]].concat());
+        assert!(
+            stderr.contains("not kept for the next run: they take 0.")
+                && stderr.contains("--token-cache-limit is 0.000 GB"),
+            "{stderr}"
+        );
+        assert!(!cache.exists());
+        train(&all);
+        assert_eq!(sandbox.files("cache/tokens").len(), 1);
+        let (same, stderr) = train(&few);
+        assert!(!stderr.contains("tokens of the"), "{stderr}");
+        assert!(same == weights);
+        fs_err::remove_dir_all(&cache).unwrap();
+    }
+}
+
+#[test]
 fn a_profile_accounts_for_the_whole_step() {
     let sandbox = Sandbox::new();
     let flags = ["--max-steps", "8", "--profile", "--json", "--quiet"];

@@ -12,6 +12,7 @@ use train::{Evaluation, Objective, Tasks, TrainingData};
 
 use crate::{
     cache::token_cache,
+    card::N_DESCRIBED,
     commands::train::{
         inputs::{Inputs, prompts_of},
         teacher,
@@ -50,12 +51,13 @@ impl Prepared {
             model,
             session,
         };
+        let needed = needed_rows(flags, &inputs);
         let mut training = Vec::new();
-        for (name, dataset) in inputs.train {
+        for ((name, dataset), rows) in inputs.train.into_iter().zip(needed) {
             let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
             let place = place_of(&losses, name.as_deref());
             check_classes(&dataset, losses[place].loss.as_ref())?;
-            training.push((tokens.of(dataset, prompts)?, place));
+            training.push((tokens.of_rows(dataset, prompts, rows.as_deref())?, place));
         }
         if let Some(teacher) = &flags.teacher {
             let teacher_model = load_model(teacher, session).context("--teacher")?;
@@ -172,10 +174,54 @@ struct Tokens<'a> {
 
 impl Tokens<'_> {
     fn of(&self, dataset: Dataset, prompts: Vec<String>) -> anyhow::Result<TrainingData> {
-        let cache = self.flags.call.token_cache.then(token_cache).flatten();
-        let tokenizer = self.model.tokenizer();
-        tokenize_prompted(dataset, prompts, tokenizer, cache.as_ref(), self.session)
+        self.of_rows(dataset, prompts, None)
     }
+
+    fn of_rows(
+        &self,
+        dataset: Dataset,
+        prompts: Vec<String>,
+        rows: Option<&[u32]>,
+    ) -> anyhow::Result<TrainingData> {
+        let call = &self.flags.call;
+        let cache = call
+            .token_cache
+            .then(|| token_cache(call.token_cache_limit));
+        let (cache, tokenizer) = (cache.flatten(), self.model.tokenizer());
+        tokenize_prompted(
+            dataset,
+            prompts,
+            rows,
+            tokenizer,
+            cache.as_ref(),
+            self.session,
+        )
+    }
+}
+
+/// The rows of each training set that become token ids: those of the run's steps, and the first ones, which the model card
+/// describes. `None` is all of a set, where that is hardly more, and so is worth keeping. A resumed run may take its steps in
+/// another epoch.
+fn needed_rows(flags: &TrainFlags, inputs: &Inputs) -> Vec<Option<Vec<u32>>> {
+    let datasets = inputs.train.iter().map(|(_, dataset)| dataset);
+    let datasets: Vec<&Dataset> = datasets.collect();
+    let of_steps = match flags.call.resume_from_checkpoint {
+        Some(_) => None,
+        None => train::rows_of_steps(&flags.arguments, &datasets),
+    };
+    let Some(of_steps) = of_steps else {
+        return vec![None; datasets.len()];
+    };
+    let with_first = of_steps
+        .into_iter()
+        .zip(datasets)
+        .map(|(mut rows, dataset)| {
+            rows.extend(0..dataset.n_rows().min(N_DESCRIBED) as u32);
+            rows.sort_unstable();
+            rows.dedup();
+            (2 * rows.len() < dataset.n_rows()).then_some(rows)
+        });
+    with_first.collect()
 }
 
 /// The evaluator of data sets that the flags name.
