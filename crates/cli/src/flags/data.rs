@@ -32,7 +32,7 @@ pub(crate) enum DataCommand {
     /// Look for rows to ask about: repeated, leaked from other data, positives that are negatives, odd texts; with a model
     /// also false negatives, and rows that are probably wrong.
     #[command(before_help = "Example:
-  sentune data audit --data train.csv --model your-model --folds 5 --scores rows.csv --output clean.csv --drop worst:2%")]
+  sentune data audit --data train.csv --model your-model --folds 5 --scores rows.csv --output clean.csv --swap below:0.3 --drop below:0.4")]
     Audit(AuditFlags),
 }
 
@@ -156,14 +156,19 @@ pub(crate) struct AuditFlags {
     /// Table of all rows with their scores to write, worst first: .parquet, .csv, .tsv or .jsonl.
     #[arg(long, value_name = "FILE", requires = "folds")]
     pub(crate) scores: Option<PathBuf>,
-    /// Copy of the data set to write, without the rows of --drop: .parquet, .csv, .tsv or .jsonl.
+    /// Copy of the data set to write, without the rows of --drop and with those of --swap mended: .parquet, .csv, .tsv or
+    /// .jsonl.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Rows that the copy is without, separated by commas: doubts (repeated, nearly-repeated, leaked, leaked-text,
     /// anchor-is-positive, negative-is-positive, false-negative, contradicted, odd-length, odd-script, odd-language,
-    /// cut-off, nearer-elsewhere), worst:2% or worst:100 (rows of the lowest scores).
+    /// cut-off, nearer-elsewhere), worst:2% or worst:100 (rows of the lowest scores), below:0.4 (rows of lower scores).
     #[arg(long, value_name = "ROWS", value_delimiter = ',', requires = "output")]
     pub(crate) drop: Vec<Dropped>,
+    /// Triplets whose positive and negative change places in the copy: worst:2%, worst:100 or below:0.3. Rows that --drop has
+    /// too, for their scores, are swapped; those that it has for a doubt are dropped.
+    #[arg(long, value_name = "ROWS", requires_all = ["output", "folds"])]
+    pub(crate) swap: Option<Scored>,
     /// Write over tables that are there.
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -201,34 +206,63 @@ const RUNS: &str = "Runs of --folds";
 pub(crate) enum Dropped {
     /// Rows with a doubt.
     Doubt(Doubt),
-    /// Rows with the lowest scores.
-    Worst(PartSize),
+    /// Rows with low scores.
+    Scored(Scored),
 }
 
 impl FromStr for Dropped {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(amount) = text.strip_prefix("worst:") {
-            let share = amount
-                .strip_suffix('%')
-                .and_then(|share| share.parse().ok());
-            let size = match (share, amount.parse()) {
-                (Some(share), _) if (0.0..100.0).contains(&share) => PartSize::Share(share / 100.0),
-                (None, Ok(rows)) => PartSize::Rows(rows),
-                _ => {
-                    return Err(format!(
-                        "found worst:{amount}, allowed: a share such as worst:2%, or a number of rows such as worst:100"
-                    ));
-                }
-            };
-            return Ok(Self::Worst(size));
+        if text.contains(':') {
+            return text.parse().map(Self::Scored);
         }
         let known = Doubt::ALL.into_iter().find(|doubt| doubt.name() == text);
         known.map(Self::Doubt).ok_or_else(|| {
             let names = Doubt::ALL.map(Doubt::name).join(", ");
-            format!("there is no doubt `{text}`; there are {names}, and worst:2%")
+            format!("there is no doubt `{text}`; there are {names}, and worst:2% and below:0.4")
         })
+    }
+}
+
+/// Rows with low scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Scored {
+    /// So many, those with the lowest scores.
+    Worst(PartSize),
+    /// All with lower scores than this.
+    Below(f32),
+}
+
+impl Scored {
+    /// The word before the colon.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Worst(_) => "worst",
+            Self::Below(_) => "below",
+        }
+    }
+}
+
+impl FromStr for Scored {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || {
+            format!(
+                "found {text}, allowed: a share such as worst:2%, a number of rows such as worst:100, or a score such as below:0.4"
+            )
+        };
+        let (name, amount) = text.split_once(':').ok_or_else(refused)?;
+        let share = amount.strip_suffix('%').map(str::parse);
+        match (name, share, amount.parse(), amount.parse()) {
+            ("worst", Some(Ok(share)), ..) if (0.0..100.0).contains(&share) => {
+                Ok(Self::Worst(PartSize::Share(share / 100.0)))
+            }
+            ("worst", None, Ok(rows), _) => Ok(Self::Worst(PartSize::Rows(rows))),
+            ("below", None, _, Ok(score)) if f32::is_finite(score) => Ok(Self::Below(score)),
+            _ => Err(refused()),
+        }
     }
 }
 
@@ -242,19 +276,25 @@ mod tests {
         assert_eq!(parsed("cut-off"), Ok(Dropped::Doubt(Doubt::CutOff)));
         assert_eq!(
             parsed("worst:2%"),
-            Ok(Dropped::Worst(PartSize::Share(0.02)))
+            Ok(Dropped::Scored(Scored::Worst(PartSize::Share(0.02))))
         );
         assert_eq!(
             parsed("worst:0.5%"),
-            Ok(Dropped::Worst(PartSize::Share(0.005)))
+            Ok(Dropped::Scored(Scored::Worst(PartSize::Share(0.005))))
         );
-        assert_eq!(parsed("worst:100"), Ok(Dropped::Worst(PartSize::Rows(100))));
+        assert_eq!("worst:100".parse(), Ok(Scored::Worst(PartSize::Rows(100))));
+        assert_eq!("below:0.4".parse(), Ok(Scored::Below(0.4)));
+        assert_eq!("below:-1".parse(), Ok(Scored::Below(-1.0)));
         for wrong in [
             "worst:",
             "worst:x",
             "worst:100%",
             "worst:-1%",
             "worst:1.5",
+            "below:",
+            "below:4%",
+            "below:nan",
+            "beneath:1",
             "worst",
         ] {
             let message = parsed(wrong).unwrap_err();

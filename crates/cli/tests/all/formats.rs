@@ -481,7 +481,11 @@ fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
         .map(|row| row["row_score"].as_f64().unwrap())
         .collect();
     assert!(values.is_sorted());
-    assert!(values[0] < 0.0 && values[23] > 0.0, "{values:?}");
+    assert!(values[0] < 0.5 && values[23] > 0.5, "{values:?}");
+    assert!(
+        values.iter().all(|value| (0.0..=1.0).contains(value)),
+        "{values:?}"
+    );
     rows.sort_unstable();
     assert_eq!(rows, (1..=24).collect::<Vec<u64>>());
     let clean = fs_err::read_to_string(sandbox.path("clean.csv")).unwrap();
@@ -492,8 +496,42 @@ fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
     audit(&[&flags[..6], &again].concat()).ok();
     let read = |name: &str| fs_err::read(sandbox.path(name)).unwrap();
     assert!(read("scores.jsonl") == read("again.jsonl"));
+    // The worst row is mended, the next two are left out, and one that has both is mended.
+    let more = [
+        "--output",
+        "mended.csv",
+        "--swap",
+        "worst:1",
+        "--drop",
+        "worst:3",
+    ];
+    let audited = audit(&[&flags[..6], &more].concat());
+    assert!(
+        audited
+            .stderr
+            .contains("leaves out 2 of 24 rows, and exchanges positive and negative of 1"),
+        "{audited:?}"
+    );
+    let found: Value = serde_json::from_str(&audited.ok()).unwrap();
+    assert_eq!(found["copy"], json!({"rows": 22, "swapped": 1}));
+    let mended = fs_err::read_to_string(sandbox.path("mended.csv")).unwrap();
+    assert_eq!(mended.lines().count(), 23);
+    assert!(
+        mended.contains("the girl sings now,the girl sings,the dog runs\n"),
+        "{mended}"
+    );
+    let below = format!("below:{}", (values[1] + values[2]) / 2.0);
+    let more = ["--output", "below.csv", "--drop", &below];
+    let audited = audit(&[&flags[..6], &more].concat());
+    let found: Value = serde_json::from_str(&audited.ok()).unwrap();
+    assert_eq!(found["copy"], json!({"rows": 22, "swapped": 0}));
 
     audit(&["--output", "x.csv", "--drop", "worst:2%"]).failed(2, &["--drop worst needs --folds"]);
+    audit(&["--output", "x.csv", "--drop", "below:0"]).failed(2, &["--drop below needs --folds"]);
+    audit(&["--output", "x.csv", "--swap", "worst:1"]).failed(2, &["--folds"]);
+    let pairs = ["--columns", "anchor,positive", "--folds", "2"];
+    audit(&[&pairs[..], &["--output", "x.csv", "--swap", "worst:1"]].concat())
+        .failed(2, &["--swap", "triplets", "2 text columns"]);
     audit(&["--folds", "20"]).failed(2, &["--folds 20: 24 rows", "a lower number"]);
     audit(&["--output", "x.csv", "--drop", "worst:x"]).failed(2, &["worst:2%"]);
     let refused = sandbox.run(&[

@@ -1,17 +1,18 @@
 //! `sentune data audit`: doubts about rows, by their texts and by a model.
 
 mod by_model;
+mod right_way;
 mod runs;
 mod scores;
 
 use std::path::Path;
 
 use data::{
-    Cells, Dataset, OnBadRow, OutputColumn,
+    Cells, Dataset, OnBadRow, OutputColumn, Texts,
     audit::{Doubt, Finding, audit, sorted},
 };
 use serde_json::{Map, Value, json};
-use wording::thousands;
+use wording::{counted, thousands};
 
 use self::{runs::Runs, scores::Scoring};
 use super::{
@@ -19,7 +20,7 @@ use super::{
     stat::row_json,
 };
 use crate::{
-    flags::data::{AuditFlags, Dropped},
+    flags::data::{AuditFlags, Dropped, Scored},
     models::{load_model, set_max_seq_length},
     output::{check_free, print, print_json, table_format},
     session::Session,
@@ -43,6 +44,7 @@ pub(super) fn run(flags: &AuditFlags, session: &Session) -> anyhow::Result<()> {
     check_drop(flags)?;
     let dataset = load(&flags.data, OnBadRow::Skip, session)?;
     let others = others(flags, session)?;
+    check_swap(flags, &dataset)?;
     let runs = runs(flags, &dataset, session)?;
     let audited = Audited::new(flags, dataset, others, runs.as_ref(), session)?;
     if let Some(path) = &flags.findings {
@@ -51,11 +53,12 @@ pub(super) fn run(flags: &AuditFlags, session: &Session) -> anyhow::Result<()> {
     if let Some(path) = &flags.scores {
         audited.write_scores(path)?;
     }
+    let copy = audited.copy(flags);
     if let Some(path) = &flags.output {
-        audited.write_clean(path, &flags.drop)?;
+        audited.write_copy(path, &copy)?;
     }
     if flags.json {
-        return Ok(print_json(&audited.to_json(flags))?);
+        return Ok(print_json(&audited.to_json(flags, &copy))?);
     }
     Ok(print(&audited.to_text(flags))?)
 }
@@ -67,14 +70,31 @@ fn check_drop(flags: &AuditFlags) -> Result<(), UsageError> {
             Dropped::Doubt(doubt) if doubt.needs_model() && flags.model.is_none() => {
                 (doubt.name(), "--model")
             }
-            Dropped::Worst(_) if flags.folds.is_none() => {
-                ("worst", "--folds, which scores the rows")
+            Dropped::Scored(scored) if flags.folds.is_none() => {
+                (scored.name(), "--folds, which scores the rows")
             }
             _ => continue,
         };
         return Err(UsageError(format!("--drop {name} needs {needed}")));
     }
     Ok(())
+}
+
+/// Refuses to exchange positives and negatives of what is no triplets.
+fn check_swap(flags: &AuditFlags, dataset: &Dataset) -> Result<(), UsageError> {
+    if flags.swap.is_none() || dataset.columns.len() == 3 && dataset.labels.is_none() {
+        return Ok(());
+    }
+    let labels = if dataset.labels.is_some() {
+        " and labels"
+    } else {
+        ""
+    };
+    Err(UsageError(format!(
+        "--swap exchanges positive and negative of triplets, and {} has {}{labels}: choose three with --columns, or leave rows out with --drop",
+        dataset.name,
+        counted(dataset.columns.len(), "text columns"),
+    )))
 }
 
 fn others(flags: &AuditFlags, session: &Session) -> anyhow::Result<Vec<Dataset>> {
@@ -108,6 +128,23 @@ fn runs<'a>(
     };
     runs.loss()?;
     Ok(Some(runs))
+}
+
+/// What becomes of the rows in the cleaned copy.
+struct CleanCopy {
+    /// The rows that it has.
+    rows: Vec<u32>,
+    /// Of each row of the data set, whether it is there with positive and negative exchanged.
+    is_swapped: Vec<bool>,
+}
+
+impl CleanCopy {
+    fn n_swapped(&self) -> usize {
+        self.is_swapped
+            .iter()
+            .filter(|is_swapped| **is_swapped)
+            .count()
+    }
 }
 
 /// A data set with all that was found.
@@ -219,28 +256,82 @@ impl Audited {
         write(path, table_format("--scores", path)?, &columns)
     }
 
-    /// Writes the rows that are not dropped.
-    fn write_clean(&self, path: &Path, drop: &[Dropped]) -> anyhow::Result<()> {
+    /// Whether each row is one of these.
+    fn is_scored(&self, scored: Scored) -> Vec<bool> {
         let n_rows = self.dataset.n_rows();
+        let mut is_scored = vec![false; n_rows];
+        let worst = self.worst().into_iter();
+        let chosen: Vec<u32> = match scored {
+            Scored::Worst(size) => worst.take(size.rows(n_rows)).collect(),
+            Scored::Below(score) => worst.take_while(|row| self.score(*row) < score).collect(),
+        };
+        chosen
+            .into_iter()
+            .for_each(|row| is_scored[row as usize] = true);
+        is_scored
+    }
+
+    /// What the flags make of the rows: a doubt of --drop goes before --swap, and that before scores of --drop.
+    fn copy(&self, flags: &AuditFlags) -> CleanCopy {
+        let n_rows = self.dataset.n_rows();
+        let mut is_swapped = match flags.swap {
+            Some(swapped) => self.is_scored(swapped),
+            None => vec![false; n_rows],
+        };
         let mut is_dropped = vec![false; n_rows];
-        for dropped in drop {
+        for dropped in &flags.drop {
             match dropped {
                 Dropped::Doubt(doubt) => {
-                    self.of(*doubt)
-                        .for_each(|finding| is_dropped[finding.row as usize] = true);
+                    for finding in self.of(*doubt) {
+                        is_dropped[finding.row as usize] = true;
+                        is_swapped[finding.row as usize] = false;
+                    }
                 }
-                Dropped::Worst(size) => {
-                    let worst = self.worst().into_iter().take(size.rows(n_rows));
-                    worst.for_each(|row| is_dropped[row as usize] = true);
+                Dropped::Scored(scored) => {
+                    let scored = self.is_scored(*scored);
+                    for (is_dropped, is_scored) in is_dropped.iter_mut().zip(scored) {
+                        *is_dropped |= is_scored;
+                    }
                 }
             }
         }
-        let rows = (0..n_rows as u32).filter(|row| !is_dropped[*row as usize]);
-        let rows: Vec<u32> = rows.collect();
-        if rows.is_empty() {
+        let rows = 0..n_rows as u32;
+        let is_left = |row: &u32| is_swapped[*row as usize] || !is_dropped[*row as usize];
+        CleanCopy {
+            rows: rows.filter(is_left).collect(),
+            is_swapped,
+        }
+    }
+
+    /// Writes the rows that are not dropped, those that are swapped with the texts of the second and third columns
+    /// exchanged.
+    fn write_copy(&self, path: &Path, copy: &CleanCopy) -> anyhow::Result<()> {
+        let n_rows = self.dataset.n_rows();
+        if copy.rows.is_empty() {
             anyhow::bail!("--drop leaves no row of {}", thousands(n_rows));
         }
-        let clean = self.dataset.select(&rows);
+        let mut clean = self.dataset.select(&copy.rows);
+        if let [_, second, third] = clean.columns.as_mut_slice() {
+            let texts = second.texts.iter().zip(third.texts.iter());
+            let in_place: Vec<(&str, &str)> = texts
+                .zip(&copy.rows)
+                .map(
+                    |((second, third), row)| match copy.is_swapped[*row as usize] {
+                        true => (third, second),
+                        false => (second, third),
+                    },
+                )
+                .collect();
+            let seconds: Texts = in_place.iter().map(|(second, _)| *second).collect();
+            let thirds: Texts = in_place.iter().map(|(_, third)| *third).collect();
+            (second.texts, third.texts) = (seconds, thirds);
+        }
+        tracing::info!(
+            "the copy leaves out {} of {}, and exchanges positive and negative of {}",
+            thousands(n_rows - copy.rows.len()),
+            counted(n_rows, "rows"),
+            thousands(copy.n_swapped())
+        );
         write(
             path,
             table_format("--output", path)?,
@@ -248,7 +339,7 @@ impl Audited {
         )
     }
 
-    fn to_json(&self, flags: &AuditFlags) -> Value {
+    fn to_json(&self, flags: &AuditFlags, copy: &CleanCopy) -> Value {
         let doubts: Map<String, Value> = looked_for(flags)
             .map(|doubt| (doubt.name().to_owned(), json!(self.of(doubt).count())))
             .collect();
@@ -260,6 +351,9 @@ impl Audited {
             "doubted": doubted.len(),
             "doubts": doubts,
         });
+        if flags.output.is_some() {
+            found["copy"] = json!({"rows": copy.rows.len(), "swapped": copy.n_swapped()});
+        }
         if self.scores.is_some() {
             let worst = self.worst().into_iter().take(flags.show).map(|row| {
                 let values = row_json(&self.dataset, row as usize);

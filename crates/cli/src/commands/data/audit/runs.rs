@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use data::{Dataset, audit::folds};
+use data::{Dataset, TextColumn, audit::folds};
 use losses::{BuildContext, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
-use search::Embeddings;
+use search::{Embeddings, SearchError};
 use train::{
     RunFolder, RunOutcome, SaveStrategy, TrainError, Trainer, TrainingArguments,
     events::{Event, Observer},
 };
 use wording::{counted, thousands};
 
-use super::scores::Scoring;
+use super::{right_way, scores::Scoring};
 use crate::{
     device,
     flags::data::AuditFlags,
@@ -33,8 +33,8 @@ pub(super) struct Runs<'a> {
 }
 
 impl Runs<'_> {
-    /// The score of each row, by the model that trained on the folds without it; with repetitions the mean over them,
-    /// each with folds and a seed of its own.
+    /// The score of each row, by the model that trained on the folds without it; with repetitions from the mean over them,
+    /// each with folds and a seed of its own. The scores of triplets are probabilities: see [`right_way`].
     pub(super) fn scores(&self, dataset: &Dataset) -> anyhow::Result<Vec<f32>> {
         let (n_rows, n_folds) = (dataset.n_rows(), self.n_folds);
         if n_rows < 2 * n_folds {
@@ -46,10 +46,19 @@ impl Runs<'_> {
             .into());
         }
         let folder = tempfile::tempdir()?;
+        let differences = self.differences(dataset)?;
+        let mut likeness = vec![0.0; n_rows];
         let mut scores = vec![0.0; n_rows];
         for repetition in 0..self.flags.repeats {
             let seed = self.flags.seed + repetition;
             let fold_of = folds(dataset, n_folds, seed);
+            if let Some(differences) = &differences {
+                let alike = right_way::likeness(differences, &fold_of, n_folds)?;
+                likeness
+                    .iter_mut()
+                    .zip(alike)
+                    .for_each(|(sum, alike)| *sum += alike);
+            }
             for fold in 0..n_folds {
                 let rows_where = |is_of_fold: bool| -> Vec<u32> {
                     let rows = (0..n_rows as u32).zip(&fold_of);
@@ -78,7 +87,29 @@ impl Runs<'_> {
                 }
             }
         }
-        Ok(scores)
+        Ok(match differences {
+            Some(_) => right_way::probabilities(&scores, &likeness),
+            None => scores,
+        })
+    }
+
+    /// Of triplets, the differences between positives and negatives by the model as it was given.
+    fn differences(&self, dataset: &Dataset) -> anyhow::Result<Option<Vec<f32>>> {
+        if self.scoring != Scoring::Margins {
+            return Ok(None);
+        }
+        let model = self.load()?;
+        let others = &dataset.columns[1..];
+        let columns = self.encode(&model, others, "positives and negatives")?;
+        let columns = embeddings(&columns, &model)?;
+        Ok(Some(right_way::differences(&columns)))
+    }
+
+    fn load(&self) -> anyhow::Result<SentenceTransformer> {
+        let path = source::model(self.model, self.session)?;
+        let mut model = SentenceTransformer::load(&path, device::chosen())?;
+        set_max_seq_length(&mut model, self.flags.max_seq_length)?;
+        Ok(model)
     }
 
     /// The model after a short run on these rows, and the number of steps.
@@ -90,9 +121,7 @@ impl Runs<'_> {
         title: &str,
     ) -> anyhow::Result<(SentenceTransformer, u64)> {
         let (flags, session) = (self.flags, self.session);
-        let path = source::model(self.model, session)?;
-        let mut model = SentenceTransformer::load(&path, device::chosen())?;
-        set_max_seq_length(&mut model, flags.max_seq_length)?;
+        let mut model = self.load()?;
         let arguments = TrainingArguments {
             num_train_epochs: flags.num_train_epochs,
             per_device_train_batch_size: flags.per_device_train_batch_size,
@@ -142,19 +171,41 @@ impl Runs<'_> {
         dataset: &Dataset,
         title: &str,
     ) -> anyhow::Result<Vec<f32>> {
-        let dimension = model.dimension() as usize;
-        let mut columns = Vec::with_capacity(dataset.columns.len());
-        for column in &dataset.columns {
-            let texts: Vec<&str> = column.texts.iter().collect();
-            let options = EncodeOptions::default();
-            columns.push(encode_texts(model, &texts, &options, title, self.session)?);
-        }
-        let columns = columns
-            .iter()
-            .map(|values| Embeddings::new(values, dimension))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.scoring.scores(dataset, &columns)
+        let columns = self.encode(model, &dataset.columns, title)?;
+        self.scoring.scores(dataset, &embeddings(&columns, model)?)
     }
+
+    /// The embeddings of each column's texts.
+    fn encode(
+        &self,
+        model: &SentenceTransformer,
+        columns: &[TextColumn],
+        title: &str,
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let encode = |column: &TextColumn| {
+            let texts: Vec<&str> = column.texts.iter().collect();
+            encode_texts(
+                model,
+                &texts,
+                &EncodeOptions::default(),
+                title,
+                self.session,
+            )
+        };
+        columns.iter().map(encode).collect()
+    }
+}
+
+/// Values of columns as embeddings of a model.
+fn embeddings<'v>(
+    columns: &'v [Vec<f32>],
+    model: &SentenceTransformer,
+) -> Result<Vec<Embeddings<'v>>, SearchError> {
+    let dimension = model.dimension() as usize;
+    let columns = columns.iter();
+    columns
+        .map(|values| Embeddings::new(values, dimension))
+        .collect()
 }
 
 /// A bar over the steps of a run.

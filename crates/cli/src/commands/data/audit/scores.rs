@@ -10,7 +10,8 @@ use crate::usage::UsageError;
 /// The way in which rows are scored, by the columns and labels of their data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scoring {
-    /// Anchor, positive, negatives: the positive's cosine with the anchor less the nearest negative's.
+    /// Anchor, positive, negatives: the positive's cosine with the anchor less the nearest negative's, from which
+    /// [`right_way`](super::right_way) makes a probability.
     Margins,
     /// Anchor and positive: their cosine less the anchor's mean cosine with all positives.
     Pairs,
@@ -69,7 +70,7 @@ impl Scoring {
     /// A score in words.
     pub(super) fn words(self) -> &'static str {
         match self {
-            Self::Margins => "cosine of the positive less that of the nearest negative",
+            Self::Margins => "probability that positive and negative are the right way round",
             Self::Pairs => "cosine of the positive less the mean of all positives",
             Self::Orders => "places between cosine and score in their orders, as a share, negated",
             Self::Sides => "cosine on the side of the row's class",
