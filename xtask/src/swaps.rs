@@ -1,21 +1,21 @@
 //! `cargo xtask swaps`: how well an audit finds rows that are wrong, and what is won by leaving them out.
 //!
 //! In a tenth of the triplets positive and negative change places. The audit scores the rows, which it does not know from
-//! each other, and training is measured on the data as it was, with the swaps, and without the rows of lowest scores.
+//! each other, and training is measured on the data as it was, with the swaps, and on the copy that the audit cleans.
 
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
 use grammar::Random;
 use serde_json::{Map, Value};
 
 use crate::{checkout::Checkout, document, setup};
 
-/// Quality: swap positive and negative in a part of the triplets, audit, train with and without the rows found.
+/// Quality: swap positive and negative in a part of the triplets, audit, train on them and on the cleaned copy.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Model to audit with and to train: a folder
@@ -33,9 +33,15 @@ pub(crate) struct Args {
     /// Seed of their choice
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
+    /// Rows that are swapped back, as `data audit --swap` has them
+    #[arg(long, value_name = "ROWS", default_value = "below:0.3")]
+    swap: String,
     /// Rows that are left out, as `data audit --drop` has them
-    #[arg(long, value_name = "ROWS", default_value = "worst:10%")]
+    #[arg(long, value_name = "ROWS", default_value = "below:0.4")]
     drop: String,
+    /// Repetitions of the audit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeats: u64,
     /// Seeds of the training runs
     #[arg(
         long,
@@ -47,31 +53,36 @@ pub(crate) struct Args {
     /// Folder for data and runs, which is written over
     #[arg(long, value_name = "FOLDER", default_value = "runs/swaps")]
     folder: PathBuf,
+    /// Threads of an audit or a run [default: all]
+    #[arg(long, value_name = "N")]
+    num_threads: Option<usize>,
 }
 
 /// Swaps, audits, trains, and prints the figures.
 pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
     setup::run(checkout, &setup::Args::default())?;
-    checkout.cargo().args(["build", "--bin", "sentune"]).run()?;
     let folder = checkout.root.join(&args.folder);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
     let path = |name: &str| folder.join(name).display().to_string();
-    let sentune = |arguments: &[&str]| -> Result<String> {
-        let command = checkout
-            .cargo()
-            .args(["run", "--quiet", "--bin", "sentune", "--"])
-            .args(arguments);
-        eprintln!("$ sentune {}", arguments.join(" "));
-        Ok(command.quiet().read()?)
+    // A copy, so that all of it is of one build, whatever is built meanwhile.
+    let program = folder.join("sentune");
+    fs::copy(built(checkout)?, &program)?;
+    let threads = args.num_threads.map(|n| n.to_string());
+    let sentune = |arguments: &[&str]| -> Result<()> {
+        let mut command = checkout.shell.cmd(&program).args(arguments);
+        if let Some(threads) = &threads {
+            command = command.args(["--num-threads", threads]);
+        }
+        Ok(command.ignore_stdout().run()?)
     };
 
-    let (clean, swapped, left) = (
+    let (clean, swapped, cleaned) = (
         path("clean.jsonl"),
         path("swapped.jsonl"),
-        path("left.jsonl"),
+        path("cleaned.jsonl"),
     );
     sentune(&["data", "convert", "--data", &args.data, "--output", &clean])?;
     let rows = read(Path::new(&clean))?;
@@ -100,10 +111,14 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
         "--model",
         &args.model,
         "--folds",
+        "--repeats",
+        &args.repeats.to_string(),
         "--scores",
         &scores,
         "--output",
-        &left,
+        &cleaned,
+        "--swap",
+        &args.swap,
         "--drop",
         &args.drop,
     ])?;
@@ -116,12 +131,8 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
             Ok((chosen.contains(&(number as usize - 1)), score))
         })
         .collect::<Result<_>>()?;
-    let left_lines = read(Path::new(&left))?.len();
-    let n_dropped = rows.len() - left_lines;
-    let n_found = scores[..n_dropped]
-        .iter()
-        .filter(|(is_swapped, _)| *is_swapped)
-        .count();
+    let cleaned_rows = read(Path::new(&cleaned))?;
+    let wrong = wrong(&cleaned_rows, &rows);
 
     println!("On {}:\n", document::machine());
     println!(
@@ -129,18 +140,20 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
         area(&scores)
     );
     println!(
-        "{n_found} of the {n_dropped} rows left out are swapped, of {} swapped\n",
-        chosen.len()
+        "of {} rows {} were swapped; the cleaned copy has {} rows, of which {wrong} are swapped\n",
+        rows.len(),
+        chosen.len(),
+        cleaned_rows.len(),
     );
-    println!("| data | rows | {} | mean |", seeds(&args.train_seeds));
-    println!("|---|--:|{}--:|", "--:|".repeat(args.train_seeds.len()));
-    for (name, data, n_rows) in [
-        ("as it was", &clean, rows.len()),
+    // Seed by seed, so that what a run that was ended has measured can be compared.
+    let data = [
+        ("as they were", &clean, rows.len()),
         ("swapped", &swapped, rows.len()),
-        ("without the rows found", &left, left_lines),
-    ] {
-        let mut figures = Vec::new();
-        for seed in &args.train_seeds {
+        ("cleaned", &cleaned, cleaned_rows.len()),
+    ];
+    let mut figures = [const { Vec::new() }; 3];
+    for seed in &args.train_seeds {
+        for ((name, data, _), figures) in data.iter().zip(&mut figures) {
             let run = path(&format!("{}-{seed}", name.replace(' ', "-")));
             sentune(&[
                 "train",
@@ -158,19 +171,59 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
                 "--output-dir",
                 &run,
             ])?;
-            figures.push(accuracy(&Path::new(&run).join("results.json"))?);
+            let figure = accuracy(&Path::new(&run).join("results.json"))?;
+            eprintln!("rows {name}, seed {seed}: {figure:.4}");
+            figures.push(figure);
         }
-        let mean = figures.iter().sum::<f64>() / figures.len() as f64;
-        let figures: Vec<String> = figures
+    }
+    println!("| rows | number | {} | mean |", seeds(&args.train_seeds));
+    println!("|---|--:|{}--:|", "--:|".repeat(args.train_seeds.len()));
+    for ((name, _, n_rows), figures) in data.iter().zip(&figures) {
+        let each: Vec<String> = figures
             .iter()
             .map(|figure| format!("{figure:.4}"))
             .collect();
         println!(
-            "| {name} | {n_rows} | {} | {mean:.4} |",
-            figures.join(" | ")
+            "| {name} | {n_rows} | {} | {:.4} |",
+            each.join(" | "),
+            mean(figures)
         );
     }
+    let [clean, swapped, cleaned] = figures.each_ref().map(|figures| mean(figures));
+    println!(
+        "\nthe swaps cost {:.4}, of which the cleaned copy wins back {:.0} %",
+        clean - swapped,
+        100.0 * (cleaned - swapped) / (clean - swapped)
+    );
     Ok(())
+}
+
+/// Builds the program, and returns its path.
+fn built(checkout: &Checkout) -> Result<PathBuf> {
+    let arguments = ["build", "--bin", "sentune", "--message-format", "json"];
+    let messages = checkout.cargo().args(arguments).read()?;
+    let messages = messages.lines().map(serde_json::from_str::<Value>);
+    for message in messages {
+        let message = message?;
+        if message["target"]["name"] == "sentune"
+            && let Some(path) = message["executable"].as_str()
+        {
+            return Ok(PathBuf::from(path));
+        }
+    }
+    bail!("cargo names no program that it built")
+}
+
+fn mean(figures: &[f64]) -> f64 {
+    figures.iter().sum::<f64>() / figures.len() as f64
+}
+
+/// Rows that are not among those as they were, some of which may be equal.
+fn wrong(cleaned: &[Map<String, Value>], rows: &[Map<String, Value>]) -> usize {
+    let text = |row: &Map<String, Value>| Value::Object(row.clone()).to_string();
+    let right: HashSet<String> = rows.iter().map(text).collect();
+    let cleaned = cleaned.iter().map(text);
+    cleaned.filter(|row| !right.contains(row)).count()
 }
 
 fn seeds(seeds: &[u64]) -> String {
@@ -256,6 +309,19 @@ mod tests {
         assert!(rows.iter().all(|row| *row < 3256));
         assert_eq!(rows, chosen(3256, 0.1, 42));
         assert_ne!(rows, chosen(3256, 0.1, 43));
+    }
+
+    #[test]
+    fn wrong_rows_are_those_that_were_not_there() {
+        let row = |texts: [&str; 3]| {
+            let row =
+                serde_json::json!({"anchor": texts[0], "positive": texts[1], "negative": texts[2]});
+            row.as_object().unwrap().clone()
+        };
+        let rows = [row(["a", "p", "n"]), row(["b", "q", "m"])];
+        let cleaned = [row(["b", "q", "m"]), row(["a", "n", "p"])];
+        assert_eq!(wrong(&cleaned, &rows), 1);
+        assert_eq!(wrong(&rows, &rows), 0);
     }
 
     #[test]
