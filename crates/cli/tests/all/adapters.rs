@@ -1,43 +1,15 @@
 //! Adapters and frozen parts: flags of `train`, and commands that are given an adapter for a model.
 
-use std::ffi::OsStr;
-
 use hub::standin::StandIn;
 use serde_json::Value;
 
-use crate::sandbox::{Ended, Sandbox, data, model};
+use crate::sandbox::{Ended, Sandbox, data, model, words};
 
-const STEPS: [&str; 6] = [
-    "--max-steps",
-    "3",
-    "--learning-rate",
-    "1e-2",
-    "--no-report",
-    "-q",
-];
+const STEPS: &str = "--max-steps 3 --learning-rate 1e-2 --no-report -q";
 
 /// A run of three steps into the folder `run`.
 fn train(sandbox: &Sandbox, more: &[&str]) -> Ended {
-    sandbox.train(&data("triplets.jsonl"), &[&STEPS, more].concat())
-}
-
-/// The embedding of a text by a model.
-fn embedding(sandbox: &Sandbox, model: &dyn AsRef<OsStr>, variables: &[(&str, &str)]) -> Vec<f64> {
-    sandbox.write("text.txt", "The dog runs.\n");
-    let arguments: [&dyn AsRef<OsStr>; 7] = [
-        &"encode",
-        &"--model",
-        &model,
-        &"--input",
-        &"text.txt",
-        &"--output",
-        &"-",
-    ];
-    let mut command = sandbox.command(&arguments);
-    command.envs(variables.iter().copied());
-    let text = Ended::from(command.output().unwrap()).ok();
-    let object: Value = serde_json::from_str(&text).unwrap();
-    serde_json::from_value(object["embedding"].clone()).unwrap()
+    sandbox.train(&data("triplets.jsonl"), &[&words(STEPS)[..], more].concat())
 }
 
 #[track_caller]
@@ -52,8 +24,8 @@ fn assert_close(found: &[f64], expected: &[f64]) {
 fn an_adapter_is_trained_used_trained_on_and_merged() {
     let sandbox = Sandbox::new();
     train(&sandbox, &["--lora-r", "4", "--lora-alpha", "8"]).ok();
-    let own = embedding(&sandbox, &model(), &[]);
-    let adapted = embedding(&sandbox, &"run/final", &[]);
+    let own = sandbox.embedding("MODEL", &[]);
+    let adapted = sandbox.embedding("run/final", &[]);
     assert!(own.iter().zip(&adapted).any(|(a, b)| (a - b).abs() > 1e-4));
     for folder in ["run/final", "run/checkpoint-3"] {
         let files = sandbox.files(folder);
@@ -72,45 +44,28 @@ fn an_adapter_is_trained_used_trained_on_and_merged() {
     assert!(config.contains("lora-r = 4\n") && config.contains("lora-alpha = 8.0\n"));
 
     // The saved configuration repeats the run.
-    let again: [&dyn AsRef<OsStr>; 6] = [
-        &"train",
-        &"--config",
-        &"run/config.toml",
-        &"--output-dir",
-        &"again",
-        &"--no-report",
-    ];
-    sandbox.run(&again).ok();
+    sandbox
+        .sentune("train --config run/config.toml --output-dir again --no-report")
+        .ok();
     let weights = |run: &str| {
         fs_err::read(sandbox.path(run).join("final/adapter_model.safetensors")).unwrap()
     };
     assert_eq!(weights("run"), weights("again"));
 
-    let merge = |output: &str| {
-        let arguments: [&dyn AsRef<OsStr>; 5] =
-            [&"merge", &"--model", &"run/final", &"--output", &output];
-        sandbox.run(&arguments)
-    };
-    merge("whole").ok();
+    sandbox
+        .sentune("merge --model run/final --output whole")
+        .ok();
     assert!(
         sandbox
             .files("whole")
             .contains(&"model.safetensors".to_owned())
     );
-    assert_close(&embedding(&sandbox, &"whole", &[]), &adapted);
+    assert_close(&sandbox.embedding("whole", &[]), &adapted);
 
-    let on: [&dyn AsRef<OsStr>; 9] = [
-        &"train",
-        &"--model",
-        &"run/final",
-        &"--train-data",
-        &data("triplets.jsonl"),
-        &"--output-dir",
-        &"on",
-        &"--max-steps=2",
-        &"--no-report",
-    ];
-    let ended = sandbox.run(&on);
+    let ended = sandbox.sentune(
+        "train --model run/final --train-data DATA/triplets.jsonl --output-dir on --max-steps=2 \
+            --no-report",
+    );
     assert!(ended.stderr.contains("adapter: rank 4, scale 2, of q, v"));
     ended.ok();
     let card = fs_err::read_to_string(sandbox.path("on/final/README.md")).unwrap();
@@ -121,13 +76,7 @@ fn an_adapter_is_trained_used_trained_on_and_merged() {
 #[test]
 fn the_end_of_a_run_is_merged_where_asked() {
     let sandbox = Sandbox::new();
-    let flags = [
-        "--lora-r",
-        "2",
-        "--lora-target-modules",
-        "all-linear",
-        "--lora-merge",
-    ];
+    let flags = words("--lora-r 2 --lora-target-modules all-linear --lora-merge");
     train(&sandbox, &flags).ok();
     let files = sandbox.files("run/final");
     assert!(files.contains(&"model.safetensors".to_owned()), "{files:?}");
@@ -137,8 +86,8 @@ fn the_end_of_a_run_is_merged_where_asked() {
     );
     let files = sandbox.files("run/checkpoint-3");
     assert!(files.contains(&"adapter_model.safetensors".to_owned()));
-    let of_checkpoint = embedding(&sandbox, &"run/checkpoint-3", &[]);
-    assert_close(&embedding(&sandbox, &"run/final", &[]), &of_checkpoint);
+    let of_checkpoint = sandbox.embedding("run/checkpoint-3", &[]);
+    assert_close(&sandbox.embedding("run/final", &[]), &of_checkpoint);
 }
 
 #[test]
@@ -175,7 +124,7 @@ fn wrong_settings_are_refused_by_their_flags() {
 fn an_adapter_and_its_base_come_from_the_hub() {
     let sandbox = Sandbox::new();
     train(&sandbox, &["--lora-r", "4"]).ok();
-    let expected = embedding(&sandbox, &"run/final", &[]);
+    let expected = sandbox.embedding("run/final", &[]);
     let standin = StandIn::start().unwrap();
     let fill = |id: &str, folder: &std::path::Path| {
         let mut repo = standin.model(id);
@@ -203,15 +152,7 @@ fn an_adapter_and_its_base_come_from_the_hub() {
     let variables = variables
         .each_ref()
         .map(|(name, value)| (*name, value.as_str()));
-    let mut command = sandbox.command(&[
-        &"encode",
-        &"--model",
-        &"acme/adapter",
-        &"--input",
-        &"text.txt",
-        &"--output",
-        &"-",
-    ]);
+    let mut command = sandbox.line("encode --model acme/adapter --input text.txt --output -");
     command.envs(variables);
     let ended = Ended::from(command.output().unwrap());
     ended.failed(
@@ -219,6 +160,6 @@ fn an_adapter_and_its_base_come_from_the_hub() {
         &["acme/adapter is an adapter, and its base", "acme/tiny"],
     );
     fill("acme/tiny", &model());
-    let found = embedding(&sandbox, &"acme/adapter", &variables);
+    let found = sandbox.embedding("acme/adapter", &variables);
     assert_close(&found, &expected);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::sandbox::{Ended, Sandbox, data, model};
+use crate::sandbox::{Ended, Sandbox, data};
 
 /// Trains on `content` under the name `file`, which must fail before the first step.
 fn refused(file: &str, content: impl AsRef<[u8]>, more: &[&str], code: i32, parts: &[&str]) {
@@ -89,15 +89,7 @@ fn bytes_that_are_no_text_are_named_by_row() {
 
     let sandbox = Sandbox::new();
     sandbox.write("latin.txt", b"caf\xe9\n");
-    let encoded = sandbox.run(&[
-        &"encode",
-        &"--model",
-        &model(),
-        &"--input",
-        &"latin.txt",
-        &"--output",
-        &"x.npy",
-    ]);
+    let encoded = sandbox.sentune("encode --model MODEL --input latin.txt --output x.npy");
     encoded.failed(1, &["--input latin.txt", "UTF-8"]);
 }
 
@@ -151,18 +143,10 @@ fn spoiled(spoil: impl FnOnce(&Path), parts: &[&str]) {
     let sandbox = Sandbox::new();
     let copy = sandbox.copy_of_model();
     spoil(&copy);
-    let ended = sandbox.run(&[
-        &"train",
-        &"--model",
-        &"model",
-        &"--train-data",
-        &data("pairs.csv"),
-        &"--max-steps",
-        &"2",
-        &"-q",
-        &"--output-dir",
-        &"run",
-    ]);
+    let ended = sandbox.sentune(
+        "train --model model --train-data DATA/pairs.csv --max-steps 2 -q \
+            --output-dir run",
+    );
     ended.failed(1, parts);
     assert!(!sandbox.path("run/metrics.jsonl").exists());
 }
@@ -227,17 +211,10 @@ fn broken_models_are_named_by_file_and_tensor() {
 #[test]
 fn models_and_data_that_are_nowhere_name_both_ways_to_get_them() {
     let sandbox = Sandbox::new();
-    let pairs = data("pairs.csv");
     let with_model = |name: &str| {
-        sandbox.run(&[
-            &"train",
-            &"--model",
-            &name,
-            &"--train-data",
-            &pairs,
-            &"--output-dir",
-            &"run",
-        ])
+        sandbox.sentune(&format!(
+            "train --model {name} --train-data DATA/pairs.csv --output-dir run"
+        ))
     };
     with_model("nosuch").failed(
         1,
@@ -258,7 +235,7 @@ fn models_and_data_that_are_nowhere_name_both_ways_to_get_them() {
             "cargo xtask fetch-data --model org/nosuch",
         ],
     );
-    let ended = sandbox.run(&[&"train", &"--model", &model()]);
+    let ended = sandbox.sentune("train --model MODEL");
     ended.failed(
         1,
         &[
@@ -273,30 +250,14 @@ fn models_and_data_that_are_nowhere_name_both_ways_to_get_them() {
 fn places_that_can_not_be_written_are_named() {
     let sandbox = Sandbox::new();
     sandbox.write("file", "not a folder");
-    let pairs = data("pairs.csv");
     for folder in ["file", "file/below"] {
-        let ended = sandbox.run(&[
-            &"train",
-            &"--model",
-            &model(),
-            &"--train-data",
-            &pairs,
-            &"--output-dir",
-            &folder,
-        ]);
+        let ended = sandbox.sentune(&format!(
+            "train --model MODEL --train-data DATA/pairs.csv --output-dir {folder}"
+        ));
         ended.failed(1, &["--output-dir", &format!("`{folder}`")]);
     }
-    let encoded = sandbox.run(&[
-        &"encode",
-        &"--model",
-        &model(),
-        &"--input",
-        &pairs,
-        &"--column",
-        &"anchor",
-        &"--output",
-        &"file/x.npy",
-    ]);
+    let encoded = sandbox
+        .sentune("encode --model MODEL --input DATA/pairs.csv --column anchor --output file/x.npy");
     encoded.failed(1, &["--output file/x.npy"]);
 }
 
@@ -356,7 +317,7 @@ fn flags_that_contradict_each_other_or_can_not_be_are_wrong_use() {
 fn a_configuration_file_with_an_unknown_key_is_wrong_use() {
     let sandbox = Sandbox::new();
     sandbox.write("run.toml", "seed = 7\nlearning-rte = 1e-4\n");
-    let ended = sandbox.run(&[&"train", &"--config", &"run.toml"]);
+    let ended = sandbox.sentune("train --config run.toml");
     ended.failed(2, &["run.toml", "line 2"]);
     assert!(ended.stderr.contains("learning-rte"), "{ended:?}");
 }
@@ -364,37 +325,26 @@ fn a_configuration_file_with_an_unknown_key_is_wrong_use() {
 #[test]
 fn other_commands_refuse_what_can_not_be() {
     let sandbox = Sandbox::new();
-    let (model, pairs, triplets) = (model(), data("pairs.csv"), data("triplets-dev.jsonl"));
     let eval = |flags: &[&str]| -> Ended {
-        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> =
-            vec![&"eval", &"--model", &model, &"--data", &triplets];
-        arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-        sandbox.run(&arguments)
+        sandbox.sentune_with("eval --model MODEL --data DATA/triplets-dev.jsonl", flags)
     };
     eval(&["--similarity", "cosin"]).failed(2, &["unknown similarity `cosin`", "manhattan"]);
     eval(&["--split", "tset"]).failed(2, &["'tset'", "train, dev or test"]);
     eval(&["--prompt", "a", "--prompt-name", "query"]).failed(2, &["--prompt-name"]);
     eval(&["--prompt-name", "nosuch"]).failed(1, &["nosuch", "query"]);
     let encode = |output: &str, flags: &[&str]| {
-        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
-            &"encode",
-            &"--model",
-            &model,
-            &"--input",
-            &pairs,
-            &"--output",
-            &output,
-        ];
-        arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-        sandbox.run(&arguments)
+        sandbox.sentune_with(
+            &format!("encode --model MODEL --input DATA/pairs.csv --output {output}"),
+            flags,
+        )
     };
     encode("x.npy", &[]).failed(2, &["the text columns anchor, positive", "--column"]);
     encode("x.npy", &["--column", "text"]).failed(1, &["--input", "no column `text`"]);
     encode("x.bin", &["--column", "anchor"]).failed(2, &["--output x.bin", ".npy"]);
     sandbox
-        .run(&[&"compare", &model, &"--data", &triplets])
+        .sentune("compare MODEL --data DATA/triplets-dev.jsonl")
         .failed(2, &["<MODEL>"]);
-    sandbox.run(&[&"trian"]).failed(2, &["'trian'"]);
+    sandbox.sentune("trian").failed(2, &["'trian'"]);
 }
 
 /// An empty cell is an empty text where rows have to stay in step with the embeddings, as an empty line is.
@@ -417,47 +367,24 @@ fn empty_cells_stay_rows_where_texts_are_encoded() {
     let null = objects.concat().replace("\"text\": \"\"", "\"text\": null");
     sandbox.write("null.jsonl", null);
     let encode = |input: &str, more: &[&str]| {
-        let mut words: Vec<&str> = vec!["encode", "--input", input, "--output", "e.npy", "--model"];
-        let model = model();
-        words.push(model.to_str().unwrap());
-        words.extend(more);
-        let words: Vec<&dyn AsRef<std::ffi::OsStr>> = words
-            .iter()
-            .map(|word| word as &dyn AsRef<std::ffi::OsStr>)
-            .collect();
-        sandbox.run(&words).ok();
+        let line = format!("encode --model MODEL --input {input} --output e.npy");
+        sandbox.sentune_with(&line, more).ok();
         fs_err::read(sandbox.path("e.npy")).unwrap()
     };
     let expected = encode("corpus.txt", &[]);
     for input in ["corpus.csv", "corpus.jsonl", "null.jsonl"] {
         assert!(encode(input, &["--column", "text"]) == expected, "{input}");
     }
-    let ended = sandbox.run(&[
-        &"search",
-        &"--model",
-        &model(),
-        &"--corpus",
-        &"corpus.csv",
-        &"--corpus-column",
-        &"text",
-        &"--query",
-        &"how long is it",
-        &"--json",
-    ]);
+    let ended = sandbox.sentune_with(
+        "search --model MODEL --corpus corpus.csv --corpus-column text --json --query",
+        &["how long is it"],
+    );
     let answer: serde_json::Value = serde_json::from_str(&ended.ok()).unwrap();
     assert_eq!(answer["hits"].as_array().unwrap().len(), 5);
     assert_eq!(answer["hits"][0]["corpus_id"], 2);
     // A value that is no text is still refused, without advice that the command has no flag for.
     sandbox.write("bad.jsonl", "{\"text\": \"x\"}\n{\"text\": [1]}\n");
-    let ended = sandbox.run(&[
-        &"search",
-        &"--model",
-        &model(),
-        &"--corpus",
-        &"bad.jsonl",
-        &"--query",
-        &"x",
-    ]);
+    let ended = sandbox.sentune("search --model MODEL --corpus bad.jsonl --query x");
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("bad.jsonl: row 2"), "{ended:?}");
     for flag in ["--on-bad-row", "--columns"] {

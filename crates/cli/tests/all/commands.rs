@@ -4,7 +4,7 @@ use std::{ffi::OsStr, io::Write, process::Stdio};
 
 use serde_json::Value;
 
-use crate::sandbox::{Ended, Sandbox, data, json_lines, model};
+use crate::sandbox::{Ended, Sandbox, data, json_lines, model, words};
 
 const KEYS: [&str; 5] = [
     "dev_cosine_accuracy",
@@ -17,19 +17,9 @@ const KEYS: [&str; 5] = [
 #[test]
 fn eval_prints_the_evaluators_keys() {
     let sandbox = Sandbox::new();
-    let (model, triplets) = (model(), data("triplets-dev.jsonl"));
-    let ended = sandbox.run(&[
-        &"eval",
-        &"--model",
-        &model,
-        &"--data",
-        &triplets,
-        &"--name",
-        &"dev",
-        &"--json",
-        &"--csv-dir",
-        &"csv",
-    ]);
+    let ended = sandbox.sentune(
+        "eval --model MODEL --data DATA/triplets-dev.jsonl --name dev --json --csv-dir csv",
+    );
     let lines = json_lines(&ended.ok());
     let [metrics] = lines.as_slice() else {
         panic!("one object: {lines:?}");
@@ -45,16 +35,8 @@ fn eval_prints_the_evaluators_keys() {
 #[test]
 fn eval_of_scored_pairs_prints_correlations() {
     let sandbox = Sandbox::new();
-    let ended = sandbox.run(&[
-        &"eval",
-        &"--model",
-        &model(),
-        &"--data",
-        &data("scored.csv"),
-        &"--json",
-        &"--similarity",
-        &"cosine",
-    ]);
+    let ended =
+        sandbox.sentune("eval --model MODEL --data DATA/scored.csv --json --similarity cosine");
     let metrics: Value = serde_json::from_str(&ended.ok()).unwrap();
     let keys: Vec<&String> = metrics.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["scored_pearson_cosine", "scored_spearman_cosine"]);
@@ -63,8 +45,7 @@ fn eval_of_scored_pairs_prints_correlations() {
 #[test]
 fn eval_prints_a_table_for_people() {
     let sandbox = Sandbox::new();
-    let triplets = data("triplets-dev.jsonl");
-    let ended = sandbox.run(&[&"eval", &"--model", &model(), &"--data", &triplets]);
+    let ended = sandbox.sentune("eval --model MODEL --data DATA/triplets-dev.jsonl");
     let table = ended.ok();
     assert!(table.starts_with("60 triplets"), "{table}");
     assert_eq!(table.lines().count(), 7, "{table}");
@@ -73,18 +54,10 @@ fn eval_prints_a_table_for_people() {
 const TEXTS: [&str; 3] = ["The dog runs.", "a young woman", "Nobody sleeps!"];
 
 fn encode(sandbox: &Sandbox, input: &str, output: &str, more: &[&str]) -> Ended {
-    let model = model();
-    let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
-        &"encode",
-        &"--model",
-        &model,
-        &"--input",
-        &input,
-        &"--output",
-        &output,
-    ];
-    arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-    sandbox.run(&arguments)
+    sandbox.sentune_with(
+        &format!("encode --model MODEL --input {input} --output {output}"),
+        more,
+    )
 }
 
 /// The embeddings of a JSON Lines file or of stdout, row by row, with their texts.
@@ -143,15 +116,7 @@ fn encode_reads_and_writes_every_format_alike() {
         "/../data/tests/fixtures/saved/data-00000-of-00001.arrow"
     );
     let of_arrow = encode(&sandbox, saved, "-", &["--column", "a"]).ok();
-    let stated = sandbox.run(&[
-        &"data",
-        &"stat",
-        &"--json",
-        &"--columns",
-        &"a",
-        &"--data",
-        &saved,
-    ]);
+    let stated = sandbox.sentune(&format!("data stat --json --columns a --data {saved}"));
     let stated: Value = serde_json::from_str(&stated.ok()).unwrap();
     assert_eq!(
         embeddings(&of_arrow).len() as u64,
@@ -172,15 +137,7 @@ fn encode_reads_and_writes_every_format_alike() {
 fn encode_reads_stdin() {
     let sandbox = Sandbox::new();
     let mut child = sandbox
-        .command(&[
-            &"encode",
-            &"--model",
-            &model(),
-            &"--input",
-            &"-",
-            &"--output",
-            &"-",
-        ])
+        .line("encode --model MODEL --input - --output -")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -224,32 +181,15 @@ fn encode_normalizes_truncates_and_prompts() {
 #[test]
 fn compare_gives_both_models_and_an_interval() {
     let sandbox = Sandbox::new();
-    let (model, triplets) = (model(), data("triplets-dev.jsonl"));
     sandbox
         .train(
             &data("triplets.jsonl"),
-            &[
-                "--max-steps",
-                "20",
-                "--learning-rate",
-                "1e-3",
-                "--save-strategy",
-                "no",
-            ],
+            &words("--max-steps 20 --learning-rate 1e-3 --save-strategy no"),
         )
         .ok();
     let lines = json_lines(
         &sandbox
-            .run(&[
-                &"compare",
-                &model,
-                &"run/final",
-                &"--data",
-                &triplets,
-                &"--json",
-                &"--name",
-                &"dev",
-            ])
+            .sentune("compare MODEL run/final --data DATA/triplets-dev.jsonl --json --name dev")
             .ok(),
     );
     let keys: Vec<&str> = lines
@@ -267,15 +207,7 @@ fn compare_gives_both_models_and_an_interval() {
         "{cosine}"
     );
     let table = sandbox
-        .run(&[
-            &"compare",
-            &model,
-            &"run/final",
-            &"--data",
-            &triplets,
-            &"--bootstrap",
-            &"100",
-        ])
+        .sentune("compare MODEL run/final --data DATA/triplets-dev.jsonl --bootstrap 100")
         .ok();
     assert!(
         table
@@ -290,27 +222,14 @@ fn compare_gives_both_models_and_an_interval() {
 #[test]
 fn init_makes_a_model_that_can_be_used_and_trained() {
     let sandbox = Sandbox::new();
-    let vocabulary = model().join("vocab.txt");
+    let vocabulary = model().join("vocab.txt").display().to_string();
     let init = |output: &str, seed: &str| {
-        sandbox.run(&[
-            &"init",
-            &"--vocab-file",
-            &vocabulary,
-            &"--output",
-            &output,
-            &"--hidden-size",
-            &"16",
-            &"--num-hidden-layers",
-            &"1",
-            &"--num-attention-heads",
-            &"2",
-            &"--intermediate-size",
-            &"32",
-            &"--max-position-embeddings",
-            &"66",
-            &"--seed",
-            &seed,
-        ])
+        sandbox.sentune(&format!(
+            "init --vocab-file {vocabulary} --output {output} \
+                --hidden-size 16 --num-hidden-layers 1 --num-attention-heads 2 \
+                --intermediate-size 32 --max-position-embeddings 66 \
+                --seed {seed}"
+        ))
     };
     for (output, seed) in [("new", "1"), ("same", "1"), ("other", "2")] {
         init(output, seed).ok();
@@ -319,17 +238,10 @@ fn init_makes_a_model_that_can_be_used_and_trained() {
     assert!(weights("new") == weights("same") && weights("new") != weights("other"));
     init("new", "1").failed(2, &["--output new is there already"]);
     sandbox
-        .run(&[
-            &"train",
-            &"--model",
-            &"new",
-            &"--train-data",
-            &data("pairs.csv"),
-            &"--max-steps",
-            &"2",
-            &"--output-dir",
-            &"run",
-        ])
+        .sentune(
+            "train --model new --train-data DATA/pairs.csv --max-steps 2 \
+                --output-dir run",
+        )
         .ok();
     assert!(weights("run/final") != weights("new"));
 }
@@ -424,16 +336,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let rows: String = (0..5000).map(|i| format!("The dog {i} runs.\n")).collect();
     sandbox.write("texts.txt", rows);
     let mut child = sandbox
-        .command(&[
-            &"encode",
-            &"--model",
-            &model(),
-            &"--input",
-            &"texts.txt",
-            &"--output",
-            &"-",
-            &"-q",
-        ])
+        .line("encode --model MODEL --input texts.txt --output - -q")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -479,7 +382,7 @@ fn columns_that_look_wrong_are_warned_of() {
     ] {
         let row = vec!["a text"; header.split(',').count()].join(",");
         let path = sandbox.write("d.csv", format!("{header}\n{row}\n"));
-        let ended = sandbox.run(&[&"data", &"stat", &"--data", &path]);
+        let ended = sandbox.sentune(&format!("data stat --data {}", path.display()));
         let warnings: Vec<&str> = ended
             .stderr
             .lines()

@@ -1,18 +1,12 @@
 //! `--device`, and the libtorch that `SENTUNE_LIBTORCH` names.
 
-use std::{
-    ffi::OsStr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use crate::sandbox::{Ended, Sandbox, data, model};
+use crate::sandbox::{Ended, Sandbox};
 
 fn eval(sandbox: &Sandbox, more: &[&str], libtorch: Option<&Path>) -> Ended {
-    let (model, triplets) = (model(), data("triplets-dev.jsonl"));
-    let mut arguments: Vec<&dyn AsRef<OsStr>> =
-        vec![&"eval", &"--model", &model, &"--data", &triplets];
-    arguments.extend(more.iter().map(|argument| argument as &dyn AsRef<OsStr>));
-    let mut command = sandbox.command(&arguments);
+    let mut command = sandbox.line("eval --model MODEL --data DATA/triplets-dev.jsonl");
+    command.args(more);
     command.env_remove("CUDA_VISIBLE_DEVICES");
     command.env_remove("SENTUNE_LIBTORCH");
     if let Some(libtorch) = libtorch {
@@ -67,7 +61,7 @@ fn a_device_that_is_none_is_wrong_use() {
             "{ended:?}"
         );
     }
-    let ended = sandbox.run(&[&"--device", &"cpu", &"data", &"stat", &"--data", &"x.csv"]);
+    let ended = sandbox.sentune("--device cpu data stat --data x.csv");
     ended.failed(2, &["--device cpu", "leave the flag out"]);
 }
 
@@ -168,18 +162,9 @@ fn a_cuda_library_that_can_not_be_loaded_is_named() {
         .filter_map(|line| Some(&line[line.find('/')?..]));
     let library = paths.find(|path| path.ends_with("/libgcc_s.so.1")).unwrap();
     fs_err::copy(library, sandbox.path("driver/libcuda.so.1")).unwrap();
-    let (model, triplets) = (model(), data("triplets-dev.jsonl"));
     let run = |device: &str| {
-        let arguments: [&dyn AsRef<OsStr>; 7] = [
-            &"eval",
-            &"--model",
-            &model,
-            &"--data",
-            &triplets,
-            &"--device",
-            &device,
-        ];
-        let mut command = sandbox.command(&arguments);
+        let mut command = sandbox.line("eval --model MODEL --data DATA/triplets-dev.jsonl");
+        command.args(["--device", device]);
         command.env("SENTUNE_LIBTORCH", &folder);
         command.env("LD_LIBRARY_PATH", sandbox.path("driver"));
         Ended::from(command.output().unwrap())

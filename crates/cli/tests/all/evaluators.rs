@@ -1,21 +1,16 @@
 //! `sentune eval --evaluator`: every evaluator by its name, on the data it needs.
 
-use std::ffi::OsStr;
-
 use data::{Cells, OutputColumn, TableFormat, write_table};
 use hub::standin::StandIn;
 use serde_json::Value;
 
-use crate::sandbox::{Ended, Sandbox, data, json_lines, model};
+use crate::sandbox::{Ended, Sandbox, data, json_lines, model, words};
 
 const PAIRS: &str = "a,b,label\nThe dog runs.,A dog is running.,1\nThe dog runs.,Nobody sleeps!,0\n\
     a young woman,a woman,1\na young woman,The horse sleeps.,0\nThe cat eats.,The cat eats an apple.,1\n";
 
 fn eval(sandbox: &Sandbox, flags: &[&str]) -> Ended {
-    let model = model();
-    let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"eval", &"--model", &model];
-    arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<OsStr>));
-    sandbox.run(&arguments)
+    sandbox.sentune_with("eval --model MODEL", flags)
 }
 
 /// The single JSON object that a command prints.
@@ -55,12 +50,7 @@ fn binary_classification() {
     );
     let flags = [
         flags.as_slice(),
-        &[
-            "--evaluator",
-            "BinaryClassificationEvaluator",
-            "--csv-dir",
-            "csv",
-        ],
+        &words("--evaluator BinaryClassificationEvaluator --csv-dir csv")[..],
     ]
     .concat();
     let metrics = metrics(&sandbox, &flags);
@@ -87,12 +77,7 @@ fn binary_classification() {
     assert_eq!(lines[0].split(',').count(), lines[1].split(',').count());
     let table = eval(
         &sandbox,
-        &[
-            "--data",
-            "pairs.csv",
-            "--evaluator",
-            "binary-classification",
-        ],
+        &words("--data pairs.csv --evaluator binary-classification"),
     )
     .ok();
     assert!(table.starts_with("5 labelled pairs"), "{table}");
@@ -100,12 +85,7 @@ fn binary_classification() {
     sandbox.write("classes.csv", "a,b,label\nx,y,2\nz,w,0\n");
     eval(
         &sandbox,
-        &[
-            "--data",
-            "classes.csv",
-            "--evaluator",
-            "binary-classification",
-        ],
+        &words("--data classes.csv --evaluator binary-classification"),
     )
     .failed(
         1,
@@ -124,15 +104,7 @@ fn translation_and_its_interval() {
         "words.csv",
         "de,en\nder Hund,the dog\ndie Frau,a woman\nder Apfel,an apple\n",
     );
-    let flags = [
-        "--data",
-        "words.csv",
-        "--evaluator",
-        "translation",
-        "--confidence=0.9",
-        "--bootstrap",
-        "50",
-    ];
+    let flags = words("--data words.csv --evaluator translation --confidence=0.9 --bootstrap 50");
     let metrics = metrics(&sandbox, &flags);
     let names = [
         "words_src2trg_accuracy",
@@ -319,14 +291,7 @@ fn information_retrieval_of_beirs_tables() {
         &sandbox,
         &[
             &flags[..6],
-            &[
-                "--evaluator",
-                "information-retrieval",
-                "--name",
-                "x",
-                "--similarity",
-                "dot",
-            ],
+            &words("--evaluator information-retrieval --name x --similarity dot")[..],
         ]
         .concat(),
     )
@@ -336,12 +301,7 @@ fn information_retrieval_of_beirs_tables() {
 
     eval(
         &sandbox,
-        &[
-            "--queries",
-            "queries.csv",
-            "--corpus",
-            "animals/corpus.jsonl",
-        ],
+        &words("--queries queries.csv --corpus animals/corpus.jsonl"),
     )
     .failed(2, &["needs --queries", "--qrels"]);
     let columns = [&flags[..6], &["--queries-columns", "id,words"]].concat();
@@ -392,14 +352,7 @@ fn reranking_of_lists() {
     );
     eval(
         &sandbox,
-        &[
-            "--evaluator",
-            "reranking",
-            "--data",
-            "rank.jsonl",
-            "--similarity",
-            "dot,cosine",
-        ],
+        &words("--evaluator reranking --data rank.jsonl --similarity dot,cosine"),
     )
     .failed(2, &["ranks by one --similarity"]);
     eval(
@@ -417,16 +370,10 @@ fn paraphrase_mining_in_sentences() {
         "qid,question\n1,The dog runs.\n2,The dog runs.\n3,a young woman\n4,Nobody sleeps!\n",
     );
     sandbox.write("same.csv", "qid1,qid2\n1,2\n2,9\n");
-    let flags = [
-        "--evaluator",
-        "paraphrase-mining",
-        "--data",
-        "sentences.csv",
-        "--duplicates",
-        "same.csv",
-        "--csv-dir",
-        "csv",
-    ];
+    let flags = words(
+        "--evaluator paraphrase-mining --data sentences.csv --duplicates same.csv \
+            --csv-dir csv",
+    );
     let found = metrics(&sandbox, &flags);
     let names = [
         "average_precision",
@@ -511,29 +458,15 @@ fn label_accuracy_of_a_classifier_that_was_trained() {
     sandbox
         .train(
             &classes,
-            &[
-                "--loss",
-                "softmax",
-                "--max-steps",
-                "4",
-                "--save-strategy",
-                "no",
-            ],
+            &words("--loss softmax --max-steps 4 --save-strategy no"),
         )
         .ok();
-    let model = sandbox.path("run/final");
     let run = |flags: &[&str]| {
-        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![
-            &"eval",
-            &"--model",
-            &model,
-            &"--evaluator",
-            &"label-accuracy",
-            &"--data",
-            &classes,
-        ];
-        arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<OsStr>));
-        sandbox.run(&arguments)
+        sandbox.sentune_with(
+            "eval --model run/final --evaluator label-accuracy \
+                --data DATA/classes.csv",
+            flags,
+        )
     };
     let found: Value = serde_json::from_str(&run(&["--json", "--csv-dir", "csv"]).ok()).unwrap();
     assert_eq!(keys(&found), ["classes_accuracy"]);
@@ -595,14 +528,7 @@ fn several_evaluators_are_a_sequence() {
     eval(&sandbox, &[]).failed(2, &["nothing to evaluate on"]);
     eval(
         &sandbox,
-        &[
-            "--data",
-            "pairs.csv",
-            "--margin",
-            "1",
-            "--evaluator",
-            "translation",
-        ],
+        &words("--data pairs.csv --margin 1 --evaluator translation"),
     )
     .failed(2, &["--margin is for triplet,"]);
 }
@@ -658,10 +584,8 @@ fn nano_beir_by_name_through_the_hub() {
     let standin = StandIn::start().unwrap();
     serve_nano_beir(&standin);
     let run = |flags: &[&str], is_offline: bool| {
-        let model = model();
-        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"eval", &"--model", &model];
-        arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<OsStr>));
-        let mut command = sandbox.command(&arguments);
+        let mut command = sandbox.line("eval --model MODEL");
+        command.args(flags);
         if !is_offline {
             command
                 .env("HF_ENDPOINT", standin.endpoint())
@@ -724,12 +648,7 @@ fn nano_beir_by_name_through_the_hub() {
     run(&["--evaluator", "nano-beir:msmarko"], false)
         .failed(2, &["no data set `msmarko`", "quoraretrieval"]);
     run(
-        &[
-            "--evaluator",
-            "nano-beir:nq",
-            "--nano-beir-data",
-            "org/none",
-        ],
+        &words("--evaluator nano-beir:nq --nano-beir-data org/none"),
         false,
     )
     .failed(1, &["`org/none` could not be had", "repository not found"]);
@@ -739,24 +658,11 @@ fn nano_beir_by_name_through_the_hub() {
 fn training_is_evaluated_as_asked() {
     let sandbox = Sandbox::new();
     sandbox.write("pairs.csv", PAIRS);
-    let flags = [
-        "--evaluator",
-        "binary-classification",
-        "--eval-data",
-        "pairs.csv",
-        "--test-data",
-        "pairs.csv",
-        "--eval-strategy",
-        "steps",
-        "--eval-steps",
-        "2",
-        "--max-steps",
-        "2",
-        "--save-strategy",
-        "no",
-        "--loss",
-        "contrastive",
-    ];
+    let flags = words(
+        "--evaluator binary-classification --eval-data pairs.csv \
+            --test-data pairs.csv --eval-strategy steps --eval-steps 2 --max-steps 2 \
+            --save-strategy no --loss contrastive",
+    );
     let table = sandbox.train(&sandbox.path("pairs.csv"), &flags).ok();
     assert!(
         table.contains("\npairs_cosine_ap ") && table.contains("\npairs_max_mcc "),
@@ -772,14 +678,7 @@ fn training_is_evaluated_as_asked() {
     sandbox
         .train(
             &data("pairs.csv"),
-            &[
-                "--evaluator",
-                "triplet",
-                "--eval-data",
-                "pairs.csv",
-                "--output-dir",
-                "other",
-            ],
+            &words("--evaluator triplet --eval-data pairs.csv --output-dir other"),
         )
         .failed(
             1,
@@ -819,27 +718,12 @@ fn retrieval_decides_which_model_is_best() {
     sandbox.write("corpus.jsonl", corpus);
     sandbox.write("qrels.tsv", qrels);
     let train = sandbox.write("train.csv", format!("anchor,positive\n{train}"));
-    let tables = [
-        "--queries",
-        "queries.jsonl",
-        "--corpus",
-        "corpus.jsonl",
-        "--qrels",
-        "qrels.tsv",
-        "--ndcg-at-k",
-        "3",
-        "--num-train-epochs",
-        "3",
-        "--learning-rate",
-        "1e-3",
-        "--eval-strategy",
-        "epoch",
-        "--save-strategy",
-        "epoch",
-        "--load-best-model-at-end",
-        "--metric-for-best-model",
-        "corpus_cosine_ndcg@3",
-    ];
+    let tables = words(
+        "--queries queries.jsonl --corpus corpus.jsonl --qrels qrels.tsv \
+            --ndcg-at-k 3 --num-train-epochs 3 --learning-rate 1e-3 \
+            --eval-strategy epoch --save-strategy epoch --load-best-model-at-end \
+            --metric-for-best-model corpus_cosine_ndcg@3",
+    );
     let asked = ["--evaluator", "information-retrieval"];
     let table = sandbox.train(&train, &[&asked[..], &tables].concat()).ok();
     assert!(table.starts_with("6 queries in 6 documents "), "{table}");
@@ -870,17 +754,8 @@ fn retrieval_decides_which_model_is_best() {
     // The configuration repeats it; without --evaluator the tables ask for theirs, beside that of the data sets.
     let config = fs_err::read_to_string(sandbox.path("run/config.toml")).unwrap();
     assert!(config.contains("qrels = \"qrels.tsv\"\n"), "{config}");
-    let again = [
-        "train",
-        "--config",
-        "run/config.toml",
-        "--output-dir",
-        "again",
-    ];
-    let again = again
-        .each_ref()
-        .map(|word| word as &dyn AsRef<std::ffi::OsStr>);
-    assert_eq!(sandbox.run(&again).ok(), table);
+    let again = sandbox.sentune("train --config run/config.toml --output-dir again");
+    assert_eq!(again.ok(), table);
     let dev = data("triplets-dev.jsonl").display().to_string();
     let more = ["--test-data", &dev, "--output-dir", "both"];
     let both = sandbox.train(&train, &[&tables[..], &more].concat()).ok();
@@ -901,12 +776,7 @@ fn retrieval_decides_which_model_is_best() {
     sandbox
         .train(&train, &[&asked[..], &tables, &["--resume"]].concat())
         .failed(2, &["is of another run: evaluation data was"]);
-    let missing = [
-        "--evaluator",
-        "information-retrieval",
-        "--queries",
-        "queries.jsonl",
-    ];
+    let missing = words("--evaluator information-retrieval --queries queries.jsonl");
     let missing = [&missing[..], &["--output-dir", "none"]].concat();
     sandbox.train(&train, &missing).failed(
         2,
@@ -922,20 +792,12 @@ fn nano_beir_decides_which_model_of_a_run_is_best() {
     let sandbox = Sandbox::new();
     let standin = StandIn::start().unwrap();
     serve_nano_beir(&standin);
-    let train_data = data("triplets.jsonl");
     let train = |more: &[&str]| {
-        let model = model();
-        let mut arguments: Vec<&dyn AsRef<OsStr>> =
-            vec![&"train", &"--model", &model, &"--train-data", &train_data];
-        arguments.extend([
-            &"--max-steps" as &dyn AsRef<OsStr>,
-            &"4",
-            &"--output-dir",
-            &"run",
-            &"--overwrite-output-dir",
-        ]);
-        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<OsStr>));
-        let mut command = sandbox.command(&arguments);
+        let mut command = sandbox.line(
+            "train --model MODEL --train-data DATA/triplets.jsonl --max-steps 4 --output-dir run \
+                --overwrite-output-dir",
+        );
+        command.args(more);
         command
             .env("HF_ENDPOINT", standin.endpoint())
             .env_remove("HF_HUB_OFFLINE");

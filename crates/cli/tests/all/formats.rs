@@ -4,14 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Ended, Sandbox, model};
+use crate::sandbox::{Ended, Sandbox, words};
 
 /// `sentune data stat --json` of `data`.
 fn stat(sandbox: &Sandbox, data: &str, more: &[&str]) -> (Value, Ended) {
-    let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> =
-        vec![&"data", &"stat", &"--json", &"--data", &data];
-    arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-    let ended = sandbox.run(&arguments);
+    let ended = sandbox.sentune_with(&format!("data stat --json --data {data}"), more);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     (serde_json::from_str(&ended.stdout).unwrap(), ended)
 }
@@ -39,7 +36,7 @@ fn the_split_of_a_folder_is_taken_and_said() {
         json!(4)
     );
     fs_err::remove_file(sandbox.path("named/dev.csv")).unwrap();
-    let refused = sandbox.run(&[&"data", &"stat", &"--data", &"named", &"--split", &"dev"]);
+    let refused = sandbox.sentune("data stat --data named --split dev");
     refused.failed(1, &["no file of the dev split", "train, test", "--split"]);
 }
 
@@ -51,14 +48,7 @@ fn training_rows_among_the_test_rows_are_counted() {
         .map(|i| format!("a question {i},an answer {i},0.{i}\n"))
         .collect();
     sandbox.write("test.csv", format!("anchor,positive,score\n{scored}"));
-    let flags = [
-        "--test-data",
-        "test.csv",
-        "--max-steps",
-        "1",
-        "--save-strategy",
-        "no",
-    ];
+    let flags = words("--test-data test.csv --max-steps 1 --save-strategy no");
     let ended = sandbox.train(&train, &flags);
     let expected = "--test-data test: 2 of 4 rows and 4 of 8 texts are in the training data too";
     assert!(ended.stderr.contains(expected), "{ended:?}");
@@ -72,16 +62,9 @@ fn files_are_read_as_flags_say() {
     let flags = ["--separator", "#", "--no-quotes", "--label-column", "same"];
     let (found, _) = stat(&sandbox, "a.csv", &flags);
     assert_eq!(found["rows"], json!(2));
-    let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
-        &"data",
-        &"convert",
-        &"--data",
-        &"a.csv",
-        &"--output",
-        &"b.jsonl",
-    ];
-    arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-    sandbox.run(&arguments).ok();
+    sandbox
+        .sentune_with("data convert --data a.csv --output b.jsonl", &flags)
+        .ok();
     let lines = fs_err::read_to_string(sandbox.path("b.jsonl")).unwrap();
     assert_eq!(
         lines,
@@ -90,17 +73,12 @@ fn files_are_read_as_flags_say() {
     let lists = "{\"query\":\"q\",\"pos\":[\"p\"],\"neg\":[\"m\",\"n\"]}\n";
     sandbox.write("lists.jsonl", lists);
     let convert = |more: &[&str]| {
-        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
-            &"data",
-            &"convert",
-            &"--data",
-            &"lists.jsonl",
-            &"--overwrite",
-            &"--output",
-            &"c.csv",
-        ];
-        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-        sandbox.run(&arguments).ok();
+        sandbox
+            .sentune_with(
+                "data convert --data lists.jsonl --overwrite --output c.csv",
+                more,
+            )
+            .ok();
         fs_err::read_to_string(sandbox.path("c.csv")).unwrap()
     };
     assert_eq!(
@@ -111,7 +89,7 @@ fn files_are_read_as_flags_say() {
         convert(&["--num-negatives", "1"]),
         "query,positive,negative\nq,p,m\n"
     );
-    let refused = sandbox.run(&[&"data", &"stat", &"--data", &"a.csv", &"--separator", &";;"]);
+    let refused = sandbox.sentune("data stat --data a.csv --separator ;;");
     refused.failed(2, &["--separator", "one character"]);
 }
 
@@ -122,31 +100,17 @@ fn words_as_labels_are_numbered_and_the_table_is_kept() {
         .map(|i| format!("a text {i},{}\n", ["water", "town", "garden"][i / 2 % 3]))
         .collect();
     sandbox.write("topics.csv", format!("text,label\n{topics}"));
-    let flags = [
-        "--loss",
-        "batch-all-triplet",
-        "--batch-sampler",
-        "group_by_label",
-        "--max-steps",
-        "1",
-        "--per-device-train-batch-size",
-        "12",
-        "--save-strategy",
-        "no",
-    ];
+    let flags = words(
+        "--loss batch-all-triplet --batch-sampler group_by_label --max-steps 1 \
+            --per-device-train-batch-size 12 --save-strategy no",
+    );
     sandbox.train(Path::new("topics.csv"), &flags).ok();
     let classes = fs_err::read_to_string(sandbox.path("run/classes.json")).unwrap();
     let classes: Value = serde_json::from_str(&classes).unwrap();
     assert_eq!(classes, json!({"topics": ["water", "town", "garden"]}));
     // A run that takes the place of this one has none of its classes.
     let pairs = sandbox.write("pairs.csv", rows(8));
-    let flags = [
-        "--max-steps",
-        "1",
-        "--save-strategy",
-        "no",
-        "--overwrite-output-dir",
-    ];
+    let flags = words("--max-steps 1 --save-strategy no --overwrite-output-dir");
     sandbox.train(&pairs, &flags).ok();
     assert!(!sandbox.path("run/classes.json").exists());
 }
@@ -283,7 +247,7 @@ fn rows_with_several_negatives_are_evaluated_as_triplets() {
     let sandbox = Sandbox::new();
     let tuples = "anchor,positive,negative_1,negative_2\na dog,a hound,a cat,a cow\nthe sea,the ocean,a hill,a road\n";
     sandbox.write("tuples.csv", tuples);
-    let evaluated = sandbox.run(&[&"eval", &"--model", &model(), &"--data", &"tuples.csv"]);
+    let evaluated = sandbox.sentune("eval --model MODEL --data tuples.csv");
     assert!(evaluated.ok().contains("4 triplets"));
 }
 
@@ -302,25 +266,14 @@ fn titles_go_before_texts_and_unknown_judgements_are_counted() {
     sandbox.write("test.tsv", qrels);
     sandbox.write("unknown.tsv", format!("{qrels}q77\td1\t1\nq0\td88\t1\n"));
     let eval = |corpus: &str, qrels: &str, more: &[&str]| {
-        let model = model();
-        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
-            &"eval",
-            &"--model",
-            &model,
-            &"--evaluator",
-            &"information-retrieval",
-            &"--queries",
-            &"queries.jsonl",
-            &"--corpus",
-            &corpus,
-            &"--qrels",
-            &qrels,
-            &"--json",
-            &"--name",
-            &"x",
-        ];
-        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-        sandbox.run(&arguments)
+        sandbox.sentune_with(
+            &format!(
+                "eval --model MODEL --evaluator information-retrieval \
+                    --queries queries.jsonl --corpus {corpus} \
+                    --qrels {qrels} --json --name x"
+            ),
+            more,
+        )
     };
     let titled = eval("corpus.jsonl", "test.tsv", &[]);
     assert!(
@@ -348,21 +301,10 @@ fn an_audit_counts_doubts_and_writes_a_clean_copy() {
     let train = "anchor,positive,negative\na dog,a hound,a cat\na dog,a hound,a cat\nA sea,a sea.,a hill\none,two,three\n";
     sandbox.write("train.csv", train);
     sandbox.write("test.csv", "anchor,positive,negative\nOne,two,three\n");
-    let audited = sandbox.run(&[
-        &"data",
-        &"audit",
-        &"--data",
-        &"train.csv",
-        &"--against",
-        &"test.csv",
-        &"--json",
-        &"--findings",
-        &"doubts.csv",
-        &"--output",
-        &"clean.csv",
-        &"--drop",
-        &"repeated,leaked",
-    ]);
+    let audited = sandbox.sentune(
+        "data audit --data train.csv --against test.csv --json \
+            --findings doubts.csv --output clean.csv --drop repeated,leaked",
+    );
     let found: Value = serde_json::from_str(&audited.ok()).unwrap();
     assert_eq!((&found["rows"], &found["doubted"]), (&json!(4), &json!(3)));
     let doubts = &found["doubts"];
@@ -383,16 +325,7 @@ fn an_audit_counts_doubts_and_writes_a_clean_copy() {
     );
     assert_eq!(lines[1], "2,repeated,\"\",1,\"\",0.0,a dog,a hound,a cat");
     assert_eq!(lines[3], "4,leaked,\"\",1,test,0.0,one,two,three");
-    let refused = sandbox.run(&[
-        &"data",
-        &"audit",
-        &"--data",
-        &"train.csv",
-        &"--output",
-        &"x.csv",
-        &"--drop",
-        &"odd",
-    ]);
+    let refused = sandbox.sentune("data audit --data train.csv --output x.csv --drop odd");
     refused.failed(2, &["there is no doubt `odd`", "odd-length"]);
 }
 
@@ -424,35 +357,12 @@ fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
     let sandbox = Sandbox::new();
     sandbox.write("train.csv", swapped_triplets());
     let audit = |more: &[&str]| {
-        let model = model();
-        let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![
-            &"data",
-            &"audit",
-            &"--data",
-            &"train.csv",
-            &"--model",
-            &model,
-            &"--json",
-        ];
-        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-        sandbox.run(&arguments)
+        sandbox.sentune_with("data audit --data train.csv --model MODEL --json", more)
     };
-    let flags = [
-        "--folds",
-        "4",
-        "--num-train-epochs",
-        "2",
-        "--learning-rate",
-        "1e-3",
-        "--scores",
-        "scores.jsonl",
-        "--output",
-        "clean.csv",
-        "--drop",
-        "worst:1",
-        "--show",
-        "2",
-    ];
+    let flags = words(
+        "--folds 4 --num-train-epochs 2 --learning-rate 1e-3 --scores scores.jsonl \
+            --output clean.csv --drop worst:1 --show 2",
+    );
     let audited = audit(&flags);
     for fold in 1..=4 {
         assert!(
@@ -534,16 +444,7 @@ fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
         .failed(2, &["--swap", "triplets", "2 text columns"]);
     audit(&["--folds", "20"]).failed(2, &["--folds 20: 24 rows", "a lower number"]);
     audit(&["--output", "x.csv", "--drop", "worst:x"]).failed(2, &["worst:2%"]);
-    let refused = sandbox.run(&[
-        &"data",
-        &"audit",
-        &"--data",
-        &"train.csv",
-        &"--output",
-        &"x.csv",
-        &"--drop",
-        &"cut-off",
-    ]);
+    let refused = sandbox.sentune("data audit --data train.csv --output x.csv --drop cut-off");
     refused.failed(2, &["--drop cut-off needs --model"]);
 }
 
@@ -563,21 +464,10 @@ fn an_audit_by_a_model_finds_false_negatives_and_texts_that_are_cut_off() {
         "train.csv",
         format!("anchor,positive,negative\n{}\n", rows.join("\n")),
     );
-    let model = model();
-    let audited = sandbox.run(&[
-        &"data",
-        &"audit",
-        &"--data",
-        &"train.csv",
-        &"--model",
-        &model,
-        &"--findings",
-        &"found.jsonl",
-        &"--output",
-        &"clean.csv",
-        &"--drop",
-        &"cut-off",
-    ]);
+    let audited = sandbox.sentune(
+        "data audit --data train.csv --model MODEL --findings found.jsonl \
+            --output clean.csv --drop cut-off",
+    );
     let table = audited.ok();
     assert!(table.contains("\ncut-off "), "{table}");
     let found = fs_err::read_to_string(sandbox.path("found.jsonl")).unwrap();
@@ -644,16 +534,10 @@ fn scores_of_lists_teach_the_losses_that_learn_from_a_teacher() {
     let advice = "left aside: columns `pos_scores`, `neg_scores`; scores of lists become a teacher's labels with --label-column pos_scores";
     assert!(aside.stderr.contains(advice), "{aside:?}");
     aside.ok();
-    let converted = sandbox.run(&[
-        &"data",
-        &"convert",
-        &"--data",
-        &"scored.jsonl",
-        &"--label-column",
-        &"pos_scores",
-        &"--output",
-        &"out.jsonl",
-    ]);
+    let converted = sandbox.sentune(
+        "data convert --data scored.jsonl --label-column pos_scores \
+            --output out.jsonl",
+    );
     converted.ok();
     let out = fs_err::read_to_string(sandbox.path("out.jsonl")).unwrap();
     let first: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! Models from the hub (a cache that Python filled, certificates of a network's own, short names) and to it.
 
-use std::{ffi::OsStr, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use hub::standin::{Server, StandIn, StandInRepo};
 use serde_json::Value;
@@ -8,18 +8,11 @@ use serde_json::Value;
 use crate::sandbox::{Ended, Sandbox, data, model};
 
 /// Embeddings of two texts by a model that is given by folder or name.
-fn encode(sandbox: &Sandbox, model: &dyn AsRef<OsStr>, variables: &[(&str, &str)]) -> Ended {
+fn encode(sandbox: &Sandbox, model: &str, variables: &[(&str, &str)]) -> Ended {
     sandbox.write("texts.txt", "A harbour at night.\nTwo dogs.\n");
-    let arguments: [&dyn AsRef<OsStr>; 7] = [
-        &"encode",
-        &"--model",
-        &model,
-        &"--input",
-        &"texts.txt",
-        &"--output",
-        &"embeddings.npy",
-    ];
-    let mut command = sandbox.command(&arguments);
+    let mut command = sandbox.line(&format!(
+        "encode --model {model} --input texts.txt --output embeddings.npy"
+    ));
     command.env_remove("HF_HUB_OFFLINE");
     for proxy in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"] {
         command.env_remove(proxy).env_remove(proxy.to_lowercase());
@@ -32,7 +25,7 @@ fn encode(sandbox: &Sandbox, model: &dyn AsRef<OsStr>, variables: &[(&str, &str)
 #[track_caller]
 fn assert_encoded(sandbox: &Sandbox) {
     let found = fs_err::read(sandbox.path("embeddings.npy")).unwrap();
-    encode(sandbox, &model(), &[]).ok();
+    encode(sandbox, "MODEL", &[]).ok();
     let expected = fs_err::read(sandbox.path("embeddings.npy")).unwrap();
     assert_eq!(expected.len(), 128 + 2 * 32 * 4);
     assert_eq!(found, expected);
@@ -85,7 +78,7 @@ fn a_cache_that_python_filled_serves_with_one_warning_where_the_hub_is_out_of_re
     for endpoint in ["http://127.0.0.1:9", "http://no-such-host.invalid"] {
         let sandbox = Sandbox::new();
         python_cache(&sandbox);
-        let ended = encode(&sandbox, &"acme/tiny", &[("HF_ENDPOINT", endpoint)]);
+        let ended = encode(&sandbox, "acme/tiny", &[("HF_ENDPOINT", endpoint)]);
         let warnings: Vec<&str> = ended
             .stderr
             .lines()
@@ -112,12 +105,7 @@ fn a_data_set_that_python_prepared_serves_where_the_hub_is_out_of_reach() {
     }
     let info = r#"{"splits": {"train": {"name": "train", "num_examples": 4}, "test": {"shard_lengths": [4]}}}"#;
     fs_err::write(folder.join("dataset_info.json"), info).unwrap();
-    let stat = |more: &[&str]| {
-        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"data", &"stat", &"--json"];
-        arguments.extend([&"--columns" as &dyn AsRef<OsStr>, &"a,b,label"]);
-        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<OsStr>));
-        sandbox.run(&arguments)
-    };
+    let stat = |more: &[&str]| sandbox.sentune_with("data stat --json --columns a,b,label", more);
     for split in ["train", "test"] {
         let found = stat(&["--data", "acme/tiny", "--split", split]);
         let warning = "acme/tiny: using what Python's datasets prepared in";
@@ -138,11 +126,11 @@ fn an_authority_of_the_network_is_heeded_and_an_unknown_one_named() {
     let authority = sandbox.write("authority.pem", standin.authority().unwrap());
     let endpoint = standin.endpoint();
     let endpoint = ("HF_ENDPOINT", endpoint.as_str());
-    let ended = encode(&sandbox, &"acme/tiny", &[endpoint]);
+    let ended = encode(&sandbox, "acme/tiny", &[endpoint]);
     ended.failed(1, &["acme/tiny", "UnknownIssuer", "set SSL_CERT_FILE"]);
     assert!(standin.requests().is_empty());
     let authority = ("SSL_CERT_FILE", authority.to_str().unwrap());
-    encode(&sandbox, &"acme/tiny", &[endpoint, authority]).ok();
+    encode(&sandbox, "acme/tiny", &[endpoint, authority]).ok();
     assert_encoded(&sandbox);
 }
 
@@ -152,7 +140,7 @@ fn a_short_name_is_one_of_sentence_transformers() {
     fill(standin.model("sentence-transformers/tiny"));
     let sandbox = Sandbox::new();
     let endpoint = standin.endpoint();
-    let ended = encode(&sandbox, &"tiny", &[("HF_ENDPOINT", endpoint.as_str())]);
+    let ended = encode(&sandbox, "tiny", &[("HF_ENDPOINT", endpoint.as_str())]);
     assert!(
         ended
             .stderr
@@ -167,9 +155,9 @@ fn a_short_name_is_one_of_sentence_transformers() {
 const CANARY: &str = "hf_CANARY";
 
 /// Runs a command that pushes, and checks that the token goes to the hub and into no output.
-fn push(sandbox: &Sandbox, standin: &StandIn, arguments: &[&dyn AsRef<OsStr>]) -> Ended {
+fn push(sandbox: &Sandbox, standin: &StandIn, line: &str) -> Ended {
     standin.require_token(CANARY);
-    let mut command = sandbox.command(arguments);
+    let mut command = sandbox.line(line);
     command
         .env_remove("HF_HUB_OFFLINE")
         .env("HF_ENDPOINT", standin.endpoint())
@@ -216,22 +204,20 @@ fn a_model_is_pushed_byte_for_byte_and_once() {
     let sandbox = Sandbox::new();
     sandbox.copy_of_model();
     let page = format!("{}/me/tiny\n", standin.endpoint());
-    let arguments: [&dyn AsRef<OsStr>; 4] = [&"push", &"model", &"me/tiny", &"--private"];
-    assert_eq!(push(&sandbox, &standin, &arguments).ok(), page);
+    let pushing = "push model me/tiny --private";
+    assert_eq!(push(&sandbox, &standin, pushing).ok(), page);
     assert_eq!(
         pushed(&standin, "me/tiny", ""),
         sorted_files(&sandbox, "model")
     );
     assert_eq!(standin.history("me/tiny"), Some((1, true)));
     // A name alone is of the token's account; nothing has changed.
-    let arguments: [&dyn AsRef<OsStr>; 3] = [&"push", &"model", &"tiny"];
-    assert_eq!(push(&sandbox, &standin, &arguments).ok(), page);
+    assert_eq!(push(&sandbox, &standin, "push model tiny").ok(), page);
     assert_eq!(standin.history("me/tiny"), Some((1, true)));
 
-    let arguments: [&dyn AsRef<OsStr>; 3] = [&"push", &"nowhere", &"me/tiny"];
-    push(&sandbox, &standin, &arguments).failed(1, &["nowhere holds no model"]);
+    push(&sandbox, &standin, "push nowhere me/tiny").failed(1, &["nowhere holds no model"]);
     sandbox
-        .run(&[&"push", &"model", &"me/tiny"])
+        .sentune("push model me/tiny")
         .failed(1, &["HF_HUB_OFFLINE: set, so nothing can be pushed"]);
 }
 
@@ -245,26 +231,12 @@ fn a_run_is_pushed_with_its_checkpoints_as_the_strategy_has_it() {
     ] {
         let standin = StandIn::start().unwrap();
         let sandbox = Sandbox::new();
-        let (model, pairs) = (model(), data("pairs.csv"));
-        let strategy_flag = format!("--hub-strategy={strategy}");
-        let arguments: [&dyn AsRef<OsStr>; 15] = [
-            &"train",
-            &"--model",
-            &model,
-            &"--train-data",
-            &pairs,
-            &"--output-dir",
-            &"tiny-run",
-            &"--max-steps=2",
-            &"--save-steps=1",
-            &"--save-strategy=steps",
-            &"--push-to-hub",
-            &"--hub-private-repo",
-            &strategy_flag,
-            &"--model-card-license=mit",
-            &"--model-card-language=en",
-        ];
-        push(&sandbox, &standin, &arguments).ok();
+        let training = format!(
+            "train --model MODEL --train-data DATA/pairs.csv --output-dir tiny-run --max-steps=2 \
+                --save-steps=1 --save-strategy=steps --push-to-hub --hub-private-repo \
+                --hub-strategy={strategy} --model-card-license=mit --model-card-language=en"
+        );
+        push(&sandbox, &standin, &training).ok();
         assert_eq!(
             pushed(&standin, "me/tiny-run", folder),
             sorted_files(&sandbox, "tiny-run/final"),
@@ -314,24 +286,14 @@ fn a_run_is_pushed_with_its_checkpoints_as_the_strategy_has_it() {
 fn a_run_goes_on_from_the_checkpoint_that_the_hub_has() {
     let standin = StandIn::start().unwrap();
     let sandbox = Sandbox::new();
-    let (model, pairs) = (model(), data("pairs.csv"));
-    let train = |folder: &str, more: &[&str]| {
-        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![
-            &"train",
-            &"--model",
-            &model,
-            &"--train-data",
-            &pairs,
-            &"--max-steps=6",
-            &"--save-steps=3",
-            &"--no-report",
-            &"--output-dir",
-            &folder,
-        ];
-        arguments.extend(more.iter().map(|flag| flag as &dyn AsRef<OsStr>));
-        push(&sandbox, &standin, &arguments).ok();
+    let train = |folder: &str, more: &str| {
+        let training = format!(
+            "train --model MODEL --train-data DATA/pairs.csv --max-steps=6 --save-steps=3 \
+                --no-report --output-dir {folder} {more}"
+        );
+        push(&sandbox, &standin, &training).ok();
     };
-    train("there", &["--push-to-hub", "--hub-strategy=checkpoint"]);
+    train("there", "--push-to-hub --hub-strategy=checkpoint");
     // Another machine has the files of the repository alone.
     for (name, (content, _)) in standin.pushed("me/there").unwrap() {
         let path = sandbox.path("downloaded").join(name);
@@ -340,7 +302,7 @@ fn a_run_goes_on_from_the_checkpoint_that_the_hub_has() {
     }
     train(
         "here",
-        &["--resume-from-checkpoint", "downloaded/last-checkpoint"],
+        "--resume-from-checkpoint downloaded/last-checkpoint",
     );
     let weights = |run: &str| fs_err::read(sandbox.path(run).join("final/model.safetensors"));
     assert!(weights("here").unwrap() == weights("there").unwrap());
@@ -372,20 +334,11 @@ fn the_token_is_in_no_log_no_file_and_no_list_of_processes() {
     let token = elsewhere.path().join("token");
     fs_err::write(&token, SECRET).unwrap();
     let sandbox = Sandbox::new();
-    let (model, pairs) = (model(), data("pairs.csv"));
-    let mut command = sandbox.command(&[
-        &"train",
-        &"--model",
-        &model,
-        &"--train-data",
-        &pairs,
-        &"--output-dir=run",
-        &"--max-steps=40",
-        &"--save-steps=10",
-        &"--push-to-hub",
-        &"--hub-model-id=me/run",
-        &"--hub-strategy=all_checkpoints",
-    ]);
+    let mut command = sandbox.line(
+        "train --model MODEL --train-data DATA/pairs.csv --output-dir=run \
+            --max-steps=40 --save-steps=10 --push-to-hub --hub-model-id=me/run \
+            --hub-strategy=all_checkpoints",
+    );
     let [stdout, stderr] = ["stdout", "stderr"].map(|name| sandbox.path(name));
     command
         .env_remove("HF_HUB_OFFLINE")

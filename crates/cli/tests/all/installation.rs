@@ -7,7 +7,7 @@ use crate::sandbox::Sandbox;
 #[test]
 fn doctor_shows_what_a_bug_report_needs() {
     let sandbox = Sandbox::new();
-    let text = sandbox.run(&[&"doctor"]).ok();
+    let text = sandbox.sentune("doctor").ok();
     let names: Vec<&str> = text
         .lines()
         .take_while(|line| !line.is_empty())
@@ -40,7 +40,7 @@ fn doctor_shows_what_a_bug_report_needs() {
     ] {
         assert!(text.contains(part), "`{part}` is not in {text}");
     }
-    let object: Value = serde_json::from_str(&sandbox.run(&[&"doctor", &"--json"]).ok()).unwrap();
+    let object: Value = serde_json::from_str(&sandbox.sentune("doctor --json").ok()).unwrap();
     assert_eq!(object["sentune"], env!("CARGO_PKG_VERSION"));
     assert_eq!(object["problems"], Value::Array(Vec::new()));
 }
@@ -50,7 +50,7 @@ fn doctor_says_what_is_wrong_and_shows_no_secret() {
     let sandbox = Sandbox::new();
     let nowhere = sandbox.path("nowhere");
     let ended = sandbox
-        .command(&[&"doctor"])
+        .line("doctor")
         .env("SENTUNE_LIBTORCH", &nowhere)
         .env("HF_ENDPOINT", "ftp://x")
         .env("HF_TOKEN", "hf_secret")
@@ -71,15 +71,9 @@ fn doctor_says_what_is_wrong_and_shows_no_secret() {
 fn errors_of_things_that_are_not_there_lead_to_doctor() {
     let sandbox = Sandbox::new();
     let encode = |model: &str| {
-        sandbox.run(&[
-            &"encode",
-            &"--model",
-            &model,
-            &"--input",
-            &"x.txt",
-            &"--output",
-            &"x.npy",
-        ])
+        sandbox.sentune(&format!(
+            "encode --model {model} --input x.txt --output x.npy"
+        ))
     };
     sandbox.write("x.txt", "a text\n");
     let ended = encode("org/nosuch");
@@ -87,7 +81,7 @@ fn errors_of_things_that_are_not_there_lead_to_doctor() {
     let hint = ended.stderr.lines().last().unwrap();
     assert!(hint.starts_with("hint: `sentune doctor`"), "{ended:?}");
     sandbox.write("empty.csv", "");
-    let ended = sandbox.run(&[&"data", &"stat", &"--data", &"empty.csv"]);
+    let ended = sandbox.sentune("data stat --data empty.csv");
     assert!(!ended.stderr.contains("hint:"), "{ended:?}");
 }
 
@@ -95,7 +89,7 @@ fn errors_of_things_that_are_not_there_lead_to_doctor() {
 fn completions_and_pages_know_every_command() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = sandbox.run(&[&"completions", &shell]).ok();
+        let script = sandbox.sentune(&format!("completions {shell}")).ok();
         for part in ["sentune", "num-train-epochs", "doctor", "triplets"] {
             assert!(script.contains(part), "{shell} lacks {part}");
         }
@@ -111,10 +105,10 @@ fn completions_and_pages_know_every_command() {
         String::from_utf8(completed.stdout).unwrap(),
         "--hub-strategy\n"
     );
-    sandbox.run(&[&"completions", &"tcsh"]).failed(2, &["tcsh"]);
-    let page = sandbox.run(&[&"man"]).ok();
+    sandbox.sentune("completions tcsh").failed(2, &["tcsh"]);
+    let page = sandbox.sentune("man").ok();
     assert!(page.contains(".TH sentune 1"), "{page}");
-    sandbox.run(&[&"man", &"--output-dir", &"man1"]).ok();
+    sandbox.sentune("man --output-dir man1").ok();
     let pages = sandbox.files("man1");
     for page in ["sentune.1", "sentune-train.1", "sentune-data-stat.1"] {
         assert!(pages.contains(&page.to_owned()), "{pages:?}");
@@ -126,8 +120,8 @@ fn completions_and_pages_know_every_command() {
 #[test]
 fn help_knows_commands_and_lists() {
     let sandbox = Sandbox::new();
-    let of_flag = sandbox.run(&[&"data", &"stat", &"--help"]).ok();
-    assert_eq!(sandbox.run(&[&"help", &"data", &"stat"]).ok(), of_flag);
+    let of_flag = sandbox.sentune("data stat --help").ok();
+    assert_eq!(sandbox.sentune("help data stat").ok(), of_flag);
     for (topic, parts) in [
         (
             "losses",
@@ -142,12 +136,12 @@ fn help_knows_commands_and_lists() {
             [".parquet", "anchor", "sentence-transformers/all-nli"],
         ),
     ] {
-        let text = sandbox.run(&[&"help", &topic]).ok();
+        let text = sandbox.sentune(&format!("help {topic}")).ok();
         for part in parts {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }
     sandbox
-        .run(&[&"help", &"trian"])
+        .sentune("help trian")
         .failed(2, &["`trian`", "train", "losses"]);
 }

@@ -4,36 +4,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::sandbox::{Ended, Sandbox, data, json_lines, model};
+use crate::sandbox::{Ended, Sandbox, json_lines};
 
 /// A run of 12 steps of 16 triplets under dropout 0, in `folder`, with a failpoint.
 fn train(sandbox: &Sandbox, folder: &str, failpoint: &str, more: &[&str]) -> Ended {
-    let (model, triplets) = (model(), data("triplets.jsonl"));
-    let mut command = sandbox.command(&[
-        &"train",
-        &"--model",
-        &model,
-        &"--train-data",
-        &triplets,
-        &"--output-dir",
-        &folder,
-    ]);
-    command.args([
-        "--engine",
-        "libtorch",
-        "--batch-size",
-        "16",
-        "--max-steps",
-        "12",
-    ]);
-    command.args([
-        "--logging-steps",
-        "4",
-        "--dropout",
-        "0",
-        "--save-steps",
-        "4",
-    ]);
+    let mut command = sandbox.line(&format!(
+        "train --model MODEL --train-data DATA/triplets.jsonl --output-dir {folder} \
+            --engine libtorch --batch-size 16 --max-steps 12 --logging-steps 4 --dropout 0 \
+            --save-steps 4"
+    ));
     command.args(more);
     if !failpoint.is_empty() {
         command.env("SENTUNE_FAILPOINT", failpoint);

@@ -3,25 +3,11 @@
 use crate::sandbox::{Sandbox, data, model};
 
 /// The arguments of a short run into `run`.
-const SHORT: [&str; 8] = [
-    "--max-steps",
-    "6",
-    "--logging-steps",
-    "2",
-    "--save-steps",
-    "3",
-    "--num-threads",
-    "1",
-];
+const SHORT: &str = "--max-steps 6 --logging-steps 2 --save-steps 3 --num-threads 1";
 
 fn train(sandbox: &Sandbox, more: &[&str]) -> crate::sandbox::Ended {
-    let model = model();
-    let mut arguments: Vec<&dyn AsRef<std::ffi::OsStr>> =
-        vec![&"train", &"--model", &model, &"--output-dir", &"run"];
-    for argument in SHORT.iter().chain(more) {
-        arguments.push(argument);
-    }
-    sandbox.run(&arguments)
+    let line = format!("train --model MODEL --output-dir run {SHORT}");
+    sandbox.sentune_with(&line, more)
 }
 
 #[test]
@@ -73,14 +59,9 @@ fn several_sets_have_a_loss_each_and_go_on_from_a_checkpoint() {
     // The resolved configuration repeats the run.
     let config = fs_err::read_to_string(sandbox.path("run/config.toml")).unwrap();
     assert!(config.contains("\"nli=matryoshka-2d:"), "{config}");
-    let again: [&dyn AsRef<std::ffi::OsStr>; 5] = [
-        &"train",
-        &"--config",
-        &"run/config.toml",
-        &"--output-dir",
-        &"again",
-    ];
-    sandbox.run(&again).ok();
+    sandbox
+        .sentune("train --config run/config.toml --output-dir again")
+        .ok();
     let again = fs_err::read(sandbox.path("again/final/model.safetensors")).unwrap();
     assert!(again == expected[0]);
 }

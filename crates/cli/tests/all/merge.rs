@@ -1,37 +1,16 @@
 //! `sentune merge`: soups of models that are saved as models.
 
-use std::ffi::OsStr;
-
 use crate::sandbox::{Ended, Sandbox, copy_folder, model};
 
 fn merge(sandbox: &Sandbox, flags: &[&str]) -> Ended {
-    let model = model();
-    let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"merge", &"--model", &model];
-    arguments.extend(flags.iter().map(|flag| flag as &dyn AsRef<OsStr>));
-    sandbox.run(&arguments)
-}
-
-/// The embedding of a text, as it is printed.
-fn embedding(sandbox: &Sandbox, model: &dyn AsRef<OsStr>) -> String {
-    sandbox.write("text.txt", "The dog runs.\n");
-    sandbox
-        .run(&[
-            &"encode",
-            &"--model",
-            &model,
-            &"--input",
-            &"text.txt",
-            &"--output",
-            &"-",
-        ])
-        .ok()
+    sandbox.sentune_with("merge --model MODEL", flags)
 }
 
 #[test]
 fn a_model_merged_with_itself_is_itself() {
     let sandbox = Sandbox::new();
     copy_folder(&model(), &sandbox.path("copy"));
-    let own = embedding(&sandbox, &model());
+    let own = sandbox.embedding("MODEL", &[]);
     for (output, flags) in [
         ("soup", ["--weights", "1,3"].as_slice()),
         ("between", &["--method", "slerp", "--t", "0.25"]),
@@ -40,12 +19,8 @@ fn a_model_merged_with_itself_is_itself() {
         let flags = [&["--model", "copy", "--output", output], flags].concat();
         merge(&sandbox, &flags).ok();
         // Rounding moves the last digits at most.
-        let found = embedding(&sandbox, &sandbox.path(output));
-        let numbers = |text: &str| -> Vec<f64> {
-            let object: serde_json::Value = serde_json::from_str(text).unwrap();
-            serde_json::from_value(object["embedding"].clone()).unwrap()
-        };
-        for (found, own) in numbers(&found).iter().zip(numbers(&own)) {
+        let found = sandbox.embedding(output, &[]);
+        for (found, own) in found.iter().zip(&own) {
             assert!(
                 (found - own).abs() < 1e-5,
                 "{output}: {found} and not {own}"

@@ -118,12 +118,7 @@ fn end_of_literal(inner: &str) -> Option<usize> {
 }
 
 fn help(sandbox: &Sandbox, command: &str) -> String {
-    let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
-    let words: Vec<&dyn AsRef<std::ffi::OsStr>> = words
-        .iter()
-        .map(|word| word as &dyn AsRef<std::ffi::OsStr>)
-        .collect();
-    sandbox.run(&words).ok()
+    sandbox.sentune_with(command, &["--help"]).ok()
 }
 
 /// The commands that a help lists.
@@ -149,7 +144,7 @@ fn defined(help: &str) -> BTreeSet<String> {
 /// Every command's flags, and its help.
 fn all_commands(sandbox: &Sandbox) -> (Flags, BTreeMap<String, String>) {
     let (mut flags, mut helps) = (Flags::new(), BTreeMap::new());
-    let root = sandbox.run(&[&"--help"]).ok();
+    let root = sandbox.sentune("--help").ok();
     let mut names: Vec<String> = commands(&root);
     names.retain(|name| name != "data");
     names.extend(

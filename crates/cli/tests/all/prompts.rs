@@ -1,30 +1,13 @@
 //! `sentune train --prompts`.
 
-use std::ffi::OsStr;
+use crate::sandbox::{Ended, Sandbox, data};
 
-use crate::sandbox::{Ended, Sandbox, data, model};
-
-const SHORT: [&str; 10] = [
-    "--max-steps",
-    "4",
-    "--logging-steps",
-    "2",
-    "--save-steps",
-    "2",
-    "--learning-rate",
-    "1e-3",
-    "--num-threads",
-    "1",
-];
+const SHORT: &str =
+    "--max-steps 4 --logging-steps 2 --save-steps 2 --learning-rate 1e-3 --num-threads 1";
 
 fn train(sandbox: &Sandbox, folder: &str, more: &[&str]) -> Ended {
-    let model = model();
-    let mut arguments: Vec<&dyn AsRef<OsStr>> =
-        vec![&"train", &"--model", &model, &"--output-dir", &folder];
-    for argument in SHORT.iter().chain(more) {
-        arguments.push(argument);
-    }
-    sandbox.run(&arguments)
+    let line = format!("train --model MODEL --output-dir {folder} {SHORT}");
+    sandbox.sentune_with(&line, more)
 }
 
 #[test]

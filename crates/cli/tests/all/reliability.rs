@@ -15,7 +15,6 @@ mod signals;
 
 use std::{
     collections::BTreeSet,
-    ffi::OsStr,
     io::Write,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -25,7 +24,7 @@ use std::{
 
 use kernels::random::SplitMix64;
 
-use crate::sandbox::{Ended, Sandbox, copy_folder, data, json_lines, model};
+use crate::sandbox::{Ended, Sandbox, copy_folder, data, json_lines, model, words};
 
 /// The number of cases.
 fn count(quick: usize, full: usize) -> usize {
@@ -62,30 +61,9 @@ impl Random {
 
 /// Sixty steps over three epochs of twenty, with two batches a step, an incomplete last batch and an incomplete
 /// last step in each epoch, dropout, warm-up, evaluations, and a checkpoint every third step.
-const SIXTY_STEPS: [&str; 22] = [
-    "--num-train-epochs",
-    "3",
-    "--per-device-train-batch-size",
-    "7",
-    "--gradient-accumulation-steps",
-    "2",
-    "--learning-rate",
-    "1e-3",
-    "--warmup-steps",
-    "0.1",
-    "--weight-decay",
-    "0.01",
-    "--logging-steps",
-    "7",
-    "--eval-strategy",
-    "steps",
-    "--eval-steps",
-    "10",
-    "--save-steps",
-    "3",
-    "--num-threads",
-    "1",
-];
+const SIXTY_STEPS: &str = "--num-train-epochs 3 --per-device-train-batch-size 7 \
+    --gradient-accumulation-steps 2 --learning-rate 1e-3 --warmup-steps 0.1 --weight-decay 0.01 \
+    --logging-steps 7 --eval-strategy steps --eval-steps 10 --save-steps 3 --num-threads 1";
 
 /// A command that trains the tiny model into the folder `run`.
 struct Training<'s> {
@@ -97,7 +75,7 @@ struct Training<'s> {
 impl<'s> Training<'s> {
     /// The run of sixty steps.
     fn sixty(sandbox: &'s Sandbox, run: &str) -> Self {
-        Self::new(sandbox, run, &SIXTY_STEPS)
+        Self::new(sandbox, run, &words(SIXTY_STEPS))
             .and(&["--eval-data", data("triplets-dev.jsonl").to_str().unwrap()])
     }
 
@@ -127,7 +105,7 @@ impl<'s> Training<'s> {
         let mut command = self
             .sandbox
             // The report comes after the run, and a failure of it is only warned of.
-            .command(&[&"train", &"--no-report", &"--output-dir", &self.run]);
+            .line(&format!("train --no-report --output-dir {}", self.run));
         let more = more.iter().map(|flag| (*flag).to_owned());
         let mut flags: Vec<String> = self.flags.iter().cloned().chain(more).collect();
         // Training data given twice would be two data sets.

@@ -78,16 +78,14 @@ fn several_runs_are_on_one_page() {
         &["--learning-rate", "1e-3", "--no-report"],
     )
     .ok();
-    sandbox
-        .run(&[&"report", &"slow", &"fast", &"--output", &"both.html"])
-        .ok();
+    sandbox.sentune("report slow fast --output both.html").ok();
     let html = page(&sandbox, "both.html");
     assert!(html.contains("<section id=\"runs\">") && html.contains("learning-rate"));
     assert!(html.contains("1e-6") && html.contains("0.001"));
-    sandbox.run(&[&"report", &"slow", &"--no-embeddings"]).ok();
+    sandbox.sentune("report slow --no-embeddings").ok();
     assert!(page(&sandbox, "slow/report.html").contains("Left out by --no-embeddings."));
     sandbox
-        .run(&[&"report", &"absent"])
+        .sentune("report absent")
         .failed(2, &["absent", "config.toml"]);
 }
 
@@ -96,7 +94,7 @@ fn a_run_whose_models_are_gone_still_has_a_page() {
     let sandbox = Sandbox::new();
     train(&sandbox, "run", &["--no-report"]).ok();
     fs_err::remove_dir_all(sandbox.path("run/final")).unwrap();
-    sandbox.run(&[&"report", &"run"]).ok();
+    sandbox.sentune("report run").ok();
     let html = page(&sandbox, "run/report.html");
     assert!(html.contains("Not computed: the run has no final model yet."));
     assert!(html.contains("<section id=\"curves\">"));
@@ -106,19 +104,17 @@ fn a_run_whose_models_are_gone_still_has_a_page() {
 fn a_finished_run_is_watched_to_its_end() {
     let sandbox = Sandbox::new();
     train(&sandbox, "run", &["--no-report"]).ok();
-    let lines = sandbox.run(&[&"watch", &"run"]).ok();
+    let lines = sandbox.sentune("watch run").ok();
     assert!(lines.starts_with("step 1: loss "), "{lines}");
     assert_eq!(
         lines.lines().filter(|line| line.contains("loss ")).count(),
         7,
         "{lines}"
     );
-    let screen = sandbox.run(&[&"watch", &"run", &"--once"]).ok();
+    let screen = sandbox.sentune("watch run --once").ok();
     assert!(
         screen.contains("loss by step") && screen.contains("finished: "),
         "{screen}"
     );
-    sandbox
-        .run(&[&"watch", &"absent"])
-        .failed(2, &["config.toml"]);
+    sandbox.sentune("watch absent").failed(2, &["config.toml"]);
 }

@@ -58,14 +58,21 @@ impl Sandbox {
         copy
     }
 
-    /// `sentune`, far from the hub and from the caller's settings.
-    pub(crate) fn command(&self, arguments: &[&dyn AsRef<OsStr>]) -> Command {
+    /// `sentune`, far from the hub and from the caller's settings, with the words of a line, of which `MODEL` is the tiny
+    /// model and `DATA/x` a data set of [`data`].
+    pub(crate) fn line(&self, line: &str) -> Command {
         let mut command = self.within(assert_cmd::cargo::cargo_bin!("sentune"));
-        command.args(arguments);
+        for word in words(line) {
+            match word.strip_prefix("DATA/") {
+                Some(name) => command.arg(data(name)),
+                None if word == "MODEL" => command.arg(model()),
+                None => command.arg(word),
+            };
+        }
         command
     }
 
-    /// A shell's line, whose `sentune` is the program of [`Self::command`].
+    /// A shell's line, whose `sentune` is the program of [`Self::line`].
     pub(crate) fn shell(&self, line: &str) -> Command {
         let folder = assert_cmd::cargo::cargo_bin!("sentune").parent().unwrap();
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -91,18 +98,29 @@ impl Sandbox {
         command
     }
 
-    pub(crate) fn run(&self, arguments: &[&dyn AsRef<OsStr>]) -> Ended {
-        Ended::from(self.command(arguments).output().unwrap())
+    /// Runs [`Self::line`].
+    pub(crate) fn sentune(&self, line: &str) -> Ended {
+        self.sentune_with(line, &[])
+    }
+
+    /// Runs [`Self::line`] with more arguments, which may hold spaces.
+    pub(crate) fn sentune_with(&self, line: &str, more: &[&str]) -> Ended {
+        Ended::from(self.line(line).args(more).output().unwrap())
     }
 
     /// A run of the tiny model on `train_data` into the folder `run`.
     pub(crate) fn train(&self, train_data: &Path, more: &[&str]) -> Ended {
-        let model = model();
-        let mut arguments: Vec<&dyn AsRef<OsStr>> =
-            vec![&"train", &"--model", &model, &"--train-data", &train_data];
-        arguments.extend([&"--output-dir" as &dyn AsRef<OsStr>, &"run"]);
-        arguments.extend(more.iter().map(|argument| argument as &dyn AsRef<OsStr>));
-        self.run(&arguments)
+        let mut command = self.line("train --model MODEL --output-dir run --train-data");
+        Ended::from(command.arg(train_data).args(more).output().unwrap())
+    }
+
+    /// The embedding of a text by a model, with variables in the environment.
+    pub(crate) fn embedding(&self, model: &str, variables: &[(&str, &str)]) -> Vec<f64> {
+        self.write("text.txt", "The dog runs.\n");
+        let line = format!("encode --model {model} --input text.txt --output -");
+        let output = self.line(&line).envs(variables.iter().copied()).output();
+        let object: Value = serde_json::from_str(&Ended::from(output.unwrap()).ok()).unwrap();
+        serde_json::from_value(object["embedding"].clone()).unwrap()
     }
 
     pub(crate) fn files(&self, folder: &str) -> Vec<String> {
@@ -143,6 +161,11 @@ impl Ended {
             assert!(message.contains(part), "`{part}` is not in: {message}");
         }
     }
+}
+
+/// The words of a line.
+pub(crate) fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
 }
 
 /// JSON Lines.

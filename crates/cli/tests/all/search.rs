@@ -1,10 +1,10 @@
 //! `sentune mine`, `search` and `data`, and what `encode` does for searches.
 
-use std::{collections::HashSet, ffi::OsStr};
+use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::sandbox::{Ended, Sandbox, json_lines, model};
+use crate::sandbox::{Ended, Sandbox, json_lines, words};
 
 const CORPUS: [&str; 8] = [
     "The dog runs.",
@@ -17,21 +17,9 @@ const CORPUS: [&str; 8] = [
     "the man is eating",
 ];
 
-fn run(sandbox: &Sandbox, command: &[&str], more: &[&str]) -> Ended {
-    let arguments = [command, more].concat();
-    let arguments: Vec<&dyn AsRef<OsStr>> = arguments
-        .iter()
-        .map(|argument| argument as &dyn AsRef<OsStr>)
-        .collect();
-    sandbox.run(&arguments)
-}
-
 /// `sentune mine` of pairs.csv with the tiny model.
 fn mine(sandbox: &Sandbox, more: &[&str]) -> Ended {
-    let model = model();
-    let model = model.to_str().unwrap();
-    let flags = ["mine", "--model", model, "--data", "pairs.csv"];
-    run(sandbox, &flags, more)
+    sandbox.sentune_with("mine --model MODEL --data pairs.csv", more)
 }
 
 /// A sandbox with pairs.csv, 12 rows of 11 anchors, and corpus.txt.
@@ -55,18 +43,13 @@ fn rows(sandbox: &Sandbox, file: &str) -> Vec<Value> {
     json_lines(&fs_err::read_to_string(sandbox.path(file)).unwrap())
 }
 
-const COLUMNS: [&str; 4] = [
-    "--anchor-column-name",
-    "question",
-    "--positive-column-name",
-    "answer",
-];
+const COLUMNS: &str = "--anchor-column-name question --positive-column-name answer";
 
 #[test]
 fn mine_writes_triplets_and_prints_upstreams_table() {
     let sandbox = sandbox();
     let flags = [
-        &COLUMNS[..],
+        &words(COLUMNS)[..],
         &["--num-negatives", "2", "--corpus", "corpus.txt", "--output"],
     ]
     .concat();
@@ -101,12 +84,8 @@ fn mine_writes_triplets_and_prints_upstreams_table() {
     for name in ["mined.csv", "mined.parquet"] {
         mine(&sandbox, &[&flags[..], &[name]].concat()).ok();
         let again = format!("{name}.jsonl");
-        run(
-            &sandbox,
-            &["data", "convert", "--data", name, "--output", &again],
-            &[],
-        )
-        .ok();
+        let line = format!("data convert --data {name} --output {again}");
+        sandbox.sentune(&line).ok();
         assert_eq!(rows(&sandbox, &again), mined, "{name}");
     }
     let ended = sandbox.train(
@@ -172,19 +151,12 @@ fn mine_writes_every_format_of_upstream() {
             ],
         ),
         (
-            &[
-                "--sampling-strategy",
-                "random",
-                "--range-max",
-                "9",
-                "--seed",
-                "7",
-            ],
+            &words("--sampling-strategy random --range-max 9 --seed 7")[..],
             &["question", "answer", "negative"],
         ),
     ] {
         let more = [
-            &COLUMNS[..],
+            &words(COLUMNS)[..],
             flags,
             &["--output", "out.jsonl", "--overwrite", "-q"],
         ]
@@ -196,7 +168,7 @@ fn mine_writes_every_format_of_upstream() {
     mine(
         &sandbox,
         &[
-            &COLUMNS[..],
+            &words(COLUMNS)[..],
             &["--output-scores", "--output", "scores.jsonl"],
         ]
         .concat(),
@@ -213,7 +185,7 @@ fn mine_writes_every_format_of_upstream() {
 #[test]
 fn mine_refuses_what_it_cannot_do() {
     let sandbox = sandbox();
-    let with = |more: &[&str]| mine(&sandbox, &[&COLUMNS[..], more].concat());
+    let with = |more: &[&str]| mine(&sandbox, &[&words(COLUMNS)[..], more].concat());
     with(&["--output", "a.jsonl", "--cross-encoder", "x/y"])
         .failed(2, &["--cross-encoder x/y", "can't be run here"]);
     with(&["--output", "a.txt"]).failed(2, &["--output a.txt", ".parquet"]);
@@ -236,7 +208,7 @@ fn mine_refuses_what_it_cannot_do() {
 fn mine_keeps_embeddings_by_what_they_depend_on() {
     let sandbox = sandbox();
     let flags = [
-        &COLUMNS[..],
+        &words(COLUMNS)[..],
         &["--cache-folder", "cache", "--overwrite", "--output"],
     ]
     .concat();
@@ -258,10 +230,7 @@ fn mine_keeps_embeddings_by_what_they_depend_on() {
 }
 
 fn search(sandbox: &Sandbox, more: &[&str]) -> Ended {
-    let model = model();
-    let model = model.to_str().unwrap();
-    let flags = ["search", "--model", model, "--corpus", "corpus.txt"];
-    run(sandbox, &flags, more)
+    sandbox.sentune_with("search --model MODEL --corpus corpus.txt", more)
 }
 
 #[test]
@@ -294,31 +263,15 @@ fn search_prints_the_nearest_texts() {
     // Queries of a file, and embeddings of the corpus that were made before.
     sandbox.write("queries.txt", "a man\na dog\n");
     let whole = search(&sandbox, &["--queries", "queries.txt", "--json"]).ok();
-    let model = model();
-    let encode = [
-        "encode",
-        "--model",
-        model.to_str().unwrap(),
-        "--as",
-        "document",
-        "--output",
-        "corpus.npy",
-        "--input",
-    ];
-    run(&sandbox, &encode, &["corpus.txt"]).ok();
+    let encode = "encode --model MODEL --as document --output corpus.npy --input";
+    sandbox.sentune_with(encode, &["corpus.txt"]).ok();
     let reused = search(
         &sandbox,
-        &[
-            "--queries",
-            "queries.txt",
-            "--json",
-            "--corpus-embeddings",
-            "corpus.npy",
-        ],
+        &words("--queries queries.txt --json --corpus-embeddings corpus.npy"),
     )
     .ok();
     assert_eq!(reused, whole);
-    run(&sandbox, &encode, &["queries.txt"]).ok();
+    sandbox.sentune_with(encode, &["queries.txt"]).ok();
     search(
         &sandbox,
         &["--query", "a", "--corpus-embeddings", "corpus.npy"],
@@ -333,16 +286,7 @@ fn search_prints_the_nearest_texts() {
 }
 
 fn encode(sandbox: &Sandbox, more: &[&str]) -> Ended {
-    let model = model();
-    let flags = [
-        "encode",
-        "--model",
-        model.to_str().unwrap(),
-        "--input",
-        "corpus.txt",
-        "--output",
-    ];
-    run(sandbox, &flags, more)
+    sandbox.sentune_with("encode --model MODEL --input corpus.txt --output", more)
 }
 
 #[test]
@@ -370,13 +314,7 @@ fn encode_quantises_with_ranges_from_where_it_is_told() {
     let (_, plain) = array::<f32>(&sandbox, "plain.npy");
     let ended = encode(
         &sandbox,
-        &[
-            "int8.npy",
-            "--quantize",
-            "int8",
-            "--save-ranges",
-            "ranges.npy",
-        ],
+        &words("int8.npy --quantize int8 --save-ranges ranges.npy"),
     );
     assert!(ended.stderr.contains("8 embeddings alone"), "{ended:?}");
     ended.ok();
@@ -473,18 +411,8 @@ fn data_stat_counts() {
         "data.csv",
         "anchor,positive,label\na,b,1\na,b,1\nc,c,0\nd,,2\na longer text of more words,b,0\n",
     );
-    let model = model();
-    let flags = [
-        "data",
-        "stat",
-        "--data",
-        "data.csv",
-        "--model",
-        model.to_str().unwrap(),
-        "--max-seq-length",
-        "5",
-    ];
-    let stat: Value = serde_json::from_str(&run(&sandbox, &flags, &["--json"]).ok()).unwrap();
+    let stat = sandbox.sentune("data stat --data data.csv --model MODEL --max-seq-length 5 --json");
+    let stat: Value = serde_json::from_str(&stat.ok()).unwrap();
     assert_eq!(
         (
             &stat["rows"],
@@ -510,12 +438,7 @@ fn data_stat_counts() {
     );
     assert_eq!(anchor["tokens"]["truncated"], 0.25);
     assert_eq!(anchor["tokens"]["percentiles"]["50"], 3);
-    let table = run(
-        &sandbox,
-        &["data", "look", "--data", "data.csv", "--head", "1"],
-        &[],
-    )
-    .ok();
+    let table = sandbox.sentune("data look --data data.csv --head 1").ok();
     assert!(
         table.starts_with("{\"anchor\":\"a\",\"positive\":\"b\",\"label\":1}\ndata "),
         "{table}"
@@ -529,20 +452,15 @@ fn data_stat_counts() {
 #[test]
 fn data_split_keeps_anchors_together() {
     let sandbox = sandbox();
-    let flags = [
-        "data",
-        "split",
-        "--data",
-        "pairs.csv",
-        "--columns",
-        "question,answer,label",
-        "--output-dir",
-        "parts",
-        "--format",
-        "jsonl",
-    ];
+    let split = |more: &[&str]| {
+        sandbox.sentune_with(
+            "data split --data pairs.csv --columns question,answer,label --output-dir parts \
+                --format jsonl",
+            more,
+        )
+    };
     let more = ["--dev", "3", "--test", "0.25", "--no-shared-anchors"];
-    run(&sandbox, &flags, &more).ok();
+    split(&more).ok();
     let parts = ["train", "dev", "test"].map(|part| rows(&sandbox, &format!("parts/{part}.jsonl")));
     assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 12);
     let anchors = parts.each_ref().map(|rows| {
@@ -555,16 +473,11 @@ fn data_split_keeps_anchors_together() {
             && anchors[0].is_disjoint(&anchors[2])
             && anchors[1].is_disjoint(&anchors[2])
     );
-    run(&sandbox, &flags, &more).failed(2, &["train.jsonl is there already"]);
-    run(
-        &sandbox,
-        &flags,
-        &["--overwrite", "--dev", "0", "--test", "0"],
-    )
-    .ok();
+    split(&more).failed(2, &["train.jsonl is there already"]);
+    split(&["--overwrite", "--dev", "0", "--test", "0"]).ok();
     assert_eq!(sandbox.files("parts"), ["train.jsonl"]);
-    run(&sandbox, &flags, &["--overwrite", "--dev=-1"]).failed(2, &["--dev: found -1"]);
-    run(&sandbox, &flags, &["--overwrite", "--dev", "12"]).failed(2, &["leave nothing of 12 rows"]);
+    split(&["--overwrite", "--dev=-1"]).failed(2, &["--dev: found -1"]);
+    split(&["--overwrite", "--dev", "12"]).failed(2, &["leave nothing of 12 rows"]);
 }
 
 #[test]
@@ -591,32 +504,20 @@ fn data_triplets_are_made_of_labels_or_words() {
         "{\"anchor\":\"p\",\"positive\":\"yes\",\"negative\":\"no\"}\n{\"anchor\":\"p\",\"positive\":\"yes\",\"negative\":\"never\"}",
     );
     for data in ["labels.csv", "words.csv"] {
-        let flags = [
-            "data",
-            "triplets",
-            "--overwrite",
-            "--output",
-            "t.jsonl",
-            "--data",
-            data,
-        ];
-        run(&sandbox, &flags, &[]).ok();
+        let line = format!("data triplets --overwrite --output t.jsonl --data {data}");
+        sandbox.sentune(&line).ok();
         assert_eq!(rows(&sandbox, "t.jsonl"), expected);
-        run(&sandbox, &flags, &["--max-per-positive", "1"]).ok();
+        sandbox
+            .sentune_with(&line, &["--max-per-positive", "1"])
+            .ok();
         assert_eq!(rows(&sandbox, "t.jsonl"), expected[..1]);
     }
-    let flags = [
-        "data",
-        "triplets",
-        "--output",
-        "u.jsonl",
-        "--data",
-        "labels.csv",
-    ];
-    run(&sandbox, &flags, &["--entailment", "7"]).failed(
+    let line = "data triplets --output u.jsonl --data labels.csv";
+    sandbox.sentune_with(line, &["--entailment", "7"]).failed(
         1,
         &["no premise has both a hypothesis labelled 7 and one labelled 2"],
     );
-    run(&sandbox, &flags, &["--columns", "premise,hypothesis"])
+    sandbox
+        .sentune_with(line, &["--columns", "premise,hypothesis"])
         .failed(2, &["premise, hypothesis and no labels"]);
 }

@@ -5,18 +5,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::sandbox::{Ended, Sandbox, data, model};
+use crate::sandbox::{Ended, Sandbox, data, words};
 
 /// Trains with `flags` and sends `signal` as soon as the first step is logged.
 fn train_and_signal(sandbox: &Sandbox, signal: &str, flags: &[&str]) -> Ended {
     let mut child = sandbox
-        .command(&[
-            &"train",
-            &"--model",
-            &model(),
-            &"--train-data",
-            &data("triplets.jsonl"),
-        ])
+        .line("train --model MODEL --train-data DATA/triplets.jsonl")
         .args(["--output-dir", "run", "--json"])
         .args(flags)
         .stdout(Stdio::piped())
@@ -53,14 +47,7 @@ fn checkpoints(sandbox: &Sandbox) -> Vec<String> {
 
 #[test]
 fn sigint_ends_with_130_and_the_run_goes_on_bit_for_bit() {
-    let flags = [
-        "--max-steps",
-        "300",
-        "--per-device-train-batch-size",
-        "4",
-        "--logging-steps",
-        "1",
-    ];
+    let flags = words("--max-steps 300 --per-device-train-batch-size 4 --logging-steps 1");
     let sandbox = Sandbox::new();
     let ended = train_and_signal(&sandbox, "INT", &flags);
     assert_eq!(ended.code, Some(130), "{ended:?}");

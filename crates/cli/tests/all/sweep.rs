@@ -1,6 +1,6 @@
 //! `sentune sweep` on the tiny model.
 
-use std::{ffi::OsStr, path::Path, time::SystemTime};
+use std::{path::Path, time::SystemTime};
 
 use serde_json::Value;
 
@@ -26,21 +26,10 @@ const NAMES: [&str; 4] = [
 
 fn sweep(sandbox: &Sandbox, text: &str, more: &[&str]) -> Ended {
     sandbox.write("sweep.toml", text);
-    let fixed = [
-        "sweep",
-        "--config",
-        "sweep.toml",
-        "--output-dir",
-        "out",
-        "--num-threads",
-        "1",
-    ];
-    let arguments: Vec<&dyn AsRef<OsStr>> = fixed
-        .iter()
-        .chain(more)
-        .map(|argument| argument as &dyn AsRef<OsStr>)
-        .collect();
-    sandbox.run(&arguments)
+    sandbox.sentune_with(
+        "sweep --config sweep.toml --output-dir out --num-threads 1",
+        more,
+    )
 }
 
 fn states(sandbox: &Sandbox, text: &str) -> Vec<String> {
@@ -171,13 +160,7 @@ fn a_killed_sweep_goes_on_to_the_same_bits() {
     let killed = Sandbox::new();
     killed.write("sweep.toml", &text);
     // Three checkpoints a run: the fifth is the second run's, after four steps.
-    let mut command = killed.command(&[
-        &"sweep",
-        &"--config",
-        &"sweep.toml",
-        &"--output-dir",
-        &"out",
-    ]);
+    let mut command = killed.line("sweep --config sweep.toml --output-dir out");
     command
         .args(["--num-threads", "1"])
         .env("SENTUNE_FAILPOINT", "sync manifest.json@5=kill");
@@ -252,13 +235,7 @@ fn a_signal_ends_it_with_a_checkpoint() {
     let text = file("", "seed = [1, 2]").replace("max-steps = 6", "max-steps = 400");
     sandbox.write("sweep.toml", &text);
     let mut child = sandbox
-        .command(&[
-            &"sweep",
-            &"--config",
-            &"sweep.toml",
-            &"--output-dir",
-            &"out",
-        ])
+        .line("sweep --config sweep.toml --output-dir out")
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -298,9 +275,8 @@ fn files_that_are_no_sweep_are_refused() {
         &["sweep.toml", "sead = 1", "there is no key `sead`", "`seed`"],
     );
     sweep(&sandbox, &file("", "seed = ['x']"), &[]).failed(2, &["seed = \"x\"", "invalid type"]);
-    let missing = ["sweep", "--config", "none.toml"];
     sandbox
-        .run(&missing.each_ref().map(|a| a as &dyn AsRef<OsStr>))
+        .sentune("sweep --config none.toml")
         .failed(2, &["--config", "none.toml"]);
     assert!(!sandbox.path("out").exists());
 }

@@ -4,7 +4,7 @@ mod first_steps;
 
 use serde_json::Value;
 
-use crate::sandbox::{Sandbox, data, json_lines};
+use crate::sandbox::{Sandbox, data, json_lines, words};
 
 const DEV: &str = "--eval-data";
 
@@ -123,27 +123,13 @@ fn a_run_leaves_a_whole_folder_whose_configuration_repeats_it() {
     }
     assert_eq!(sandbox.files("run/runs").len(), 1);
 
-    let again = sandbox.run(&[
-        &"train",
-        &"--config",
-        &"run/config.toml",
-        &"--output-dir",
-        &"again",
-    ]);
+    let again = sandbox.sentune("train --config run/config.toml --output-dir again");
     assert_eq!(again.ok(), table);
     let weights =
         |run: &str| fs_err::read(sandbox.path(&format!("{run}/final/model.safetensors"))).unwrap();
     assert!(weights("run") == weights("again"));
     // Another seed makes another model: the comparison would notice.
-    let other = sandbox.run(&[
-        &"train",
-        &"--config",
-        &"run/config.toml",
-        &"--output-dir",
-        &"other",
-        &"--seed",
-        &"7",
-    ]);
+    let other = sandbox.sentune("train --config run/config.toml --output-dir other --seed 7");
     other.ok();
     assert!(weights("run") != weights("other"));
 }
@@ -230,13 +216,7 @@ fn a_checkpoint_of_other_flags_is_refused() {
     let sandbox = Sandbox::new();
     let pairs = data("pairs.csv");
     sandbox.train(&pairs, &["--max-steps", "3"]).ok();
-    let other = [
-        "--max-steps",
-        "3",
-        "--seed",
-        "1",
-        "--resume-from-checkpoint",
-    ];
+    let other = words("--max-steps 3 --seed 1 --resume-from-checkpoint");
     sandbox.train(&pairs, &other).failed(
         2,
         &["run/checkpoint-3 is of another run: --seed was 42 and is 1"],
@@ -246,26 +226,11 @@ fn a_checkpoint_of_other_flags_is_refused() {
 #[test]
 fn rows_columns_and_lengths_can_be_chosen() {
     let sandbox = Sandbox::new();
-    let flags = [
-        "--columns",
-        "positive,anchor",
-        "--max-train-samples",
-        "20",
-        "--max-seq-length",
-        "8",
-        "--num-train-epochs",
-        "1",
-        "--loss",
-        "mnrl:scale=10",
-        "--optim",
-        "sgd",
-        "--dropout",
-        "0",
-        "--num-threads",
-        "1",
-        "--save-strategy",
-        "no",
-    ];
+    let flags = words(
+        "--columns positive,anchor --max-train-samples 20 --max-seq-length 8 \
+            --num-train-epochs 1 --loss mnrl:scale=10 --optim sgd --dropout 0 \
+            --num-threads 1 --save-strategy no",
+    );
     let ended = sandbox.train(&data("triplets.jsonl"), &flags);
     assert!(ended.stderr.contains("20 rows of 2 texts"), "{ended:?}");
     assert!(ended.stderr.contains("for 3 steps"), "{ended:?}");

@@ -3,18 +3,8 @@
 use super::*;
 
 /// Twelve steps with a checkpoint every fourth.
-const FLAGS: [&str; 10] = [
-    "--max-steps",
-    "12",
-    "--save-steps",
-    "4",
-    "--logging-steps",
-    "2",
-    "--learning-rate",
-    "1e-3",
-    "--num-threads",
-    "1",
-];
+const FLAGS: &str =
+    "--max-steps 12 --save-steps 4 --logging-steps 2 --learning-rate 1e-3 --num-threads 1";
 
 /// Every error of a write that a disk can give, and what is said about it.
 const ERRORS: [(i32, &str); 6] = [
@@ -34,7 +24,7 @@ const ERRORS: [(i32, &str); 6] = [
 #[test]
 fn errors_at_every_place() {
     let sandbox = Sandbox::new();
-    let whole = Training::new(&sandbox, "whole", &FLAGS);
+    let whole = Training::new(&sandbox, "whole", &words(FLAGS));
     whole.run(&[]).ok();
     let expected = whole.result();
     let n = count(6, 100);
@@ -43,7 +33,7 @@ fn errors_at_every_place() {
     while n_passed < n {
         let (code, advice) = ERRORS[n_passed % ERRORS.len()];
         let place = 1 + random.below(220);
-        let run = Training::new(&sandbox, "run", &FLAGS);
+        let run = Training::new(&sandbox, "run", &words(FLAGS));
         let failed = run.run_with(&format!("*@{place}=error:{code}"), &[]);
         if failed.status.success() {
             // There are fewer places than that.
@@ -122,26 +112,15 @@ fn a_disk_that_is_full_at_every_megabyte() {
     drop(probe);
     // A checkpoint of this model takes 7 MB.
     let vocabulary = model().join("vocab.txt");
-    let init: [&dyn AsRef<OsStr>; 15] = [
-        &"init",
-        &"--vocab-file",
-        &vocabulary,
-        &"--output",
-        &"larger",
-        &"--hidden-size",
-        &"128",
-        &"--num-hidden-layers",
-        &"3",
-        &"--num-attention-heads",
-        &"4",
-        &"--intermediate-size",
-        &"512",
-        &"--max-position-embeddings",
-        &"130",
-    ];
-    sandbox.run(&init).ok();
+    sandbox
+        .sentune(&format!(
+            "init --vocab-file {} --output larger --hidden-size 128 --num-hidden-layers 3 \
+                --num-attention-heads 4 --intermediate-size 512 --max-position-embeddings 130",
+            vocabulary.display()
+        ))
+        .ok();
     let training = |run: &str| {
-        Training::new(&sandbox, run, &FLAGS)
+        Training::new(&sandbox, run, &words(FLAGS))
             .and(&["--model", sandbox.path("larger").to_str().unwrap()])
     };
     let whole = training("whole");
@@ -205,7 +184,7 @@ fn folder_size(folder: &Path) -> u64 {
 #[test]
 fn limits_of_open_files() {
     let sandbox = Sandbox::new();
-    let whole = Training::new(&sandbox, "whole", &FLAGS);
+    let whole = Training::new(&sandbox, "whole", &words(FLAGS));
     whole.run(&[]).ok();
     let expected = whole.result();
     let (mut n_passed, mut n_failed) = (0, 0);
@@ -213,7 +192,7 @@ fn limits_of_open_files() {
     let limits = 4..=count(6, 23);
     let n = limits.clone().count();
     for limit in limits {
-        let run = Training::new(&sandbox, "run", &FLAGS);
+        let run = Training::new(&sandbox, "run", &words(FLAGS));
         let command = run.command(&[]);
         let mut shell = Command::new("sh");
         shell

@@ -55,14 +55,9 @@ fn a_long_run_takes_no_more_than_a_short_one() {
             &every,
         ],
     )
-    .and(&[
-        "--per-device-train-batch-size",
-        "2",
-        "--save-total-limit",
-        "2",
-        "--num-threads",
-        "1",
-    ]);
+    .and(&words(
+        "--per-device-train-batch-size 2 --save-total-limit 2 --num-threads 1",
+    ));
     let mut child = run.start(&[]);
     let mut samples = Vec::new();
     while let Some(sample) = sample(&mut child, &run.folder()) {

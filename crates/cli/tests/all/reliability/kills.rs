@@ -56,22 +56,10 @@ fn killed_at_random_moments() {
 
 /// Six steps with a checkpoint every second.
 fn six_steps<'s>(sandbox: &'s Sandbox, run: &str) -> Training<'s> {
-    let flags = [
-        "--max-steps",
-        "6",
-        "--save-steps",
-        "2",
-        "--logging-steps",
-        "2",
-    ];
-    Training::new(sandbox, run, &flags).and(&[
-        "--save-total-limit",
-        "1",
-        "--learning-rate",
-        "1e-3",
-        "--num-threads",
-        "1",
-    ])
+    let flags = words("--max-steps 6 --save-steps 2 --logging-steps 2");
+    Training::new(sandbox, run, &flags).and(&words(
+        "--save-total-limit 1 --learning-rate 1e-3 --num-threads 1",
+    ))
 }
 
 /// Test 3: the process ends at every place of a run that touches a file: before each open, after half of each
@@ -158,14 +146,8 @@ fn a_second_trainer_is_refused() {
 #[test]
 fn a_slow_disk_does_not_stall_training() {
     let sandbox = Sandbox::new();
-    let run = six_steps(&sandbox, "run").and(&[
-        "--max-steps",
-        "60",
-        "--save-steps",
-        "50",
-        "--logging-steps",
-        "1",
-    ]);
+    let run =
+        six_steps(&sandbox, "run").and(&words("--max-steps 60 --save-steps 50 --logging-steps 1"));
     let ended = run.run_with("sync manifest.json@1=sleep:3000", &[]);
     assert!(ended.status.success(), "{ended:?}");
     let place = |part: &str| {

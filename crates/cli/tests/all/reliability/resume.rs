@@ -91,16 +91,7 @@ fn spoil(kind: u64, newest: &Path, older: &Path, random: &mut Random) -> String 
 #[test]
 fn damaged_checkpoints_are_passed_over() {
     let sandbox = Sandbox::new();
-    let flags = [
-        "--max-steps",
-        "4",
-        "--save-steps",
-        "2",
-        "--learning-rate",
-        "1e-3",
-        "--num-threads",
-        "1",
-    ];
+    let flags = words("--max-steps 4 --save-steps 2 --learning-rate 1e-3 --num-threads 1");
     let whole = Training::new(&sandbox, "whole", &flags);
     whole.run(&[]).ok();
     let expected = whole.result();
@@ -139,14 +130,7 @@ fn damaged_checkpoints_are_passed_over() {
 #[test]
 fn another_run_is_named_and_refused() {
     let sandbox = Sandbox::new();
-    let flags = [
-        "--max-steps",
-        "4",
-        "--save-steps",
-        "2",
-        "--num-threads",
-        "1",
-    ];
+    let flags = words("--max-steps 4 --save-steps 2 --num-threads 1");
     let run = Training::new(&sandbox, "run", &flags);
     run.run(&[]).ok();
     let other_model = sandbox.copy_of_model();

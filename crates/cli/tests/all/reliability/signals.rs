@@ -123,7 +123,7 @@ fn signals_at_random_moments() {
         let mut command = match moment {
             Moment::Encoding => {
                 let mut command =
-                    sandbox.command(&[&"encode", &"--model", &model(), &"--input", &lines]);
+                    sandbox.line(&format!("encode --model MODEL --input {}", lines.display()));
                 command.args(["--output", "embeddings.npy"]);
                 command
             }
@@ -204,15 +204,7 @@ impl Training<'_> {
 fn a_signal_ends_what_waits_for_input() {
     let sandbox = Sandbox::new();
     let mut child = sandbox
-        .command(&[
-            &"encode",
-            &"--model",
-            &model(),
-            &"--input",
-            &"-",
-            &"--output",
-            &"-",
-        ])
+        .line("encode --model MODEL --input - --output -")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

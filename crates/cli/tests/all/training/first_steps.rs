@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::sandbox::{Ended, Sandbox, data, model};
+use crate::sandbox::{Ended, Sandbox, data, words};
 
 /// Twelve rows of three texts.
 fn triplets(sandbox: &Sandbox, name: &str) -> PathBuf {
@@ -25,22 +25,11 @@ fn scores(sandbox: &Sandbox, name: &str, n: usize) -> PathBuf {
 
 /// `sentune train` of the tiny model into the folder `run`, with these flags.
 fn train(sandbox: &Sandbox, flags: &[&str]) -> Ended {
-    let model = model();
-    let mut all: Vec<&dyn AsRef<std::ffi::OsStr>> =
-        vec![&"train", &"--model", &model, &"--output-dir", &"run"];
-    all.extend(flags.iter().map(|flag| flag as &dyn AsRef<std::ffi::OsStr>));
-    sandbox.run(&all)
+    sandbox.sentune_with("train --model MODEL --output-dir run", flags)
 }
 
-const EVALUATED: [&str; 7] = [
-    "--num-train-epochs",
-    "1",
-    "--eval-strategy",
-    "epoch",
-    "--save-strategy",
-    "epoch",
-    "--load-best-model-at-end",
-];
+const EVALUATED: &str =
+    "--num-train-epochs 1 --eval-strategy epoch --save-strategy epoch --load-best-model-at-end";
 
 /// Nothing was begun.
 fn assert_no_run(sandbox: &Sandbox) {
@@ -53,7 +42,7 @@ fn a_metric_may_lack_the_name_of_its_data_set() {
     triplets(&sandbox, "triplets.csv");
     triplets(&sandbox, "dev.csv");
     let mut flags = vec!["--train-data", "triplets.csv", "--eval-data", "dev.csv"];
-    flags.extend(EVALUATED);
+    flags.extend(words(EVALUATED));
     flags.extend(["--metric-for-best-model", "cosine_accuracy"]);
     train(&sandbox, &flags).ok();
 }
@@ -64,7 +53,7 @@ fn a_misspelt_metric_is_refused_before_the_first_step() {
     triplets(&sandbox, "triplets.csv");
     triplets(&sandbox, "dev.csv");
     let mut flags = vec!["--train-data", "triplets.csv", "--eval-data", "dev.csv"];
-    flags.extend(EVALUATED);
+    flags.extend(words(EVALUATED));
     flags.extend(["--metric-for-best-model", "cosine_acuracy"]);
     let parts = [
         "--metric-for-best-model `cosine_acuracy`",
@@ -94,7 +83,7 @@ fn the_default_metric_of_two_evaluation_sets_is_refused_before_the_first_step() 
         "--eval-data",
         "sts=scores.csv",
     ];
-    flags.extend(EVALUATED);
+    flags.extend(words(EVALUATED));
     let parts = [
         "--metric-for-best-model is not given",
         "eval_nli_loss",
@@ -113,7 +102,7 @@ fn one_row_of_evaluation_data_is_refused_before_the_first_step() {
     scores(&sandbox, "one-score.csv", 1);
     let mut flags = vec!["--train-data", "scores.csv", "--loss", "cosent"];
     flags.extend(["--eval-data", "one-score.csv"]);
-    flags.extend(EVALUATED);
+    flags.extend(words(EVALUATED));
     let parts = [
         "--eval-data one-score, 1 row",
         "a correlation needs 2 rows or more",
@@ -127,20 +116,10 @@ fn save_strategy_best_saves_the_best_evaluations() {
     let sandbox = Sandbox::new();
     triplets(&sandbox, "train.csv");
     triplets(&sandbox, "dev.csv");
-    let flags = [
-        "--train-data",
-        "train.csv",
-        "--eval-data",
-        "dev.csv",
-        "--num-train-epochs",
-        "2",
-        "--eval-strategy",
-        "epoch",
-        "--save-strategy",
-        "best",
-        "--metric-for-best-model",
-        "loss",
-    ];
+    let flags = words(
+        "--train-data train.csv --eval-data dev.csv --num-train-epochs 2 \
+            --eval-strategy epoch --save-strategy best --metric-for-best-model loss",
+    );
     train(&sandbox, &flags).ok();
     // The first evaluation is the best so far, whatever it gives.
     assert!(sandbox.path("run/checkpoint-2").exists());
@@ -192,31 +171,13 @@ fn schedules_of_transformers_are_known() {
 fn flags_without_effect_are_taken_and_told_once() {
     let sandbox = Sandbox::new();
     triplets(&sandbox, "train.csv");
-    let start = [
-        "--train-data",
-        "train.csv",
-        "--max-steps",
-        "1",
-        "--overwrite-output-dir",
-    ];
+    let start = words("--train-data train.csv --max-steps 1 --overwrite-output-dir");
     let ended = |more: &[&str]| train(&sandbox, &[&start[..], more].concat());
-    let found = ended(&[
-        "--report-to",
-        "none",
-        "--disable_tqdm",
-        "true",
-        "--dataloader-num-workers",
-        "4",
-        "--dataloader-pin-memory",
-        "true",
-        "--logging-dir",
-        "logs",
-        "--run-name",
-        "first",
-        "--do-train",
-        "--gradient-checkpointing",
-        "true",
-    ]);
+    let found = ended(&words(
+        "--report-to none --disable_tqdm true --dataloader-num-workers 4 \
+            --dataloader-pin-memory true --logging-dir logs --run-name first --do-train \
+            --gradient-checkpointing true",
+    ));
     let stderr = found.stderr.clone();
     found.ok();
     let lines: Vec<&str> = stderr
