@@ -4,15 +4,13 @@
 //! Keys, their order and the sections are those of sentence-transformers' cards (`base/model_card.py`,
 //! `sentence_transformer/model_card_template.md`). What is not known is left out.
 
-mod citations;
 mod yaml;
 
 use std::fmt;
 
+use losses::paper::SENTENCE_BERT;
 use serde_json::{Map, Value, json};
 use wording::thousands;
-
-use self::citations::{SENTENCE_BERT, citation};
 
 /// Facts about a model that no run can know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -382,7 +380,7 @@ impl Card {
         let mut cited: Vec<(String, Vec<&str>)> =
             vec![(SENTENCE_BERT.to_bibtex(), vec!["Sentence Transformers"])];
         for loss in &self.losses {
-            let Some(paper) = citation(loss) else {
+            let Some(paper) = losses::paper(loss) else {
                 continue;
             };
             let bibtex = paper.to_bibtex();

@@ -10,6 +10,7 @@ use crate::{
     error::{LossError, non_negative},
     inputs::{LabelKind, Requirements},
     loss::{Loss, StepInputs},
+    paper::{Paper, Place},
     registry::LossConfig,
 };
 
@@ -98,6 +99,15 @@ pub enum LayerWeighting {
     /// Falling with the layer.
     Linear,
 }
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "li20242d",
+    title: "2D Matryoshka Sentence Embeddings",
+    authors: "Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li",
+    year: 2024,
+    place: Place::Arxiv("2402.14776"),
+};
 
 impl AdaptiveLayer {
     /// Wraps a loss, under the name of the class.

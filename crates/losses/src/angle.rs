@@ -8,6 +8,7 @@ use crate::{
     error::{LossError, positive},
     inputs::{self, Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::pairwise_angle,
 };
 
@@ -50,6 +51,15 @@ pub struct Angle {
 }
 
 const NAME: &str = "AnglELoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "li-li-2024-aoe",
+    title: "{A}o{E}: Angle-optimized Embeddings for Semantic Textual Similarity",
+    authors: "Xianming Li and Jing Li",
+    year: 2024,
+    place: Place::Doi("10.18653/v1/2024.acl-long.101"),
+};
 
 impl Default for Angle {
     fn default() -> Self {

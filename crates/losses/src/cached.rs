@@ -6,6 +6,7 @@ use crate::{
     error::LossError,
     inputs::{LabelKind, Requirements},
     loss::{Loss, StepInputs},
+    paper::{Paper, Place},
 };
 
 /// Another loss, whose batch is to be embedded in small parts.
@@ -44,6 +45,15 @@ pub struct Cached {
     inner: Box<dyn Loss>,
     mini_batch_size: usize,
 }
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "gao2021scaling",
+    title: "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+    authors: "Luyu Gao and Yunyi Zhang and Jiawei Han and Jamie Callan",
+    year: 2021,
+    place: Place::Arxiv("2101.06983"),
+};
 
 impl Cached {
     /// A loss under the name of its cached class.

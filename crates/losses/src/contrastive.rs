@@ -8,6 +8,7 @@ use crate::{
     error::{LossError, non_negative},
     inputs::{self, Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::Distance,
 };
 
@@ -55,6 +56,15 @@ pub struct Contrastive {
 }
 
 const NAME: &str = "ContrastiveLoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "hadsell2006dimensionality",
+    title: "Dimensionality Reduction by Learning an Invariant Mapping",
+    authors: "Raia Hadsell and Sumit Chopra and Yann LeCun",
+    year: 2006,
+    place: Place::Doi("10.1109/CVPR.2006.100"),
+};
 
 impl Default for Contrastive {
     fn default() -> Self {

@@ -8,6 +8,7 @@ use crate::{
     error::{LossError, positive},
     inputs::{self, Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::TensorSimilarity,
 };
 
@@ -55,6 +56,15 @@ pub struct CoSent {
 }
 
 const NAME: &str = "CoSENTLoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "huang2024cosent",
+    title: "CoSENT: Consistent Sentence Embedding via Similarity Ranking",
+    authors: "Xiang Huang and Hao Peng and Dongcheng Zou and Zhiwei Liu and Jianxin Li and Kay Liu and Jia Wu and Jianlin Su and Philip S. Yu",
+    year: 2024,
+    place: Place::Doi("10.1109/TASLP.2024.3402087"),
+};
 
 impl Default for CoSent {
     fn default() -> Self {

@@ -8,6 +8,7 @@ use crate::{
     error::{LossError, positive},
     inputs::{self, Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::TensorSimilarity,
 };
 
@@ -62,6 +63,15 @@ pub struct DistillKlDiv {
 }
 
 const NAME: &str = "DistillKLDivLoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "lin2020distilling",
+    title: "Distilling Dense Representations for Ranking using Tightly-Coupled Teachers",
+    authors: "Sheng-Chieh Lin and Jheng-Hong Yang and Jimmy Lin",
+    year: 2020,
+    place: Place::Arxiv("2010.11386"),
+};
 
 impl Default for DistillKlDiv {
     fn default() -> Self {

@@ -10,6 +10,7 @@ use crate::{
     inputs::{self, Accepts, LabelKind, Requirements},
     linear::Linear,
     loss::Loss,
+    paper::{Paper, Place},
     similarity::row_norm,
 };
 
@@ -84,6 +85,24 @@ pub enum Metric {
 
 const NAME: &str = "EmbedDistillLoss";
 const MSE_NAME: &str = "MSELoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "kim2023embeddistill",
+    title: "EmbedDistill: A Geometric Knowledge Distillation for Information Retrieval",
+    authors: "Seungyeon Kim and Ankit Singh Rawat and Manzil Zaheer and Sadeep Jayasumana and Veeranjaneyulu Sadhanala and Wittawat Jitkrittum and Aditya Krishna Menon and Rob Fergus and Sanjiv Kumar",
+    year: 2023,
+    place: Place::Arxiv("2301.12005"),
+};
+
+/// The paper of [`Mse`].
+pub(crate) const MSE_PAPER: Paper = Paper {
+    key: "reimers-2020-multilingual-sentence-bert",
+    title: "Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation",
+    authors: "Nils Reimers and Iryna Gurevych",
+    year: 2020,
+    place: Place::Arxiv("2004.09813"),
+};
 
 const REQUIREMENTS: Requirements =
     Requirements::new(&[Accepts::at_least(1, LabelKind::FloatVector)]);

@@ -8,6 +8,7 @@ use crate::{
     error::{LossError, positive},
     inputs::{Accepts, LabelKind, Requirements},
     loss::{Loss, OwnRows, StepInputs},
+    paper::{Paper, Place},
     similarity::TensorSimilarity,
 };
 
@@ -87,6 +88,15 @@ pub enum MarginStrategy {
 }
 
 const NAME: &str = "GISTEmbedLoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "solatorio2024gistembed",
+    title: "GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning",
+    authors: "Aivin V. Solatorio",
+    year: 2024,
+    place: Place::Arxiv("2402.16829"),
+};
 
 impl Default for GistEmbed {
     fn default() -> Self {

@@ -8,6 +8,7 @@ use crate::{
     error::{LossError, non_negative},
     inputs::{Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::TensorSimilarity,
 };
 
@@ -71,6 +72,15 @@ pub enum Aggregation {
 }
 
 const NAME: &str = "GlobalOrthogonalRegularizationLoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "zhang2017spreadout",
+    title: "Learning Spread-out Local Feature Descriptors",
+    authors: "Xu Zhang and Felix X. Yu and Sanjiv Kumar and Shih-Fu Chang",
+    year: 2017,
+    place: Place::Arxiv("1708.06320"),
+};
 
 impl Default for GlobalOrthogonalRegularization {
     fn default() -> Self {

@@ -8,6 +8,7 @@ use crate::{
     error::LossError,
     inputs::{self, Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::TensorSimilarity,
 };
 
@@ -52,6 +53,15 @@ pub struct MarginMse {
 }
 
 const NAME: &str = "MarginMSELoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "hofstatter2021improving",
+    title: "Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation",
+    authors: "Sebastian Hofstätter and Sophia Althammer and Michael Schröder and Mete Sertkan and Allan Hanbury",
+    year: 2020,
+    place: Place::Arxiv("2010.02666"),
+};
 
 impl Default for MarginMse {
     fn default() -> Self {

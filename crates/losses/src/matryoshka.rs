@@ -9,6 +9,7 @@ use crate::{
     error::LossError,
     inputs::{LabelKind, Requirements},
     loss::{Loss, StepInputs},
+    paper::{Paper, Place},
     registry::LossConfig,
     similarity::normalize,
 };
@@ -85,6 +86,15 @@ fn all() -> i64 {
 
 const NAME: &str = "MatryoshkaLoss";
 const NO_DIMS: &str = "matryoshka_dims is empty: name a dimension";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "kusupati2024matryoshka",
+    title: "Matryoshka Representation Learning",
+    authors: "Aditya Kusupati and Gantavya Bhatt and Aniket Rege and Matthew Wallingford and Aditya Sinha and Vivek Ramanujan and William Howard-Snyder and Kaifeng Chen and Sham Kakade and Prateek Jain and Ali Farhadi",
+    year: 2022,
+    place: Place::Arxiv("2205.13147"),
+};
 
 /// The names of the parameters in [`MatryoshkaOptions`], for the loss that has another's beside
 /// them.

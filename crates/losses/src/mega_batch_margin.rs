@@ -8,6 +8,7 @@ use crate::{
     error::LossError,
     inputs::{Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::TensorSimilarity,
 };
 
@@ -56,6 +57,15 @@ pub struct MegaBatchMargin {
 }
 
 const NAME: &str = "MegaBatchMarginLoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "wieting-gimpel-2018-paranmt",
+    title: "{P}ara{NMT}-50{M}: Pushing the Limits of Paraphrastic Sentence Embeddings with Millions of Machine Translations",
+    authors: "John Wieting and Kevin Gimpel",
+    year: 2018,
+    place: Place::Doi("10.18653/v1/P18-1042"),
+};
 
 impl Default for MegaBatchMargin {
     fn default() -> Self {

@@ -8,6 +8,7 @@ use crate::{
     error::{LossError, non_negative, positive},
     inputs::{Accepts, LabelKind, Requirements},
     loss::{Loss, OwnRows, StepInputs},
+    paper::{Paper, Place},
     similarity::TensorSimilarity,
 };
 
@@ -129,6 +130,15 @@ pub enum HardnessMode {
 }
 
 const NAME: &str = "MultipleNegativesRankingLoss";
+
+/// The paper that the loss is from.
+pub(crate) const PAPER: Paper = Paper {
+    key: "li2023general",
+    title: "Towards General Text Embeddings with Multi-stage Contrastive Learning",
+    authors: "Zehan Li and Xin Zhang and Yanzhao Zhang and Dingkun Long and Pengjun Xie and Meishan Zhang",
+    year: 2023,
+    place: Place::Arxiv("2308.03281"),
+};
 
 impl Default for MultipleNegativesRanking {
     fn default() -> Self {

@@ -7,31 +7,32 @@ use serde_json::{Map, Value};
 use tch::Device;
 
 use crate::{
-    adaptive_layer::AdaptiveLayer,
-    angle::Angle,
+    adaptive_layer::{self, AdaptiveLayer},
+    angle::{self, Angle},
     batch_all_triplet::BatchAllTriplet,
     batch_hard_soft_margin_triplet::BatchHardSoftMarginTriplet,
     batch_hard_triplet::BatchHardTriplet,
     batch_semi_hard_triplet::BatchSemiHardTriplet,
-    cached::Cached,
+    cached::{self, Cached},
     context::BuildContext,
-    contrastive::Contrastive,
-    cosent::CoSent,
+    contrastive::{self, Contrastive},
+    cosent::{self, CoSent},
     cosine_similarity::CosineSimilarity,
-    distill_kl_div::DistillKlDiv,
-    embed_distill::{EmbedDistill, Mse},
+    distill_kl_div::{self, DistillKlDiv},
+    embed_distill::{self, EmbedDistill, Mse},
     error::LossError,
-    gist_embed::GistEmbed,
-    global_orthogonal_regularization::GlobalOrthogonalRegularization,
+    gist_embed::{self, GistEmbed},
+    global_orthogonal_regularization::{self, GlobalOrthogonalRegularization},
     inputs::Requirements,
     loss::Loss,
-    margin_mse::MarginMse,
+    margin_mse::{self, MarginMse},
     matryoshka::{self, Matryoshka},
-    mega_batch_margin::MegaBatchMargin,
-    multiple_negatives_ranking::MultipleNegativesRanking,
+    mega_batch_margin::{self, MegaBatchMargin},
+    multiple_negatives_ranking::{self, MultipleNegativesRanking},
     online_contrastive::OnlineContrastive,
+    paper::{Paper, SENTENCE_BERT},
     softmax::Softmax,
-    triplet::Triplet,
+    triplet::{self, Triplet},
 };
 
 /// The name of a loss and the parameters that differ from its defaults.
@@ -52,6 +53,11 @@ pub struct LossConfig {
 /// The names of all losses, in kebab case.
 pub fn names() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|entry| entry.name)
+}
+
+/// The paper of the loss of this name; none where its authors name none.
+pub fn paper(name: &str) -> Option<&'static Paper> {
+    find(name).ok()?.paper
 }
 
 /// Whether the loss of this name goes around another.
@@ -213,6 +219,8 @@ struct Entry {
     aliases: &'static [&'static str],
     /// Whether the loss goes around another, its parameter `loss`.
     is_wrapper: bool,
+    /// The paper that it is from, where its authors name one.
+    paper: Option<&'static Paper>,
     build: Build,
 }
 
@@ -224,7 +232,15 @@ impl Entry {
             name,
             aliases,
             is_wrapper: false,
+            paper: None,
             build,
+        }
+    }
+
+    const fn paper(self, paper: &'static Paper) -> Self {
+        Self {
+            paper: Some(paper),
+            ..self
         }
     }
 
@@ -244,12 +260,14 @@ const REGISTRY: &[Entry] = &[
         "multiple-negatives-ranking",
         &["mnrl", "mnr", "infonce"],
         plain::<MultipleNegativesRanking>,
-    ),
+    )
+    .paper(&multiple_negatives_ranking::PAPER),
     Entry::new(
         "cached-multiple-negatives-ranking",
         &["cachedmnrl", "cmnrl"],
         cached_multiple_negatives_ranking,
-    ),
+    )
+    .paper(&cached::PAPER),
     Entry::new(
         "multiple-negatives-symmetric-ranking",
         &["mnsrl"],
@@ -260,40 +278,49 @@ const REGISTRY: &[Entry] = &[
         &["cachedmnsrl", "cmnsrl"],
         cached_symmetric,
     ),
-    Entry::new("triplet", &[], plain::<Triplet>),
+    Entry::new("triplet", &[], plain::<Triplet>).paper(&triplet::PAPER),
     Entry::new("cosine-similarity", &["cosine"], plain::<CosineSimilarity>),
-    Entry::new("cosent", &[], plain::<CoSent>),
-    Entry::new("angle", &[], plain::<Angle>),
-    Entry::new("contrastive", &[], plain::<Contrastive>),
+    Entry::new("cosent", &[], plain::<CoSent>).paper(&cosent::PAPER),
+    Entry::new("angle", &[], plain::<Angle>).paper(&angle::PAPER),
+    Entry::new("contrastive", &[], plain::<Contrastive>).paper(&contrastive::PAPER),
     Entry::new("online-contrastive", &[], plain::<OnlineContrastive>),
-    Entry::new("softmax", &[], softmax),
-    Entry::new("mse", &[], plain::<Mse>),
-    Entry::new("embed-distill", &[], embed_distill),
-    Entry::new("margin-mse", &[], plain::<MarginMse>),
-    Entry::new("distill-kl-div", &["kldiv"], plain::<DistillKlDiv>),
-    Entry::new("gist-embed", &["gist"], plain::<GistEmbed>),
+    Entry::new("softmax", &[], softmax).paper(&SENTENCE_BERT),
+    Entry::new("mse", &[], plain::<Mse>).paper(&embed_distill::MSE_PAPER),
+    Entry::new("embed-distill", &[], embed_distill).paper(&embed_distill::PAPER),
+    Entry::new("margin-mse", &[], plain::<MarginMse>).paper(&margin_mse::PAPER),
+    Entry::new("distill-kl-div", &["kldiv"], plain::<DistillKlDiv>).paper(&distill_kl_div::PAPER),
+    Entry::new("gist-embed", &["gist"], plain::<GistEmbed>).paper(&gist_embed::PAPER),
     Entry::new("cached-gist-embed", &["cachedgist"], cached_gist_embed),
-    Entry::new("batch-all-triplet", &[], plain::<BatchAllTriplet>),
-    Entry::new("batch-hard-triplet", &[], plain::<BatchHardTriplet>),
+    Entry::new("batch-all-triplet", &[], plain::<BatchAllTriplet>).paper(&triplet::PAPER),
+    Entry::new("batch-hard-triplet", &[], plain::<BatchHardTriplet>).paper(&triplet::PAPER),
     Entry::new(
         "batch-semi-hard-triplet",
         &[],
         plain::<BatchSemiHardTriplet>,
-    ),
+    )
+    .paper(&triplet::PAPER),
     Entry::new(
         "batch-hard-soft-margin-triplet",
         &[],
         plain::<BatchHardSoftMarginTriplet>,
-    ),
-    Entry::new("mega-batch-margin", &[], plain::<MegaBatchMargin>),
+    )
+    .paper(&triplet::PAPER),
+    Entry::new("mega-batch-margin", &[], plain::<MegaBatchMargin>).paper(&mega_batch_margin::PAPER),
     Entry::new(
         "global-orthogonal-regularization",
         &["gor"],
         plain::<GlobalOrthogonalRegularization>,
-    ),
-    Entry::new("matryoshka", &["mrl"], matryoshka).wrapper(),
-    Entry::new("matryoshka-2d", &["mrl2d"], matryoshka_2d).wrapper(),
-    Entry::new("adaptive-layer", &[], adaptive_layer).wrapper(),
+    )
+    .paper(&global_orthogonal_regularization::PAPER),
+    Entry::new("matryoshka", &["mrl"], matryoshka)
+        .paper(&matryoshka::PAPER)
+        .wrapper(),
+    Entry::new("matryoshka-2d", &["mrl2d"], matryoshka_2d)
+        .paper(&adaptive_layer::PAPER)
+        .wrapper(),
+    Entry::new("adaptive-layer", &[], adaptive_layer)
+        .paper(&adaptive_layer::PAPER)
+        .wrapper(),
 ];
 
 /// A loss that is nothing but its parameters.

@@ -7,6 +7,7 @@ use crate::{
     error::{LossError, non_negative},
     inputs::{Accepts, LabelKind, Requirements},
     loss::Loss,
+    paper::{Paper, Place},
     similarity::Distance,
 };
 
@@ -53,6 +54,15 @@ pub struct Triplet {
 }
 
 const NAME: &str = "TripletLoss";
+
+/// The paper of the triplet losses.
+pub(crate) const PAPER: Paper = Paper {
+    key: "hermans2017defense",
+    title: "In Defense of the Triplet Loss for Person Re-Identification",
+    authors: "Alexander Hermans and Lucas Beyer and Bastian Leibe",
+    year: 2017,
+    place: Place::Arxiv("1703.07737"),
+};
 
 impl Default for Triplet {
     fn default() -> Self {
