@@ -1,14 +1,8 @@
 //! Batch all triplet loss: every triplet that a batch holds.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
 
-use crate::{
-    batch_triplet::{Batch, BatchDistance, REQUIREMENTS},
-    error::{LossError, non_negative},
-    inputs::Requirements,
-    loss::Loss,
-};
+use crate::batch_triplet::{Batch, Mined, WithMargin};
 
 /// Mean hinge of the triplets of a batch that are not met.
 ///
@@ -41,55 +35,22 @@ use crate::{
 ///
 /// Hermans, Beyer and Leibe 2017, <https://arxiv.org/abs/1703.07737>. Upstream file:
 /// `sentence_transformer/losses/batch_all_triplet.py`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BatchAllTriplet {
-    /// The distance of two embeddings.
-    #[serde(alias = "distance")]
-    pub distance_metric: BatchDistance,
-    /// Least distance by which the negative is farther away than the positive.
-    #[serde(alias = "triplet_margin")]
-    pub margin: f64,
-}
+pub type BatchAllTriplet = WithMargin<All>;
 
-const NAME: &str = "BatchAllTripletLoss";
+/// All triplets of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct All;
 
-impl Default for BatchAllTriplet {
-    fn default() -> Self {
-        Self {
-            distance_metric: BatchDistance::Euclidean,
-            margin: 5.0,
-        }
-    }
-}
+impl Mined for All {
+    const NAME: &'static str = "BatchAllTripletLoss";
 
-impl Loss for BatchAllTriplet {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn requirements(&self) -> Requirements {
-        REQUIREMENTS
-    }
-
-    fn validate(&self) -> Result<(), LossError> {
-        non_negative(NAME, "margin", self.margin)
-    }
-
-    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let batch = Batch::new(NAME, self.distance_metric, columns, labels)?;
-        Ok(self.of_batch(&batch)?)
-    }
-}
-
-impl BatchAllTriplet {
     /// For an anchor with its negatives in order, the hinges of a positive are those of the nearest
     /// negatives up to a place, and their sum a difference of cumulative sums: memory grows with the
     /// square of the batch.
-    fn of_batch(&self, batch: &Batch) -> Result<Tensor, TchError> {
+    fn of_batch(batch: &Batch, margin: f64) -> Result<Tensor, TchError> {
         // A negative is of another class, and so another text than anchor and positive.
         let (sorted, last) = (batch.sorted_negatives()?, batch.distances.size()[1] - 1);
-        let limits = batch.distances.f_add_scalar(self.margin)?;
+        let limits = batch.distances.f_add_scalar(margin)?;
         let n_unmet = limits.f_detach()?.f_searchsorted::<Tensor>(
             &sorted.f_detach()?,
             false,

@@ -1,14 +1,8 @@
 //! Batch hard triplet loss: each text's farthest positive and nearest negative.
 
-use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-use crate::{
-    batch_triplet::{Batch, BatchDistance, REQUIREMENTS},
-    error::{LossError, non_negative},
-    inputs::Requirements,
-    loss::Loss,
-};
+use crate::batch_triplet::{Batch, Mined, WithMargin};
 
 /// Hinge on the hardest triplet of each text.
 ///
@@ -44,44 +38,17 @@ use crate::{
 ///
 /// Hermans, Beyer and Leibe 2017, <https://arxiv.org/abs/1703.07737>. Upstream file:
 /// `sentence_transformer/losses/batch_hard_triplet.py`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BatchHardTriplet {
-    /// The distance of two embeddings.
-    #[serde(alias = "distance")]
-    pub distance_metric: BatchDistance,
-    /// Least distance by which the negative is farther away than the positive.
-    #[serde(alias = "triplet_margin")]
-    pub margin: f64,
-}
+pub type BatchHardTriplet = WithMargin<Hard>;
 
-const NAME: &str = "BatchHardTripletLoss";
+/// The hardest triplet of each text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hard;
 
-impl Default for BatchHardTriplet {
-    fn default() -> Self {
-        Self {
-            distance_metric: BatchDistance::Euclidean,
-            margin: 5.0,
-        }
-    }
-}
+impl Mined for Hard {
+    const NAME: &'static str = "BatchHardTripletLoss";
 
-impl Loss for BatchHardTriplet {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn requirements(&self) -> Requirements {
-        REQUIREMENTS
-    }
-
-    fn validate(&self) -> Result<(), LossError> {
-        non_negative(NAME, "margin", self.margin)
-    }
-
-    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let batch = Batch::new(NAME, self.distance_metric, columns, labels)?;
-        let hinge = batch.hardest()?.f_add_scalar(self.margin)?.f_clamp_min(0)?;
-        Ok(hinge.f_mean(None::<Kind>)?)
+    fn of_batch(batch: &Batch, margin: f64) -> Result<Tensor, TchError> {
+        let hinge = batch.hardest()?.f_add_scalar(margin)?.f_clamp_min(0)?;
+        hinge.f_mean(None::<Kind>)
     }
 }

@@ -1,14 +1,8 @@
 //! Batch semi-hard triplet loss: the nearest negative that is still farther away than the positive.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
 
-use crate::{
-    batch_triplet::{Batch, BatchDistance, REQUIREMENTS},
-    error::{LossError, non_negative},
-    inputs::Requirements,
-    loss::Loss,
-};
+use crate::batch_triplet::{Batch, Mined, WithMargin};
 
 /// Mean hinge of each pair of one class with its semi-hard negative.
 ///
@@ -42,51 +36,18 @@ use crate::{
 ///
 /// Schroff, Kalenichenko and Philbin 2015, <https://arxiv.org/abs/1503.03832>. Upstream file:
 /// `sentence_transformer/losses/batch_semi_hard_triplet.py`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BatchSemiHardTriplet {
-    /// The distance of two embeddings.
-    #[serde(alias = "distance")]
-    pub distance_metric: BatchDistance,
-    /// Least distance by which the negative is farther away than the positive.
-    #[serde(alias = "triplet_margin")]
-    pub margin: f64,
-}
+pub type BatchSemiHardTriplet = WithMargin<SemiHard>;
 
-const NAME: &str = "BatchSemiHardTripletLoss";
+/// Each pair of one class with its semi-hard negative.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SemiHard;
 
-impl Default for BatchSemiHardTriplet {
-    fn default() -> Self {
-        Self {
-            distance_metric: BatchDistance::Euclidean,
-            margin: 5.0,
-        }
-    }
-}
+impl Mined for SemiHard {
+    const NAME: &'static str = "BatchSemiHardTripletLoss";
 
-impl Loss for BatchSemiHardTriplet {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn requirements(&self) -> Requirements {
-        REQUIREMENTS
-    }
-
-    fn validate(&self) -> Result<(), LossError> {
-        non_negative(NAME, "margin", self.margin)
-    }
-
-    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
-        let batch = Batch::new(NAME, self.distance_metric, columns, labels)?;
-        Ok(self.of_batch(&batch)?)
-    }
-}
-
-impl BatchSemiHardTriplet {
     /// The negatives of an anchor are sorted, so that a search finds the nearest one beyond each
     /// positive: memory grows with the square of the batch.
-    fn of_batch(&self, batch: &Batch) -> Result<Tensor, TchError> {
+    fn of_batch(batch: &Batch, margin: f64) -> Result<Tensor, TchError> {
         let distances = &batch.distances;
         let (sorted, last) = (batch.sorted_negatives()?, distances.size()[1] - 1);
         let places = distances.f_detach()?.f_searchsorted::<Tensor>(
@@ -102,7 +63,7 @@ impl BatchSemiHardTriplet {
         let positive = batch.positive()?.f_to_kind(distances.kind())?;
         let hinge = distances
             .f_sub(&chosen)?
-            .f_add_scalar(self.margin)?
+            .f_add_scalar(margin)?
             .f_mul(&positive)?
             .f_relu()?;
         let pairs = positive.f_sum(None::<Kind>)?.f_clamp_min(1e-16)?;

@@ -1,12 +1,15 @@
-//! Distances and masks of a batch, for the triplet losses that mine it.
+//! The triplet losses that mine a batch: its distances and masks, and what those with a margin share.
+
+use std::{fmt, marker::PhantomData};
 
 use search::Similarity;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    error::LossError,
+    error::{LossError, non_negative},
     inputs::{self, Accepts, LabelKind, Requirements},
+    loss::Loss,
     similarity::TensorSimilarity,
 };
 
@@ -21,6 +24,57 @@ pub enum BatchDistance {
     #[default]
     #[serde(alias = "euclidean_distance", alias = "euclidean-distance")]
     Euclidean,
+}
+
+/// A triplet loss with a margin, over the triplets `M` of a batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, bound = "")]
+pub struct WithMargin<M> {
+    /// The distance of two embeddings.
+    #[serde(alias = "distance")]
+    pub distance_metric: BatchDistance,
+    /// Least distance by which the negative is farther away than the positive.
+    #[serde(alias = "triplet_margin")]
+    pub margin: f64,
+    #[serde(skip)]
+    mined: PhantomData<M>,
+}
+
+/// A choice of triplets of a batch, with the loss over them.
+pub(crate) trait Mined: fmt::Debug + Send {
+    /// The name of the loss's class in sentence-transformers.
+    const NAME: &'static str;
+
+    fn of_batch(batch: &Batch, margin: f64) -> Result<Tensor, TchError>;
+}
+
+impl<M> Default for WithMargin<M> {
+    fn default() -> Self {
+        Self {
+            distance_metric: BatchDistance::Euclidean,
+            margin: 5.0,
+            mined: PhantomData,
+        }
+    }
+}
+
+impl<M: Mined> Loss for WithMargin<M> {
+    fn name(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn requirements(&self) -> Requirements {
+        REQUIREMENTS
+    }
+
+    fn validate(&self) -> Result<(), LossError> {
+        non_negative(M::NAME, "margin", self.margin)
+    }
+
+    fn compute(&self, columns: &[Tensor], labels: Option<&Tensor>) -> Result<Tensor, LossError> {
+        let batch = Batch::new(M::NAME, self.distance_metric, columns, labels)?;
+        Ok(M::of_batch(&batch, self.margin)?)
+    }
 }
 
 /// One column of texts with a class each.
