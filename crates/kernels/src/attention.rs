@@ -184,27 +184,13 @@ pub fn attend_backward(
     assert_eq!(qkv.len(), plan.tokens * 3 * plan.width, "qkv");
     assert_eq!(d_context.len(), plan.tokens * plan.width, "d_context");
     assert_eq!(lse.len(), plan.tokens * shape.heads, "lse");
-    let bias_len = 3 * plan.width;
-    let partials = scratch.take(plan.groups.len() * bias_len + plan.relative_partials());
-    let (bias, relative) = partials.split_at_mut(plan.groups.len() * bias_len);
-    {
-        let qkv = Shared::new(qkv);
-        let bias = Shared::new(bias);
-        let relative = Shared::new(relative);
-        plan.units().for_each(|unit| {
-            by_width!(
-                plan.head_dim,
-                backward_unit(&plan, inputs, unit, &qkv, lse, d_context, &bias, &relative)
-            );
-        });
-    }
-    if let Some(out) = grads.bias {
-        assert_eq!(out.len(), bias_len, "gradient of the projections' bias");
-        rows::add_partials(bias, bias_len, &mut [out]);
-    }
-    if let Some(out) = grads.relative {
-        plan.add_relative(relative, out);
-    }
+    let qkv = Shared::new(qkv);
+    plan.backward(grads, scratch, |unit, sums| {
+        by_width!(
+            plan.head_dim,
+            backward_unit(&plan, inputs, unit, &qkv, lse, d_context, sums)
+        );
+    });
 }
 
 /// Minimum tokens of a group of sentences, which is the unit of work of a thread.
@@ -321,10 +307,32 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The length of the partial sums of the relative bias' gradient.
-    fn relative_partials(&self) -> usize {
+    /// Runs the backward pass of each unit, and adds the units' sums to the gradients of the parameters.
+    fn backward(
+        &self,
+        grads: Grads<'_>,
+        scratch: &mut Scratch,
+        of_unit: impl Fn(Unit, &Sums<'_>) + Sync,
+    ) {
+        let bias_len = 3 * self.width;
         let of_group = |group: &Group| self.heads * (2 * group.longest - 1);
-        self.groups.iter().map(of_group).sum()
+        let relative_len: usize = self.groups.iter().map(of_group).sum();
+        let partials = scratch.take(self.groups.len() * bias_len + relative_len);
+        let (bias, relative) = partials.split_at_mut(self.groups.len() * bias_len);
+        {
+            let sums = Sums {
+                bias: Shared::new(bias),
+                relative: Shared::new(relative),
+            };
+            self.units().for_each(|unit| of_unit(unit, &sums));
+        }
+        if let Some(out) = grads.bias {
+            assert_eq!(out.len(), bias_len, "gradient of the projections' bias");
+            rows::add_partials(bias, bias_len, &mut [out]);
+        }
+        if let Some(out) = grads.relative {
+            self.add_relative(relative, out);
+        }
     }
 
     /// Adds the groups' partial sums to the gradient of the relative bias.
@@ -395,6 +403,46 @@ impl<'a> Shared<'a> {
         );
         // SAFETY: in bounds by the assertion; the caller promises that no other part overlaps.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}
+
+/// Partial sums of the gradients of an attention layer's parameters.
+struct Sums<'a> {
+    /// A row for each group, [groups, 3 heads d].
+    bias: Shared<'a>,
+    /// A row for each head of each group.
+    relative: Shared<'a>,
+}
+
+impl Sums<'_> {
+    /// The unit's row of the relative bias' gradient, zeroed.
+    ///
+    /// # Safety
+    /// Only one caller may have a unit's row at a time.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "as for `Shared::part`")]
+    unsafe fn relative(&self, group: &Group, unit: Unit) -> &mut [f32] {
+        let len = 2 * group.longest - 1;
+        // SAFETY: each unit has its own row.
+        let row = unsafe { self.relative.part(group.relative + unit.head * len, len) };
+        row.fill(0.0);
+        row
+    }
+
+    /// Writes the sums of this unit's columns of q, k and v.
+    #[inline(always)]
+    fn write_bias<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        plan: &Plan<'_>,
+        unit: Unit,
+        sums: &[[S::F; N]; 3],
+    ) {
+        for (which, sum) in sums.iter().enumerate() {
+            let at = (unit.group * 3 + which) * plan.width + unit.head * plan.head_dim;
+            // SAFETY: each unit has its own columns of its group's partial sums.
+            write_row(s, sum, unsafe { self.bias.part(at, plan.head_dim) });
+        }
     }
 }
 
@@ -483,7 +531,6 @@ fn forward_unit<const N: usize>(
     });
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
 fn backward_unit<const N: usize>(
     plan: &Plan<'_>,
     inputs: &Inputs<'_>,
@@ -491,14 +538,11 @@ fn backward_unit<const N: usize>(
     qkv: &Shared<'_>,
     lse: &[f32],
     d_context: &[f32],
-    bias: &Shared<'_>,
-    relative: &Shared<'_>,
+    sums: &Sums<'_>,
 ) {
     let longest = plan.groups[unit.group].longest;
     with_work(Sizes::new(longest).backward::<N>(), |work| {
-        backward_group::<N>(
-            plan, inputs, unit, qkv, lse, d_context, bias, relative, work,
-        );
+        backward_group::<N>(plan, inputs, unit, qkv, lse, d_context, sums, work);
     });
 }
 
@@ -509,7 +553,7 @@ simd_fn!(fn forward_group[N](
 
 simd_fn!(fn backward_group[N](
     plan: &Plan<'_>, inputs: &Inputs<'_>, unit: Unit, qkv: &Shared<'_>, lse: &[f32],
-    d_context: &[f32], bias: &Shared<'_>, relative: &Shared<'_>, work: &mut [Lanes],
+    d_context: &[f32], sums: &Sums<'_>, work: &mut [Lanes],
 ) = backward_body);
 
 // The bodies and what they call do no vector work in closures: LLVM may leave those out of line,
@@ -586,18 +630,14 @@ fn backward_body<S: Simd, const N: usize>(
     qkv: &Shared<'_>,
     lse: &[f32],
     d_context: &[f32],
-    bias: &Shared<'_>,
-    relative: &Shared<'_>,
+    sums: &Sums<'_>,
     work: &mut [Lanes],
 ) {
     let head = Head::new(plan, inputs, unit.head);
     let (one, scale) = (s.splat(1.0), s.splat(head.scale));
     let group = &plan.groups[unit.group];
-    let relative_len = 2 * group.longest - 1;
-    // SAFETY: each unit has its own row of the partial sums.
-    let d_relative =
-        unsafe { relative.part(group.relative + unit.head * relative_len, relative_len) };
-    d_relative.fill(0.0);
+    // SAFETY: this is the unit's one call.
+    let d_relative = unsafe { sums.relative(group, unit) };
     let mut d_bias = [[s.zero(); N]; 3];
     for sentence in group.sentences.clone() {
         let tokens = plan.offsets[sentence]..plan.offsets[sentence + 1];
@@ -695,10 +735,7 @@ fn backward_body<S: Simd, const N: usize>(
         }
         for (which, from) in [(1, &*dk), (2, &*dv)] {
             for j in 0..z.l {
-                let mut row = [s.zero(); N];
-                for n in 0..N {
-                    row[n] = s.load(&from[j * N + n]);
-                }
+                let mut row = load_row::<S, N>(s, &from[j * N..][..N]);
                 if which == 1 {
                     head.turn_back(s, j, &mut row);
                 }
@@ -708,11 +745,7 @@ fn backward_body<S: Simd, const N: usize>(
             }
         }
     }
-    for (which, sum) in d_bias.iter().enumerate() {
-        let at = (unit.group * 3 + which) * plan.width + head.column;
-        // SAFETY: each unit has its own columns of its group's partial sums.
-        write_row(s, sum, unsafe { bias.part(at, plan.head_dim) });
-    }
+    sums.write_bias(s, plan, unit, &d_bias);
 }
 
 /// Place and parameters of one head.
@@ -869,6 +902,15 @@ impl<'a> Head<'a> {
     }
 }
 
+#[inline(always)]
+fn load_row<S: Simd, const N: usize>(s: S, from: &[Lanes]) -> [S::F; N] {
+    let mut row = [s.zero(); N];
+    for n in 0..N {
+        row[n] = s.load(&from[n]);
+    }
+    row
+}
+
 /// Copies `from` into N vectors, with zeros beyond its end.
 #[inline(always)]
 fn copy_row<S: Simd, const N: usize>(s: S, from: &[f32], to: &mut [Lanes]) {
@@ -941,7 +983,7 @@ fn outer<S: Simd, const N: usize>(
     let (a0, a) = a.split_at(d);
     let (a1, a) = a.split_at(d);
     let (a2, a3) = a.split_at(d);
-    let a3 = &a3[..d];
+    let a = [a0, a1, a2, &a3[..d]];
     let mut j = keys.start;
     while j < keys.end {
         let pair = keys.end - j >= 2;
@@ -952,28 +994,17 @@ fn outer<S: Simd, const N: usize>(
         if pair {
             for (c, row) in rows {
                 let b = [s.load(&row[j]), s.load(&row[j + 1])];
-                let x = [
-                    s.splat(a0[c]),
-                    s.splat(a1[c]),
-                    s.splat(a2[c]),
-                    s.splat(a3[c]),
-                ];
                 for r in 0..ROWS {
-                    first[r] = s.fma(x[r], b[0], first[r]);
-                    second[r] = s.fma(x[r], b[1], second[r]);
+                    let x = s.splat(a[r][c]);
+                    first[r] = s.fma(x, b[0], first[r]);
+                    second[r] = s.fma(x, b[1], second[r]);
                 }
             }
         } else {
             for (c, row) in rows {
                 let b = s.load(&row[j]);
-                let x = [
-                    s.splat(a0[c]),
-                    s.splat(a1[c]),
-                    s.splat(a2[c]),
-                    s.splat(a3[c]),
-                ];
                 for r in 0..ROWS {
-                    first[r] = s.fma(x[r], b, first[r]);
+                    first[r] = s.fma(s.splat(a[r][c]), b, first[r]);
                 }
             }
         }
@@ -1001,10 +1032,7 @@ fn weighted_rows<S: Simd, const N: usize>(
     let mut sums = [[s.zero(); N]; ROWS];
     let (x, _) = x.as_chunks::<N>();
     for (t, x) in x[..n].iter().enumerate() {
-        let mut v = [s.zero(); N];
-        for i in 0..N {
-            v[i] = s.load(&x[i]);
-        }
+        let v = load_row::<S, N>(s, x);
         for r in 0..ROWS {
             let weight = s.splat(c[r * row + t * term]);
             for i in 0..N {

@@ -6,13 +6,13 @@
 use rayon::prelude::*;
 
 use super::{
-    Grads, Head, Inputs, Lanes, Plan, ROWS, Shape, Shared, Sizes, Unit, add_row, add_to, by_width,
-    copy_row, cut, softmax, softmax_backward, with_work, write_row,
+    Grads, Head, Inputs, Lanes, Plan, ROWS, Shape, Shared, Sizes, Sums, Unit, add_row, add_to,
+    by_width, copy_row, cut, load_row, softmax, softmax_backward, with_work, write_row,
 };
 use crate::{
     dropout::Row,
     profile::{Part, time},
-    rows::{self, Scratch},
+    rows::Scratch,
     simd::{LANES, Simd, simd_fn},
 };
 
@@ -43,10 +43,9 @@ pub fn attend_one(
     let context = Shared::new(context);
     let lse = Shared::new(lse);
     plan.units().for_each(|unit| {
-        let longest = Sizes::new(plan.groups[unit.group].longest);
         by_width!(
             plan.head_dim,
-            forward_unit(&plan, inputs, queries, unit, longest, q, kv, &context, &lse)
+            forward_unit(&plan, inputs, queries, unit, q, kv, &context, &lse)
         );
     });
 }
@@ -77,30 +76,13 @@ pub fn attend_one_backward(
         kv.len(),
         lse.len(),
     );
-    let bias_len = 3 * plan.width;
-    let partials = scratch.take(plan.groups.len() * bias_len + plan.relative_partials());
-    let (bias, relative) = partials.split_at_mut(plan.groups.len() * bias_len);
-    {
-        let (q, kv) = (Shared::new(q), Shared::new(kv));
-        let (bias, relative) = (Shared::new(bias), Shared::new(relative));
-        plan.units().for_each(|unit| {
-            let longest = Sizes::new(plan.groups[unit.group].longest);
-            by_width!(
-                plan.head_dim,
-                backward_unit(
-                    &plan, inputs, queries, unit, longest, &q, &kv, lse, d_context, &bias,
-                    &relative
-                )
-            );
-        });
-    }
-    if let Some(out) = grads.bias {
-        assert_eq!(out.len(), bias_len, "gradient of the projections' bias");
-        rows::add_partials(bias, bias_len, &mut [out]);
-    }
-    if let Some(out) = grads.relative {
-        plan.add_relative(relative, out);
-    }
+    let (q, kv) = (Shared::new(q), Shared::new(kv));
+    plan.backward(grads, scratch, |unit, sums| {
+        by_width!(
+            plan.head_dim,
+            backward_unit(&plan, inputs, queries, unit, &q, &kv, lse, d_context, sums)
+        );
+    });
 }
 
 fn check(plan: &Plan<'_>, queries: &[usize], rows: [usize; 2], kv: usize, lse: usize) {
@@ -124,12 +106,12 @@ fn forward_unit<const N: usize>(
     inputs: &Inputs<'_>,
     queries: &[usize],
     unit: Unit,
-    longest: Sizes,
     q: &[f32],
     kv: &[f32],
     context: &Shared<'_>,
     lse: &Shared<'_>,
 ) {
+    let longest = Sizes::new(plan.groups[unit.group].longest);
     with_work(2 * N + longest.vk, |work| {
         forward_group::<N>(plan, inputs, queries, unit, q, kv, context, lse, work);
     });
@@ -141,17 +123,16 @@ fn backward_unit<const N: usize>(
     inputs: &Inputs<'_>,
     queries: &[usize],
     unit: Unit,
-    longest: Sizes,
     q: &Shared<'_>,
     kv: &Shared<'_>,
     lse: &[f32],
     d_context: &[f32],
-    bias: &Shared<'_>,
-    relative: &Shared<'_>,
+    sums: &Sums<'_>,
 ) {
+    let longest = Sizes::new(plan.groups[unit.group].longest);
     with_work(3 * N + 2 * longest.vk, |work| {
         backward_group::<N>(
-            plan, inputs, queries, unit, q, kv, lse, d_context, bias, relative, work,
+            plan, inputs, queries, unit, q, kv, lse, d_context, sums, work,
         );
     });
 }
@@ -163,8 +144,7 @@ simd_fn!(fn forward_group[N](
 
 simd_fn!(fn backward_group[N](
     plan: &Plan<'_>, inputs: &Inputs<'_>, queries: &[usize], unit: Unit, q: &Shared<'_>,
-    kv: &Shared<'_>, lse: &[f32], d_context: &[f32], bias: &Shared<'_>, relative: &Shared<'_>,
-    work: &mut [Lanes],
+    kv: &Shared<'_>, lse: &[f32], d_context: &[f32], sums: &Sums<'_>, work: &mut [Lanes],
 ) = backward_body);
 
 #[inline(always)]
@@ -240,18 +220,14 @@ fn backward_body<S: Simd, const N: usize>(
     kv: &Shared<'_>,
     lse: &[f32],
     d_context: &[f32],
-    bias: &Shared<'_>,
-    relative: &Shared<'_>,
+    sums: &Sums<'_>,
     work: &mut [Lanes],
 ) {
     let head = Head::new(plan, inputs, unit.head);
     let (one, scale) = (s.splat(1.0), s.splat(head.scale));
     let group = &plan.groups[unit.group];
-    let relative_len = 2 * group.longest - 1;
-    // SAFETY: each unit has its own row of the partial sums.
-    let d_relative =
-        unsafe { relative.part(group.relative + unit.head * relative_len, relative_len) };
-    d_relative.fill(0.0);
+    // SAFETY: this is the unit's one call.
+    let d_relative = unsafe { sums.relative(group, unit) };
     let n_sentences = queries.len();
     let mut d_bias = [[s.zero(); N]; 3];
     for sentence in group.sentences.clone() {
@@ -328,11 +304,7 @@ fn backward_body<S: Simd, const N: usize>(
         add_row(s, &d_query, &mut d_bias[0]);
         write_row(s, &d_query, q);
     }
-    for (which, sum) in d_bias.iter().enumerate() {
-        let at = (unit.group * 3 + which) * plan.width + head.column;
-        // SAFETY: each unit has its own columns of its group's partial sums.
-        write_row(s, sum, unsafe { bias.part(at, plan.head_dim) });
-    }
+    sums.write_bias(s, plan, unit, &d_bias);
 }
 
 /// Returns this head's k or v (`which` = 1, 2) of a token.
@@ -378,15 +350,6 @@ fn drop_row<S: Simd>(
         let v = random.keep(s, words[i % ROWS], s.load(&row[j]));
         s.store(&mut row[j], v);
     }
-}
-
-#[inline(always)]
-fn load_row<S: Simd, const N: usize>(s: S, from: &[Lanes]) -> [S::F; N] {
-    let mut row = [s.zero(); N];
-    for n in 0..N {
-        row[n] = s.load(&from[n]);
-    }
-    row
 }
 
 #[inline(always)]
