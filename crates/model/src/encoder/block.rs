@@ -438,6 +438,16 @@ enum Norms {
     },
 }
 
+impl Norms {
+    /// The norm of the attention's input, where it has one.
+    fn before_attention(&self) -> Option<&LayerNorm> {
+        match self {
+            Self::Post { .. } => None,
+            Self::Pre { attention, .. } => attention.as_ref(),
+        }
+    }
+}
+
 impl Layer {
     fn new(
         spec: &Spec,
@@ -503,27 +513,20 @@ impl Layer {
             Some(token) => &batch.choose(hidden, token)?,
             None => hidden,
         };
+        let input = match self.norms.before_attention() {
+            Some(norm) => &norm.forward(p, hidden)?,
+            None => hidden,
+        };
+        let attended = self.attend(p, input, scores, batch, dropout, only)?;
+        let attended = residual.f_add(&attended)?;
         match &self.norms {
-            Norms::Post {
-                attention,
-                output: norm,
-            } => {
-                let attended = self.attend(p, hidden, scores, batch, dropout, only)?;
-                let attended = attention.forward(p, &attended.f_add(residual)?)?;
-                let output = self.feed_forward(p, &attended, dropout)?;
-                norm.forward(p, &output.f_add(&attended)?)
+            Norms::Post { attention, output } => {
+                let attended = attention.forward(p, &attended)?;
+                let fed = self.feed_forward(p, &attended, dropout)?;
+                output.forward(p, &attended.f_add(&fed)?)
             }
-            Norms::Pre {
-                attention,
-                output: norm,
-            } => {
-                let input = match attention {
-                    Some(norm) => &norm.forward(p, hidden)?,
-                    None => hidden,
-                };
-                let attended = self.attend(p, input, scores, batch, dropout, only)?;
-                let attended = residual.f_add(&attended)?;
-                let input = norm.forward(p, &attended)?;
+            Norms::Pre { output, .. } => {
+                let input = output.forward(p, &attended)?;
                 Ok(attended.f_add(&self.feed_forward(p, &input, dropout)?)?)
             }
         }
@@ -600,17 +603,7 @@ impl Layer {
                 Some(rotation) => (&rotate(q, rotation)?, &rotate(k, rotation)?),
                 None => (q, k),
             };
-            // softmax(q k^T / sqrt(d) + bias) v, in one kernel where the device has one.
-            let context = Tensor::f_scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                Some(&scores.bias),
-                dropout.probabilities.unwrap_or(0.0),
-                false,
-                None,
-                false,
-            )?;
+            let context = attention([q, k, v], &scores.bias, dropout)?;
             let context = context.f_transpose(1, 2)?.f_reshape([n * l, h * d])?;
             contexts.push(bucket.pack(&context)?);
         }
@@ -666,20 +659,23 @@ impl Layer {
             };
             let rows = place.f_view([n, 1, 1, 1])?.f_expand([n, h, 1, l], false)?;
             let bias = scores.bias.f_gather(2, &rows, false)?;
-            let context = Tensor::f_scaled_dot_product_attention(
-                &q,
-                &k,
-                &v,
-                Some(&bias),
-                dropout.probabilities.unwrap_or(0.0),
-                false,
-                None,
-                false,
-            )?; // [n, h, 1, d]
+            let context = attention([&q, &k, &v], &bias, dropout)?; // [n, h, 1, d]
             contexts.push(context.f_reshape([n, width])?);
         }
         Ok(contexts)
     }
+}
+
+/// softmax(q k^T / sqrt(d) + bias) v, in one kernel where the device has one.
+fn attention(
+    [q, k, v]: [&Tensor; 3],
+    bias: &Tensor,
+    dropout: Dropout,
+) -> Result<Tensor, ModelError> {
+    let p = dropout.probabilities.unwrap_or(0.0);
+    let context =
+        Tensor::f_scaled_dot_product_attention(q, k, v, Some(bias), p, false, None, false)?;
+    Ok(context)
 }
 
 /// Queries or keys `[n, h, l, d]` rotated by their places, in f32 and returned in their own kind.

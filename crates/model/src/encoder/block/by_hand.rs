@@ -523,22 +523,23 @@ impl Layer {
         y: &mut Vec<f32>,
         output: &mut Vec<f32>,
     ) {
-        match &self.norms {
-            Norms::Post {
-                attention,
-                output: norm,
-            } => {
-                let norms = (attention, norm);
-                self.forward_post(pass, layer, norms, input, keep, record, output);
+        let normed = match self.norms.before_attention() {
+            Some(norm) => {
+                let normalised = &mut record.attention_norm;
+                pass.normalise(norm, input, normalised, &mut record.attention_input)
             }
-            Norms::Pre {
-                attention,
-                output: norm,
-            } => {
-                let norms = (attention.as_ref(), norm);
-                self.forward_pre(pass, layer, norms, input, record, y, output);
-            }
-        }
+            None => input,
+        };
+        let qkv = room(&mut record.qkv, 3 * input.len());
+        pass.project(normed, &self.qkv, qkv);
+        attend(
+            &pass.shape(self),
+            &pass.inputs(self, layer),
+            qkv,
+            room(&mut record.context, input.len()),
+            room(&mut record.lse, pass.batch.tokens() * self.heads as usize),
+        );
+        self.after_attention(pass, layer, input, keep, record, y, output);
     }
 
     /// The backward pass of [`Self::forward_whole`], given the gradient of its output in `d` and `d_more`; that of its
@@ -552,370 +553,190 @@ impl Layer {
         grads: &mut LayerGrads<'_>,
         gradient: &mut [f32],
     ) {
-        match &self.norms {
-            Norms::Post {
-                attention,
-                output: norm,
-            } => {
-                let norms = (attention, norm);
-                self.backward_post(pass, layer, norms, input, record, grads, gradient);
-            }
-            Norms::Pre {
-                attention,
-                output: norm,
-            } => {
-                let norms = (attention.as_ref(), norm);
-                self.backward_pre(pass, layer, norms, input, record, grads, gradient);
-            }
-        }
-    }
-
-    /// A layer with norms after each half.
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn forward_post(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
-        input: &[f32],
-        keep: Keep,
-        record: &mut LayerRecord,
-        output: &mut Vec<f32>,
-    ) {
-        let n = input.len();
-        self.attend_by_hand(
-            pass,
-            layer,
-            input,
-            n,
-            &mut record.qkv,
-            &mut record.lse,
-            &mut record.context,
-        );
-        let norms = (attention_norm, output_norm);
-        self.after_attention_post(pass, layer, norms, input, keep, record, output);
-    }
-
-    /// The part of [`Self::forward_post`] after the contexts.
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn after_attention_post(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
-        input: &[f32],
-        keep: Keep,
-        record: &mut LayerRecord,
-        output: &mut Vec<f32>,
-    ) {
-        let (n_tokens, n) = (pass.rows(), input.len());
-        let y = room(&mut record.attention_norm.rows, n);
-        pass.project(&record.context[..n], &self.attention_output, y);
-        let attended = room(&mut record.attended, n);
-        add_layer_norm(
-            &pass.norm(attention_norm),
-            y,
-            Some(pass.bias(&self.attention_output)),
-            &pass.mask(pass.dropout.attention, 3 * layer + 2),
-            input,
-            room(&mut record.attention_norm.rstd, n_tokens),
-            attended,
-        );
-
-        let bias = pass.bias(&self.up);
-        let activated = room(&mut record.activated, n_tokens * bias.len());
-        if keep == Keep::Everything {
-            let x = room(&mut record.derivative, n_tokens * bias.len());
-            pass.project(attended, &self.up, x);
-            gelu(x, bias, activated);
-        } else {
-            pass.project(attended, &self.up, activated);
-            gelu_in_place(activated, bias);
-        }
-        let y = room(&mut record.output_norm.rows, n);
-        pass.project(activated, &self.down, y);
-        add_layer_norm(
-            &pass.norm(output_norm),
-            y,
-            Some(pass.bias(&self.down)),
-            &pass.mask(pass.dropout.output, 3 * layer + 3),
-            attended,
-            room(&mut record.output_norm.rstd, n_tokens),
-            room(output, n),
-        );
-    }
-
-    /// The backward pass of [`Self::forward_post`]; the gradient of its input is left in two parts.
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn backward_post(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        norms: (&LayerNorm, &LayerNorm),
-        input: &[f32],
-        record: &mut LayerRecord,
-        grads: &mut LayerGrads<'_>,
-        gradient: &mut [f32],
-    ) {
-        self.until_attention_post(pass, layer, norms, record, grads, gradient);
-        self.attend_backward(pass, layer, input.len(), input, record, grads, gradient);
-    }
-
-    /// The backward pass of [`Self::after_attention_post`]: leaves the gradient of its input in `d` and that of the output
-    /// projection in `d_y`.
-    fn until_attention_post(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        (attention_norm, output_norm): (&LayerNorm, &LayerNorm),
-        record: &LayerRecord,
-        grads: &mut LayerGrads<'_>,
-        gradient: &mut [f32],
-    ) {
-        let n_wide = pass.rows() * pass.bias(&self.up).len();
-
-        let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
-        let normalised = &record.output_norm;
-        grads.through_norm(pass, output_norm, &self.down, normalised, &mask, gradient);
-        let LayerGrads {
-            d_more,
-            d_y,
-            d_wide,
-            scratch,
-            ..
-        } = &mut *grads;
-        let d_wide = &mut d_wide[..n_wide];
-        pass.project_backward(
-            &self.down,
-            d_y,
-            &record.activated,
-            Some(&mut *d_wide),
-            gradient,
-        );
-        let d_bias = pass.bias_gradient(&self.up, gradient);
-        gelu_backward(&record.derivative[..n_wide], d_wide, d_bias, scratch);
-        pass.project_backward(
-            &self.up,
-            d_wide,
-            &record.attended,
-            Some(&mut **d_more),
-            gradient,
-        );
-
-        let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
-        let (normalised, linear) = (&record.attention_norm, &self.attention_output);
-        grads.through_norm(pass, attention_norm, linear, normalised, &mask, gradient);
-    }
-
-    /// A layer with norms before each half. `y` is a buffer.
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn forward_pre(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        (attention_norm, output_norm): (Option<&LayerNorm>, &LayerNorm),
-        input: &[f32],
-        record: &mut LayerRecord,
-        y: &mut Vec<f32>,
-        output: &mut Vec<f32>,
-    ) {
-        let n = input.len();
-        let normed = match attention_norm {
-            Some(norm) => {
-                let normalised = &mut record.attention_norm;
-                pass.normalise(norm, input, normalised, &mut record.attention_input)
-            }
-            None => input,
-        };
-        self.attend_by_hand(
-            pass,
-            layer,
-            normed,
-            n,
-            &mut record.qkv,
-            &mut record.lse,
-            &mut record.context,
-        );
-        self.after_attention_pre(pass, layer, output_norm, input, record, y, output);
-    }
-
-    /// The part of [`Self::forward_pre`] after the contexts.
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn after_attention_pre(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        output_norm: &LayerNorm,
-        input: &[f32],
-        record: &mut LayerRecord,
-        y: &mut Vec<f32>,
-        output: &mut Vec<f32>,
-    ) {
-        let n = input.len();
-        let width = n / pass.rows();
-        let y = room(y, n);
-        pass.project(&record.context[..n], &self.attention_output, y);
-        let attended = room(&mut record.attended, n);
-        let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
-        add_residual(y, width, &mask, input, attended);
-
-        let normalised = &mut record.output_norm;
-        let normed = pass.normalise(output_norm, attended, normalised, &mut record.feed_input);
-        let inner = pass.width_of(&self.down, width);
-        let x = room(&mut record.derivative, n / width * 2 * inner);
-        pass.project(normed, &self.up, x);
-        let activated = room(&mut record.activated, n / width * inner);
-        geglu(x, inner, activated);
-        dropout::apply(&pass.inner_mask(layer), inner, activated);
-        pass.project(activated, &self.down, y);
-        let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
-        add_residual(y, width, &mask, attended, room(output, n));
-    }
-
-    /// The backward pass of [`Self::forward_pre`].
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn backward_pre(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        (attention_norm, output_norm): (Option<&LayerNorm>, &LayerNorm),
-        input: &[f32],
-        record: &mut LayerRecord,
-        grads: &mut LayerGrads<'_>,
-        gradient: &mut [f32],
-    ) {
-        self.until_attention_pre(pass, layer, output_norm, record, grads, gradient);
-        let attention_input = std::mem::take(&mut record.attention_input);
-        let normed = match attention_norm {
-            Some(_) => &attention_input[..],
-            None => input,
-        };
-        let n = input.len();
-        grads.want_input_of(attention_norm, pass);
-        self.attend_backward(pass, layer, n, normed, record, grads, gradient);
-        record.attention_input = attention_input;
-        grads.before_attention(pass, attention_norm, record, gradient);
-    }
-
-    /// The backward pass of [`Self::after_attention_pre`]: leaves the gradient of its input in `d` and that of the output
-    /// projection in `d_y`.
-    fn until_attention_pre(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        output_norm: &LayerNorm,
-        record: &mut LayerRecord,
-        grads: &mut LayerGrads<'_>,
-        gradient: &mut [f32],
-    ) {
-        let n = grads.d.len();
-        let width = n / pass.rows();
-        let inner = pass.width_of(&self.down, width);
-        let n_wide = n / width * inner;
-
-        let mask = pass.mask(pass.dropout.output, 3 * layer + 3);
-        grads.through_dropout(width, &mask);
-        let LayerGrads {
-            d,
-            d_more,
-            d_y,
-            d_wide,
-            scratch,
-            ..
-        } = &mut *grads;
-        let d_wide = &mut d_wide[..n_wide];
-        pass.project_backward(
-            &self.down,
-            d_y,
-            &record.activated,
-            Some(&mut *d_wide),
-            gradient,
-        );
-        dropout::apply(&pass.inner_mask(layer), inner, d_wide);
-        let d_x = &mut record.derivative[..2 * n_wide];
-        geglu_backward(d_x, inner, d_wide);
-        pass.project_backward(
-            &self.up,
-            d_x,
-            &record.feed_input,
-            Some(&mut **d_more),
-            gradient,
-        );
-        pass.norm_gradient(
-            output_norm,
-            &record.output_norm,
-            d_more,
-            d,
-            gradient,
-            scratch,
-        );
-
-        let mask = pass.mask(pass.dropout.attention, 3 * layer + 2);
-        grads.through_dropout(width, &mask);
-    }
-
-    /// The heads' contexts [T, H] of an input of `n` values, before the output projection.
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn attend_by_hand(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        input: &[f32],
-        n: usize,
-        qkv: &mut Vec<f32>,
-        lse: &mut Vec<f32>,
-        context: &mut Vec<f32>,
-    ) {
-        let qkv = room(qkv, 3 * n);
-        pass.project(input, &self.qkv, qkv);
-        attend(
-            &pass.shape(self),
-            &pass.inputs(self, layer),
-            qkv,
-            room(context, n),
-            room(lse, pass.batch.tokens() * self.heads as usize),
-        );
-    }
-
-    /// The backward pass of [`Self::attend_by_hand`] and of the output projection, whose gradient is in `d_y`: that of the
-    /// input is left in `d_more`, where it is wanted. `input` begins with the `n` values of the input, where anything of
-    /// the projections is trained.
-    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
-    fn attend_backward(
-        &self,
-        pass: &Pass<'_>,
-        layer: usize,
-        n: usize,
-        input: &[f32],
-        record: &mut LayerRecord,
-        grads: &mut LayerGrads<'_>,
-        gradient: &mut [f32],
-    ) {
-        let LayerGrads {
-            d_more,
-            d_y,
-            d_relative,
-            wants_input,
-            scratch,
-            ..
-        } = grads;
-        let output = &self.attention_output;
-        pass.project_backward(output, d_y, &record.context, Some(&mut **d_more), gradient);
-        let qkv = &mut record.qkv[..3 * n];
+        self.until_attention(pass, layer, record, grads, gradient);
+        let qkv = &mut record.qkv[..3 * input.len()];
         attend_backward(
             &pass.shape(self),
             &pass.inputs(self, layer),
             qkv,
             &record.lse[..pass.batch.tokens() * self.heads as usize],
-            d_more,
+            grads.d_more,
             attention::Grads {
                 bias: pass.bias_gradient(&self.qkv, gradient),
-                relative: (!d_relative.is_empty()).then_some(&mut **d_relative),
+                relative: (!grads.d_relative.is_empty()).then_some(&mut *grads.d_relative),
             },
-            scratch,
+            grads.scratch,
         );
-        let d_input = wants_input.then_some(&mut **d_more);
-        pass.project_backward(&self.qkv, qkv, input, d_input, gradient);
+        grads.want_input_of(self.norms.before_attention(), pass);
+        let normed = match self.norms.before_attention() {
+            Some(_) => &record.attention_input[..],
+            None => input,
+        };
+        let d_input = grads.wants_input.then_some(&mut *grads.d_more);
+        pass.project_backward(&self.qkv, qkv, normed, d_input, gradient);
+        self.before_attention_backward(pass, record, grads, gradient);
+    }
+
+    /// The part of a layer after the contexts, with its norms after each half or before it.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn after_attention(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        residual: &[f32],
+        keep: Keep,
+        record: &mut LayerRecord,
+        y: &mut Vec<f32>,
+        output: &mut Vec<f32>,
+    ) {
+        let n = residual.len();
+        let context = &record.context[..n];
+        let attended = room(&mut record.attended, n);
+        let output = room(output, n);
+        let of_attention = pass.mask(pass.dropout.attention, 3 * layer + 2);
+        let of_output = pass.mask(pass.dropout.output, 3 * layer + 3);
+        match &self.norms {
+            Norms::Post {
+                attention,
+                output: norm,
+            } => {
+                let n_tokens = pass.rows();
+                let y = room(&mut record.attention_norm.rows, n);
+                pass.project(context, &self.attention_output, y);
+                add_layer_norm(
+                    &pass.norm(attention),
+                    y,
+                    Some(pass.bias(&self.attention_output)),
+                    &of_attention,
+                    residual,
+                    room(&mut record.attention_norm.rstd, n_tokens),
+                    attended,
+                );
+
+                let bias = pass.bias(&self.up);
+                let activated = room(&mut record.activated, n_tokens * bias.len());
+                if keep == Keep::Everything {
+                    let x = room(&mut record.derivative, n_tokens * bias.len());
+                    pass.project(attended, &self.up, x);
+                    gelu(x, bias, activated);
+                } else {
+                    pass.project(attended, &self.up, activated);
+                    gelu_in_place(activated, bias);
+                }
+                let y = room(&mut record.output_norm.rows, n);
+                pass.project(activated, &self.down, y);
+                add_layer_norm(
+                    &pass.norm(norm),
+                    y,
+                    Some(pass.bias(&self.down)),
+                    &of_output,
+                    attended,
+                    room(&mut record.output_norm.rstd, n_tokens),
+                    output,
+                );
+            }
+            Norms::Pre { output: norm, .. } => {
+                let width = n / pass.rows();
+                let y = room(y, n);
+                pass.project(context, &self.attention_output, y);
+                add_residual(y, width, &of_attention, residual, attended);
+
+                let normalised = &mut record.output_norm;
+                let normed = pass.normalise(norm, attended, normalised, &mut record.feed_input);
+                let inner = pass.width_of(&self.down, width);
+                let x = room(&mut record.derivative, n / width * 2 * inner);
+                pass.project(normed, &self.up, x);
+                let activated = room(&mut record.activated, n / width * inner);
+                geglu(x, inner, activated);
+                dropout::apply(&pass.inner_mask(layer), inner, activated);
+                pass.project(activated, &self.down, y);
+                add_residual(y, width, &of_output, attended, output);
+            }
+        }
+    }
+
+    /// The backward pass of [`Self::after_attention`]: leaves the gradient of its residual in `d` and that of the contexts
+    /// in `d_more`.
+    fn until_attention(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        record: &mut LayerRecord,
+        grads: &mut LayerGrads<'_>,
+        gradient: &mut [f32],
+    ) {
+        let width = grads.d.len() / pass.rows();
+        let inner = pass.width_of(&self.down, width);
+        let n_wide = pass.rows() * inner;
+        let of_attention = pass.mask(pass.dropout.attention, 3 * layer + 2);
+        let of_output = pass.mask(pass.dropout.output, 3 * layer + 3);
+        let (down, up, output) = (&self.down, &self.up, &self.attention_output);
+        match &self.norms {
+            Norms::Post { output: norm, .. } => {
+                grads.through_norm(pass, norm, down, &record.output_norm, &of_output, gradient)
+            }
+            Norms::Pre { .. } => grads.through_dropout(width, &of_output),
+        }
+        let d_wide = &mut grads.d_wide[..n_wide];
+        pass.project_backward(
+            down,
+            grads.d_y,
+            &record.activated,
+            Some(&mut *d_wide),
+            gradient,
+        );
+        match &self.norms {
+            Norms::Post { attention, .. } => {
+                let d_bias = pass.bias_gradient(up, gradient);
+                gelu_backward(&record.derivative[..n_wide], d_wide, d_bias, grads.scratch);
+                let d_more = Some(&mut *grads.d_more);
+                pass.project_backward(up, d_wide, &record.attended, d_more, gradient);
+                let normalised = &record.attention_norm;
+                grads.through_norm(pass, attention, output, normalised, &of_attention, gradient);
+            }
+            Norms::Pre { output: norm, .. } => {
+                dropout::apply(&pass.inner_mask(layer), inner, d_wide);
+                let d_x = &mut record.derivative[..2 * n_wide];
+                geglu_backward(d_x, inner, d_wide);
+                let d_more = Some(&mut *grads.d_more);
+                pass.project_backward(up, d_x, &record.feed_input, d_more, gradient);
+                let LayerGrads {
+                    d, d_more, scratch, ..
+                } = &mut *grads;
+                pass.norm_gradient(norm, &record.output_norm, d_more, d, gradient, scratch);
+                grads.through_dropout(width, &of_attention);
+            }
+        }
+        let d_more = Some(&mut *grads.d_more);
+        pass.project_backward(output, grads.d_y, &record.context, d_more, gradient);
+    }
+
+    /// Backward through the norm before the attention, where there is one, given the gradient of its output in `d_more`:
+    /// adds that of the layer's input to `d`. Where norms come after each half, both parts are left as they are.
+    fn before_attention_backward(
+        &self,
+        pass: &Pass<'_>,
+        record: &LayerRecord,
+        grads: &mut LayerGrads<'_>,
+        gradient: &mut [f32],
+    ) {
+        let Norms::Pre { attention, .. } = &self.norms else {
+            return;
+        };
+        if !grads.wants_input {
+            return;
+        }
+        let LayerGrads {
+            d, d_more, scratch, ..
+        } = grads;
+        match attention {
+            Some(norm) => {
+                let normalised = &record.attention_norm;
+                pass.norm_gradient(norm, normalised, d_more, d, gradient, scratch);
+            }
+            None => add(d, d_more),
+        }
+        d_more.fill(0.0);
     }
 }
 
@@ -956,31 +777,6 @@ impl LayerGrads<'_> {
             grad,
             self.scratch,
         );
-    }
-
-    /// Backward through the norm before the attention, given the gradient of its output in `d_more`: adds that of the
-    /// layer's input to `d`.
-    fn before_attention(
-        &mut self,
-        pass: &Pass<'_>,
-        norm: Option<&LayerNorm>,
-        record: &LayerRecord,
-        gradient: &mut [f32],
-    ) {
-        if !self.wants_input {
-            return;
-        }
-        let LayerGrads {
-            d, d_more, scratch, ..
-        } = self;
-        match norm {
-            Some(norm) => {
-                let normalised = &record.attention_norm;
-                pass.norm_gradient(norm, normalised, d_more, d, gradient, scratch);
-            }
-            None => add(d, d_more),
-        }
-        d_more.fill(0.0);
     }
 
     /// Takes note that a norm before the attention needs the gradient of its output, if it is trained.

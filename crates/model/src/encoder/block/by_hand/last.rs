@@ -8,7 +8,7 @@ use kernels::attention::{
     one::{attend_one, attend_one_backward},
 };
 
-use super::{Keep, LastRecord, Layer, LayerGrads, LayerRecord, Norms, Pass, room};
+use super::{Keep, LastRecord, Layer, LayerGrads, LayerRecord, Pass, room};
 
 impl Layer {
     /// The layer's output for the tokens `only`, [S, H]. `y` is a buffer.
@@ -34,16 +34,13 @@ impl Layer {
             q,
         } = last;
         let residual = gather(input, only, width, residual);
-        let (normed, chosen) = match &self.norms {
-            Norms::Pre {
-                attention: Some(norm),
-                ..
-            } => {
+        let (normed, chosen) = match self.norms.before_attention() {
+            Some(norm) => {
                 let normalised = &mut record.attention_norm;
                 let normed = pass.normalise(norm, input, normalised, &mut record.attention_input);
                 (normed, gather(normed, only, width, chosen))
             }
-            _ => (input, residual),
+            None => (input, residual),
         };
 
         let q = room(q, n_only);
@@ -55,19 +52,7 @@ impl Layer {
         let (shape, inputs) = (pass.shape(self), pass.inputs(self, layer));
         attend_one(&shape, &inputs, only, q, kv, context, lse);
 
-        let pass = &pass.of(only);
-        match &self.norms {
-            Norms::Post {
-                attention,
-                output: norm,
-            } => {
-                let norms = (attention, norm);
-                self.after_attention_post(pass, layer, norms, residual, keep, record, output);
-            }
-            Norms::Pre { output: norm, .. } => {
-                self.after_attention_pre(pass, layer, norm, residual, record, y, output);
-            }
-        }
+        self.after_attention(&pass.of(only), layer, residual, keep, record, y, output);
     }
 
     /// The backward pass of [`Self::forward_last`], given the gradient of its output in the first rows of `d`; that of its
@@ -87,30 +72,8 @@ impl Layer {
         let n = input.len();
         let width = n / pass.batch.tokens();
         let n_only = only.len() * width;
-        {
-            let pass = &pass.of(only);
-            let grads = &mut grads.first(n_only);
-            match &self.norms {
-                Norms::Post {
-                    attention,
-                    output: norm,
-                } => {
-                    let norms = (attention, norm);
-                    self.until_attention_post(pass, layer, norms, record, grads, gradient);
-                }
-                Norms::Pre { output: norm, .. } => {
-                    self.until_attention_pre(pass, layer, norm, record, grads, gradient);
-                }
-            }
-            let (output, context) = (&self.attention_output, &record.context);
-            pass.project_backward(
-                output,
-                grads.d_y,
-                context,
-                Some(&mut *grads.d_more),
-                gradient,
-            );
-        }
+        let of_only = &mut grads.first(n_only);
+        self.until_attention(&pass.of(only), layer, record, of_only, gradient);
 
         let q = &mut last.q[..n_only];
         let kv = &mut record.qkv[..2 * n];
@@ -129,10 +92,7 @@ impl Layer {
             grads.scratch,
         );
 
-        let attention_norm = match &self.norms {
-            Norms::Pre { attention, .. } => attention.as_ref(),
-            Norms::Post { .. } => None,
-        };
+        let attention_norm = self.norms.before_attention();
         let (normed, chosen) = match attention_norm {
             Some(_) => (&record.attention_input[..], &last.chosen[..n_only]),
             None => (input, &last.residual[..n_only]),
@@ -154,9 +114,7 @@ impl Layer {
         grads.d.fill(0.0);
         scatter(residual, only, width, grads.d);
         scatter(&grads.d_y[..n_only], only, width, grads.d_more);
-        if let Norms::Pre { attention, .. } = &self.norms {
-            grads.before_attention(pass, attention.as_ref(), record, gradient);
-        }
+        self.before_attention_backward(pass, record, grads, gradient);
     }
 }
 
