@@ -34,6 +34,17 @@ pub(crate) fn check_free(flag: &str, path: &Path, overwrite: bool) -> Result<(),
     Ok(())
 }
 
+/// Refuses a folder that is there. Called before the work that the folder is to hold.
+pub(crate) fn check_new(output: &Path) -> Result<(), UsageError> {
+    if output.exists() {
+        return Err(UsageError(format!(
+            "--output {} is there already: give another folder, or remove it",
+            output.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Writes a file whole or not at all.
 pub(crate) fn replace(
     path: &Path,

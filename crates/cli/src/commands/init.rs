@@ -8,18 +8,12 @@ use tch::Device;
 use train::write_folder;
 use wording::thousands;
 
-use crate::{flags::init::InitFlags, usage::UsageError};
+use crate::{flags::init::InitFlags, output::check_new, usage::UsageError};
 
 /// Makes the model in a folder that does not exist yet.
 pub(crate) fn run(flags: &InitFlags) -> anyhow::Result<()> {
     let output = &flags.output;
-    if output.exists() {
-        return Err(UsageError(format!(
-            "--output {} is there already: give another folder, or remove it",
-            output.display()
-        ))
-        .into());
-    }
+    check_new(output)?;
     let sizes = Sizes {
         hidden_size: flags.hidden_size,
         n_layers: flags.num_hidden_layers,

@@ -11,6 +11,7 @@ use wording::thousands;
 use crate::{
     flags::merge::{MergeFlags, MethodName},
     models::load_model_with,
+    output::check_new,
     session::Session,
     usage::UsageError,
 };
@@ -18,13 +19,7 @@ use crate::{
 /// Merges the models into a folder that does not exist yet.
 pub(crate) fn run(flags: &MergeFlags, session: &Session) -> anyhow::Result<()> {
     let output = &flags.output;
-    if output.exists() {
-        return Err(UsageError(format!(
-            "--output {} is there already: give another folder, or remove it",
-            output.display()
-        ))
-        .into());
-    }
+    check_new(output)?;
     let load = |flag: &str, name: &str| -> anyhow::Result<SentenceTransformer> {
         session.check()?;
         load_model_with(name, LoadOptions::default(), Device::Cpu, session)
