@@ -64,6 +64,11 @@ fn run(
     Ok((outcome, trainer.state().clone()))
 }
 
+/// Ten steps in `folder`, to their end.
+fn run_ten(model: &mut SentenceTransformer, folder: &Path) {
+    run(model, folder, &ten_steps(), None, false, &|| false).unwrap();
+}
+
 fn set_engine(model: &mut SentenceTransformer, engine: Engine) {
     tch::set_num_threads(1);
     let compute = Compute {
@@ -281,25 +286,14 @@ fn a_trained_adapter_is_trained_on() {
     let _alone = GENERATOR.lock();
     let folder = tempfile::tempdir().unwrap();
     let mut model = tiny(&with_lora(), Engine::Kernels);
-    run(
-        &mut model,
-        folder.path(),
-        &ten_steps(),
-        None,
-        false,
-        &|| false,
-    )
-    .unwrap();
+    run_ten(&mut model, folder.path());
     let trained = folder.path().join("final");
     let mut again = SentenceTransformer::load(&trained, Device::Cpu).unwrap();
     let start = again.parameters().flat().copy();
     assert!(values(&start) == values(model.parameters().flat()));
     assert_eq!(again.dropout().adapters, Some(0.1));
     let other = tempfile::tempdir().unwrap();
-    run(&mut again, other.path(), &ten_steps(), None, false, &|| {
-        false
-    })
-    .unwrap();
+    run_ten(&mut again, other.path());
     let n = again.parameters().n_trained();
     let frozen = again.parameters().frozen().unwrap();
     assert!(values(&frozen) == values(&start.narrow(0, n, frozen.numel() as i64)));
@@ -312,15 +306,7 @@ fn a_checkpoint_of_another_adapter_is_of_another_run() {
     let _alone = GENERATOR.lock();
     let folder = tempfile::tempdir().unwrap();
     let mut model = tiny(&with_lora(), Engine::Kernels);
-    run(
-        &mut model,
-        folder.path(),
-        &ten_steps(),
-        None,
-        false,
-        &|| false,
-    )
-    .unwrap();
+    run_ten(&mut model, folder.path());
     let refused = |options: &LoadOptions, parts: &[&str]| {
         let mut model = tiny(options, Engine::Kernels);
         let error = run(
