@@ -47,17 +47,20 @@ pub fn tokenize(
     tokenize_prompted(dataset, Vec::new(), None, tokenizer, None, progress)
 }
 
-/// The rows of each data set that the steps of a run need, ascending, where [`TrainingArguments::max_steps`] ends it within
+/// The rows of each data set that the steps of a run of `n_ranks` need, ascending, where [`TrainingArguments::max_steps`] ends it within
 /// the first epoch. `None` where it goes further: nearly all rows are needed then.
 pub fn rows_of_steps(
     arguments: &TrainingArguments,
     datasets: &[&Dataset],
+    n_ranks: usize,
 ) -> Option<Vec<Vec<u32>>> {
     let n_steps = usize::try_from(arguments.max_steps)
         .ok()
         .filter(|n| *n > 0)?;
-    let n_batches = n_steps.checked_mul(arguments.gradient_accumulation_steps)?;
-    let sampler = Sampler::training(arguments);
+    let n_batches = n_steps
+        .checked_mul(arguments.gradient_accumulation_steps)?
+        .checked_mul(n_ranks)?;
+    let sampler = Sampler::training(arguments, n_ranks);
     if n_batches >= sampler.n_batches(datasets) {
         return None;
     }

@@ -196,7 +196,8 @@ impl Run<'_> {
         laps.end("model");
         let root = self.folder.root();
         let keep = self.is_first().then_some(root);
-        let prepared = Prepared::new(inputs, &model, self.flags, keep, self.session)?;
+        let n_ranks = self.group.map_or(1, Group::size);
+        let prepared = Prepared::new(inputs, &model, self.flags, n_ranks, keep, self.session)?;
         laps.end("tokens");
         if let Some(classes) = classes.filter(|_| self.is_first()) {
             write_file(&root.join(CLASSES), classes.as_bytes())?;

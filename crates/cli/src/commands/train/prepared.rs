@@ -42,6 +42,7 @@ impl Prepared {
         inputs: Inputs,
         model: &SentenceTransformer,
         flags: &TrainFlags,
+        n_ranks: usize,
         folder: Option<&Path>,
         session: &Session,
     ) -> anyhow::Result<Self> {
@@ -51,7 +52,7 @@ impl Prepared {
             model,
             session,
         };
-        let needed = needed_rows(flags, &inputs);
+        let needed = needed_rows(flags, &inputs, n_ranks);
         let mut training = Vec::new();
         for ((name, dataset), rows) in inputs.train.into_iter().zip(needed) {
             let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
@@ -202,12 +203,12 @@ impl Tokens<'_> {
 /// The rows of each training set that become token ids: those of the run's steps, and the first ones, which the model card
 /// describes. `None` is all of a set, where that is hardly more, and so is worth keeping. A resumed run may take its steps in
 /// another epoch.
-fn needed_rows(flags: &TrainFlags, inputs: &Inputs) -> Vec<Option<Vec<u32>>> {
+fn needed_rows(flags: &TrainFlags, inputs: &Inputs, n_ranks: usize) -> Vec<Option<Vec<u32>>> {
     let datasets = inputs.train.iter().map(|(_, dataset)| dataset);
     let datasets: Vec<&Dataset> = datasets.collect();
     let of_steps = match flags.call.resume_from_checkpoint {
         Some(_) => None,
-        None => train::rows_of_steps(&flags.arguments, &datasets),
+        None => train::rows_of_steps(&flags.arguments, &datasets, n_ranks),
     };
     let Some(of_steps) = of_steps else {
         return vec![None; datasets.len()];
