@@ -256,18 +256,11 @@ fn init_makes_each_type_of_encoder() {
     sandbox.write("vocab.txt", pieces.join("\n"));
     for model_type in model::MODEL_TYPES {
         let output = format!("new-{model_type}");
-        let sizes = [
-            "--hidden-size=16",
-            "--num-hidden-layers=2",
-            "--num-attention-heads=2",
-            "--intermediate-size=32",
-            "--max-position-embeddings=66",
-        ];
-        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"init", &"--vocab-file", &"vocab.txt"];
-        arguments.extend([&"--model-type" as &dyn AsRef<OsStr>, &model_type]);
-        arguments.extend([&"--output" as &dyn AsRef<OsStr>, &output]);
-        arguments.extend(sizes.iter().map(|size| size as &dyn AsRef<OsStr>));
-        sandbox.run(&arguments).ok();
+        let line = format!(
+            "init --vocab-file vocab.txt --model-type {model_type} --output {output} --hidden-size 16 \
+             --num-hidden-layers 2 --num-attention-heads 2 --intermediate-size 32 --max-position-embeddings 66"
+        );
+        sandbox.sentune(&line).ok();
         let config = fs_err::read(sandbox.path(&output).join("config.json")).unwrap();
         let config: Value = serde_json::from_slice(&config).unwrap();
         let like_roberta = matches!(model_type, "mpnet" | "roberta" | "xlm-roberta");
@@ -299,32 +292,14 @@ fn init_makes_each_type_of_encoder() {
         let inputs = config.get("model_input_names");
         assert_eq!(inputs.is_none(), has_class, "{model_type}");
         let run = format!("run-{model_type}");
-        sandbox
-            .run(&[
-                &"train",
-                &"--model",
-                &output,
-                &"--train-data",
-                &data("pairs.csv"),
-                &"--max-steps=2",
-                &"--no-report",
-                &"--output-dir",
-                &run,
-            ])
-            .ok();
+        let line = format!(
+            "train --model {output} --train-data DATA/pairs.csv --max-steps 2 --no-report --output-dir {run}"
+        );
+        sandbox.sentune(&line).ok();
         sandbox.write("text.txt", "The dog is playing.\n");
         let trained = format!("{run}/final");
-        let text = sandbox
-            .run(&[
-                &"encode",
-                &"--model",
-                &trained,
-                &"--input",
-                &"text.txt",
-                &"--output",
-                &"-",
-            ])
-            .ok();
+        let line = format!("encode --model {trained} --input text.txt --output -");
+        let text = sandbox.sentune(&line).ok();
         let object: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(object["embedding"].as_array().unwrap().len(), 16);
     }

@@ -170,17 +170,8 @@ fn whole_numbers_with_a_point_are_classes_where_classes_are_asked_for() {
 
     let evaluated = |point: &str| {
         sandbox.write("pairs.csv", csv(point));
-        let model = model();
-        let flags: [&dyn AsRef<std::ffi::OsStr>; 7] = [
-            &"eval",
-            &"--model",
-            &model,
-            &"--data",
-            &"pairs.csv",
-            &"--evaluator",
-            &"binary-classification",
-        ];
-        sandbox.run(&flags).ok()
+        let line = "eval --model MODEL --data pairs.csv --evaluator binary-classification";
+        sandbox.sentune(line).ok()
     };
     let whole = evaluated("");
     assert!(whole.contains("12 labelled pairs"), "{whole}");

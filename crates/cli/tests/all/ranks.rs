@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sandbox::{Ended, Sandbox, data, model};
+use crate::sandbox::{Ended, Sandbox, data};
 
 /// Eight steps in which nothing is random but dropout and the order of rows.
 const EIGHT_STEPS: [&str; 14] = [
@@ -29,7 +29,7 @@ const EIGHT_STEPS: [&str; 14] = [
 
 /// A run of the tiny model into the folder `run`.
 fn train(sandbox: &Sandbox, run: &str, flags: &[&str]) -> Command {
-    let mut command = sandbox.command(&[&"train", &"--model", &model(), &"--no-report"]);
+    let mut command = sandbox.line("train --model MODEL --no-report");
     command
         .args(["--output-dir", run])
         .args(EIGHT_STEPS)
