@@ -52,7 +52,7 @@ impl Libraries {
         let compiler = cc::Build::new().cpp(true).warnings(false).get_compiler();
         let mut command = compiler.to_command();
         command
-            .args(["-shared", "-fPIC", "-std=c++17", "-O2", "-s"])
+            .args(["-shared", "-fPIC", "-std=c++17", "-s"])
             .arg(format!("-D_GLIBCXX_USE_CXX11_ABI={}", self.abi))
             .arg("-I")
             .arg(include)
