@@ -167,7 +167,7 @@ pub(crate) struct AuditFlags {
     pub(crate) drop: Vec<Dropped>,
     /// Triplets whose positive and negative change places in the copy: worst:2%, worst:100 or below:0.3. Rows that --drop has
     /// too, for their scores, are swapped; those that it has for a doubt are dropped.
-    #[arg(long, value_name = "ROWS", requires_all = ["output", "folds"])]
+    #[arg(long, value_name = "ROWS", requires = "output")]
     pub(crate) swap: Option<Scored>,
     /// Write over tables that are there.
     #[arg(long)]
@@ -228,7 +228,7 @@ impl FromStr for Dropped {
 /// Rows with low scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Scored {
-    /// So many, those with the lowest scores.
+    /// A number of rows, those with the lowest scores.
     Worst(PartSize),
     /// All with lower scores than this.
     Below(f32),

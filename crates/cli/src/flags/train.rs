@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn the_limit_of_the_token_cache_has_a_unit() {
         let limit = |text: &str| {
-            let flags = train_flags(&["--token-cache-limit", text]);
+            let flags = train_flags(&[&format!("--token-cache-limit={text}")]);
             flags.map(|flags| flags.call.token_cache_limit)
         };
         let default = train_flags(&[]).unwrap().call.token_cache_limit;

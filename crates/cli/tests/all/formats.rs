@@ -184,7 +184,8 @@ fn whole_numbers_with_a_point_are_classes_where_classes_are_asked_for() {
         "scores.csv",
         "a,b,label\na dog,a hound,1.0\na cat,a cow,0.5\n",
     );
-    let refused = sandbox.train(Path::new("scores.csv"), &["--loss", "contrastive"]);
+    let flags = ["--loss", "contrastive", "--overwrite-output-dir"];
+    let refused = sandbox.train(Path::new("scores.csv"), &flags);
     refused.failed(
         2,
         &["ContrastiveLoss needs", "integer labels", "float labels"],
@@ -429,7 +430,7 @@ fn an_audit_by_a_model_scores_rows_that_it_did_not_train_on() {
 
     audit(&["--output", "x.csv", "--drop", "worst:2%"]).failed(2, &["--drop worst needs --folds"]);
     audit(&["--output", "x.csv", "--drop", "below:0"]).failed(2, &["--drop below needs --folds"]);
-    audit(&["--output", "x.csv", "--swap", "worst:1"]).failed(2, &["--folds"]);
+    audit(&["--output", "x.csv", "--swap", "worst:1"]).failed(2, &["--swap worst needs --folds"]);
     let pairs = ["--columns", "anchor,positive", "--folds", "2"];
     audit(&[&pairs[..], &["--output", "x.csv", "--swap", "worst:1"]].concat())
         .failed(2, &["--swap", "triplets", "2 text columns"]);

@@ -246,7 +246,7 @@ fn rows_columns_and_lengths_can_be_chosen() {
 fn token_ids_are_kept_and_a_spoiled_cache_changes_nothing() {
     let sandbox = Sandbox::new();
     let train = |more: &[&str]| {
-        let flags = [&["--max-steps", "2", "--overwrite-output-dir", "-v"], more].concat();
+        let flags = [&["--epochs", "0.05", "--overwrite-output-dir", "-v"], more].concat();
         let ended = sandbox.train(&data("triplets.jsonl"), &flags);
         let stderr = ended.stderr.clone();
         ended.ok();

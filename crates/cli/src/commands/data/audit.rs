@@ -41,7 +41,7 @@ pub(super) fn run(flags: &AuditFlags, session: &Session) -> anyhow::Result<()> {
             check_free(flag, path, flags.overwrite)?;
         }
     }
-    check_drop(flags)?;
+    check_rows(flags)?;
     let dataset = load(&flags.data, OnBadRow::Skip, session)?;
     let others = others(flags, session)?;
     check_swap(flags, &dataset)?;
@@ -63,8 +63,16 @@ pub(super) fn run(flags: &AuditFlags, session: &Session) -> anyhow::Result<()> {
     Ok(print(&audited.to_text(flags))?)
 }
 
-/// Refuses to drop rows by a doubt that nothing looks for.
-fn check_drop(flags: &AuditFlags) -> Result<(), UsageError> {
+/// Refuses to drop or swap rows by what nothing looks for.
+fn check_rows(flags: &AuditFlags) -> Result<(), UsageError> {
+    if let Some(swapped) = flags.swap
+        && flags.folds.is_none()
+    {
+        return Err(UsageError(format!(
+            "--swap {} needs --folds, which scores the rows",
+            swapped.name()
+        )));
+    }
     for dropped in &flags.drop {
         let (name, needed) = match dropped {
             Dropped::Doubt(doubt) if doubt.needs_model() && flags.model.is_none() => {
@@ -130,11 +138,11 @@ fn runs<'a>(
     Ok(Some(runs))
 }
 
-/// What becomes of the rows in the cleaned copy.
+/// Fates of the rows in the cleaned copy.
 struct CleanCopy {
     /// The rows that it has.
     rows: Vec<u32>,
-    /// Of each row of the data set, whether it is there with positive and negative exchanged.
+    /// For each row of the data set, whether it is there with positive and negative exchanged.
     is_swapped: Vec<bool>,
 }
 
@@ -271,7 +279,7 @@ impl Audited {
         is_scored
     }
 
-    /// What the flags make of the rows: a doubt of --drop goes before --swap, and that before scores of --drop.
+    /// Rows of the copy by the flags: a doubt of --drop goes before --swap, and that before scores of --drop.
     fn copy(&self, flags: &AuditFlags) -> CleanCopy {
         let n_rows = self.dataset.n_rows();
         let mut is_swapped = match flags.swap {

@@ -129,7 +129,7 @@ fn fitted(rows: &[[f64; 2]], is_fitted: [bool; 2]) -> [f64; 2] {
             (bend[0][0] * slope[1] - bend[1][0] * slope[0]) / determinant,
         ];
         // Where the curve is flat, a whole step goes too far.
-        let length = step[0].hypot(step[1]);
+        let length = (step[0] * step[0] + step[1] * step[1]).sqrt();
         let scale = if length > 1.0 { 1.0 / length } else { 1.0 };
         for (weight, step) in weights.iter_mut().zip(step) {
             *weight -= scale * step;
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_part_that_speaks_for_the_wrong_side_counts_nothing() {
         let margins = [1.0, 0.5, -0.2, 0.8];
-        let against = [-1.0, -1.0, 0.5, -1.0];
+        let against = [-1.0; 4];
         let found = probabilities(&margins, &against);
         let alone = probabilities(&margins, &[0.0; 4]);
         for (found, alone) in found.iter().zip(&alone) {

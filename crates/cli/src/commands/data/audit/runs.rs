@@ -93,7 +93,7 @@ impl Runs<'_> {
         })
     }
 
-    /// Of triplets, the differences between positives and negatives by the model as it was given.
+    /// Differences between positives and negatives of triplets, by the model as it was given.
     fn differences(&self, dataset: &Dataset) -> anyhow::Result<Option<Vec<f32>>> {
         if self.scoring != Scoring::Margins {
             return Ok(None);
