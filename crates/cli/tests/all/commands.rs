@@ -1,6 +1,6 @@
 //! `sentune eval`, `encode`, `compare` and `init`.
 
-use std::{ffi::OsStr, io::Write, process::Stdio};
+use std::{io::Write, process::Stdio};
 
 use serde_json::Value;
 
