@@ -3,8 +3,13 @@
 mod support;
 
 use std::{
-    collections::BTreeMap, net::TcpListener, os::fd::IntoRawFd, path::Path, sync::Mutex, thread,
-    time::Duration,
+    collections::BTreeMap,
+    net::TcpListener,
+    os::fd::IntoRawFd,
+    path::Path,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde::Deserialize;
@@ -570,6 +575,29 @@ fn a_rank_that_comes_twice_or_not_at_all_is_named() {
         .iter()
         .filter(|words| words.starts_with("rank 1 has come to 127"));
     assert_eq!(n_twice.count(), 1, "{messages:?}");
+}
+
+/// libtorch alone would try for up to twice as long.
+#[test]
+fn rank_0_that_does_not_come_is_an_error_at_the_time_out() {
+    let meeting = Meeting {
+        port: TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .unwrap()
+            .port(),
+        timeout: Duration::from_secs(3),
+        ..meetings(2).remove(1)
+    };
+    let since = Instant::now();
+    let error = Group::join(&meeting, &Facts::new()).unwrap_err();
+    let waited = since.elapsed();
+    let words = format!(
+        "nobody answers at 127.0.0.1:{} within 3 s (--ddp-timeout)",
+        meeting.port
+    );
+    assert!(error.to_string().starts_with(&words), "{error}");
+    assert!(waited >= meeting.timeout, "{waited:?}");
+    assert!(waited < 3 * meeting.timeout / 2, "{waited:?}");
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket},
-    time::Duration,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs, UdpSocket},
+    thread,
+    time::{Duration, Instant},
 };
 
 use shim::ranks::{RanksError, Server, Store};
@@ -37,6 +38,9 @@ impl Meeting {
     }
 
     pub(super) fn open_store(&self) -> Result<Store, TrainError> {
+        if self.server == Server::Other {
+            self.wait_for_server()?;
+        }
         let prefix = format!("sentune/{}", self.attempt);
         let store = Store::open((&self.host, self.port), self.server, &prefix, self.timeout);
         store.map_err(|error| match error {
@@ -44,15 +48,47 @@ impl Meeting {
                 GroupError::PortTaken { port: self.port }.into()
             }
             RanksError::Failed { words, .. } if self.server == Server::Other => {
-                GroupError::NoStore {
-                    place: self.place(),
-                    seconds: self.timeout.as_secs(),
-                    words,
-                }
-                .into()
+                self.unserved(words).into()
             }
             error => error.into(),
         })
+    }
+
+    /// Waits until somebody listens at the place. libtorch would wait too, but longer and longer between its attempts, and
+    /// so up to twice the time-out where rank 0 never comes.
+    fn wait_for_server(&self) -> Result<(), GroupError> {
+        const LONGEST_ATTEMPT: Duration = Duration::from_secs(5);
+        let since = Instant::now();
+        loop {
+            let left = self.timeout.saturating_sub(since.elapsed());
+            // A name may have no address before its machine is up.
+            let found = (self.host.as_str(), self.port).to_socket_addrs();
+            let tried = found.and_then(|mut addresses| {
+                let problem = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                let patience = left.clamp(Duration::from_millis(100), LONGEST_ATTEMPT);
+                addresses
+                    .try_fold(problem, |_, address| {
+                        match TcpStream::connect_timeout(&address, patience) {
+                            Ok(_) => Err(()),
+                            Err(error) => Ok(error),
+                        }
+                    })
+                    .map_or(Ok(()), Err)
+            });
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(error) if left.is_zero() => return Err(self.unserved(error.to_string())),
+                Err(_) => thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    fn unserved(&self, words: String) -> GroupError {
+        GroupError::NoStore {
+            place: self.place(),
+            seconds: self.timeout.as_secs(),
+            words,
+        }
     }
 
     /// The error of ranks that have not come.
