@@ -41,7 +41,7 @@ const fn test(name: &'static str, path: &'static str) -> Test {
     }
 }
 
-const TESTS: [Test; 20] = [
+const TESTS: [Test; 22] = [
     test("kill", "reliability::kills::killed_at_random_moments"),
     test(
         "failpoints",
@@ -93,6 +93,14 @@ const TESTS: [Test; 20] = [
     test(
         "rank-0-saving",
         "reliability::ranks::rank_0_is_killed_while_it_saves",
+    ),
+    test(
+        "torchrun",
+        "reliability::ranks::torchrun_starts_killed_ranks_again",
+    ),
+    test(
+        "two-machines",
+        "reliability::ranks::two_machines_across_a_network",
     ),
     test(
         "endurance",

@@ -28,7 +28,7 @@ const EIGHT_STEPS: [&str; 14] = [
 ];
 
 /// A run of the tiny model into the folder `run`.
-fn train(sandbox: &Sandbox, run: &str, flags: &[&str]) -> Command {
+pub(crate) fn train(sandbox: &Sandbox, run: &str, flags: &[&str]) -> Command {
     let mut command = sandbox.line("train --model MODEL --no-report");
     command
         .args(["--output-dir", run])
@@ -59,8 +59,25 @@ pub(crate) fn as_rank(command: &mut Command, rank: usize, size: usize, port: u16
         .env("MASTER_PORT", port.to_string())
 }
 
+/// A launcher with a command, its folder and its variables.
+pub(crate) fn through(mut launcher: Command, command: &Command) -> Command {
+    launcher
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(command.get_current_dir().unwrap())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => launcher.env(name, value),
+            None => launcher.env_remove(name),
+        };
+    }
+    launcher
+}
+
 /// Starts a rank for each command.
-fn start(commands: Vec<Command>) -> Vec<Child> {
+pub(crate) fn start(commands: Vec<Command>) -> Vec<Child> {
     let (size, port) = (commands.len(), free_port());
     let ranks = commands.into_iter().enumerate();
     ranks
@@ -70,7 +87,7 @@ fn start(commands: Vec<Command>) -> Vec<Child> {
 
 /// How each ended, all within `limit`.
 #[track_caller]
-fn ended(mut ranks: Vec<Child>, limit: Duration) -> Vec<Ended> {
+pub(crate) fn ended(mut ranks: Vec<Child>, limit: Duration) -> Vec<Ended> {
     let since = Instant::now();
     while ranks
         .iter_mut()
@@ -94,10 +111,10 @@ fn ended(mut ranks: Vec<Child>, limit: Duration) -> Vec<Ended> {
     outputs.map(Ended::from).collect()
 }
 
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_secs(10);
 
-fn weights(sandbox: &Sandbox, run: &str) -> Vec<u8> {
+pub(crate) fn weights(sandbox: &Sandbox, run: &str) -> Vec<u8> {
     fs_err::read(sandbox.path(run).join("final/model.safetensors")).unwrap()
 }
 
@@ -126,7 +143,7 @@ fn signal(child: &Child, name: &str) {
 
 /// Waits until a run has logged its first step.
 #[track_caller]
-fn wait_for_a_step(sandbox: &Sandbox, run: &str) {
+pub(crate) fn wait_for_a_step(sandbox: &Sandbox, run: &str) {
     let since = Instant::now();
     let metrics = sandbox.path(run).join("metrics.jsonl");
     while std::fs::metadata(&metrics).map_or(0, |metadata| metadata.len()) == 0 {
@@ -557,139 +574,4 @@ fn a_rank_that_is_stuck_is_an_error_at_the_time_out() {
     let alone = as_rank(&mut command, 0, 2, free_port()).output().unwrap();
     Ended::from(alone).failed(1, &["rank 1 of 2 did not come to 127.0.0.1:"]);
     assert!(!sandbox.path("other/config.toml").exists());
-}
-
-/// Two machines, which are network namespaces joined by a cable, until dropped.
-struct Network {
-    names: [String; 2],
-}
-
-impl Network {
-    /// The address of the first.
-    const FIRST: &str = "10.231.7.1";
-
-    fn new() -> Self {
-        let names = ["a", "b"].map(|name| format!("sentune-{}-{name}", std::process::id()));
-        let [a, b] = &names;
-        sh(&format!("ip netns add {a} && ip netns add {b}"));
-        sh(&format!(
-            "ip link add cable netns {a} type veth peer name cable netns {b}"
-        ));
-        for (i, name) in names.iter().enumerate() {
-            let number = i + 1;
-            sh(&format!(
-                "ip -n {name} addr add 10.231.7.{number}/24 dev cable"
-            ));
-            sh(&format!(
-                "ip -n {name} link set cable up && ip -n {name} link set lo up"
-            ));
-        }
-        Self { names }
-    }
-
-    /// The ranks of a run, one on each machine.
-    fn start(&self, sandbox: &Sandbox, run: &str, flags: &[&str]) -> Vec<Child> {
-        let port = free_port();
-        let ranks = self.names.iter().enumerate().map(|(rank, name)| {
-            let command = train(sandbox, run, flags);
-            let mut there = Command::new("ip");
-            there
-                .args(["netns", "exec", name])
-                .arg(command.get_program())
-                .args(command.get_args())
-                .current_dir(command.get_current_dir().unwrap())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            for (name, value) in command.get_envs() {
-                match value {
-                    Some(value) => there.env(name, value),
-                    None => there.env_remove(name),
-                };
-            }
-            as_rank(&mut there, rank, 2, port)
-                .env("MASTER_ADDR", Self::FIRST)
-                .env("LOCAL_RANK", "0")
-                .env("LOCAL_WORLD_SIZE", "1")
-                .spawn()
-                .unwrap()
-        });
-        ranks.collect()
-    }
-
-    /// Runs a command of `ip` or `tc` on the first machine.
-    fn on_first(&self, command: &str) {
-        sh(&command.replace("HERE", &self.names[0]));
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
-        }
-    }
-}
-
-#[track_caller]
-fn sh(command: &str) {
-    let output = Command::new("sh").args(["-c", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {output:?}");
-}
-
-/// A run across two machines has the bits of one within one machine; so has one whose packets are late and lost. A cut
-/// cable is an error of both at the time-out, from which the run goes on.
-#[test]
-#[ignore = "only root may make networks: cargo test --workspace --test all -- --ignored two_machines"]
-fn two_machines_across_a_network() {
-    let sandbox = Sandbox::new();
-    let flags = [
-        "--max-steps",
-        "200",
-        "--save-steps",
-        "20",
-        "--ddp-timeout",
-        "5",
-    ];
-    for ended in ended(
-        start((0..2).map(|_| train(&sandbox, "whole", &flags)).collect()),
-        LONG,
-    ) {
-        ended.ok();
-    }
-    let network = Network::new();
-    for ended in ended(network.start(&sandbox, "across", &flags), LONG) {
-        ended.ok();
-    }
-    assert!(weights(&sandbox, "across") == weights(&sandbox, "whole"));
-
-    network.on_first("ip netns exec HERE tc qdisc add dev cable root netem delay 3ms 2ms loss 2%");
-    for ended in ended(network.start(&sandbox, "lossy", &flags), 3 * LONG) {
-        ended.ok();
-    }
-    assert!(weights(&sandbox, "lossy") == weights(&sandbox, "whole"));
-    network.on_first("ip netns exec HERE tc qdisc del dev cable root");
-
-    let many = [&flags[..], &["--max-steps", "100000"]].concat();
-    let ranks = network.start(&sandbox, "endless", &many);
-    wait_for_a_step(&sandbox, "endless");
-    network.on_first("ip -n HERE link set cable down");
-    for ended in ended(ranks, Duration::from_secs(15)) {
-        ended.failed(1, &["no answer from another rank within 5 s"]);
-    }
-    network.on_first("ip -n HERE link set cable up");
-
-    let ranks = network.start(&sandbox, "cut", &flags);
-    while !sandbox.path("cut/checkpoint-20").exists() {
-        thread::sleep(Duration::from_millis(2));
-    }
-    network.on_first("ip -n HERE link set cable down");
-    for ended in ended(ranks, Duration::from_secs(15)) {
-        ended.failed(1, &["no answer from another rank within 5 s"]);
-    }
-    network.on_first("ip -n HERE link set cable up");
-    let resumed = [&flags[..], &["--resume-from-checkpoint"]].concat();
-    for ended in ended(network.start(&sandbox, "cut", &resumed), LONG) {
-        ended.ok();
-    }
-    assert!(weights(&sandbox, "cut") == weights(&sandbox, "whole"));
 }

@@ -1,9 +1,11 @@
-//! Test 8: ranks that end in the middle of anything.
+//! Test 8: ranks that end in the middle of anything, and ranks across a network that fails.
 
-use std::thread;
+use std::{io::Read, thread};
 
 use super::*;
-use crate::ranks::{as_rank, free_port};
+use crate::ranks::{
+    LONG, as_rank, ended, free_port, start, through, train, wait_for_a_step, weights,
+};
 
 /// The limit for the ranks that are left.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -166,6 +168,322 @@ fn rank_0_is_killed_while_it_saves() {
     report(
         "kills of rank 0 while it saves, resumed bit for bit",
         n_passed,
+        n,
+    );
+}
+
+/// The number of a process that runs the program as a rank of a launcher, once it is there.
+fn find_rank(launcher: u32, rank: usize) -> Option<u32> {
+    let is_rank = |number: u32| {
+        let folder = format!("/proc/{number}");
+        let parent = std::fs::read_to_string(format!("{folder}/stat")).ok()?;
+        // After the name, which ends in a parenthesis: the state, then the parent.
+        let parent = parent.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+        let variables = std::fs::read(format!("{folder}/environ")).ok()?;
+        let mut variables = variables.split(|&byte| byte == 0);
+        let wanted = format!("RANK={rank}");
+        (parent.parse() == Ok(launcher) && variables.any(|one| one == wanted.as_bytes()))
+            .then_some(number)
+    };
+    let processes = fs_err::read_dir("/proc").unwrap();
+    processes
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .find_map(is_rank)
+}
+
+/// torchrun starts all ranks again when one of two is killed at a random moment, and they go on by themselves to the bits
+/// of those that were never killed.
+#[test]
+fn torchrun_starts_killed_ranks_again() {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut torchrun = std::env::split_paths(&path).map(|folder| folder.join("torchrun"));
+    let Some(torchrun) = torchrun.find(|file| file.is_file()) else {
+        say("torchrun: skipped, for PATH has none");
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let whole = Training::sixty(&sandbox, "whole");
+    let begun = Instant::now();
+    whole.go_on_with_ranks(2);
+    let duration = begun.elapsed();
+    let expected = whole.result();
+    let n = count(1, 10);
+    let mut random = Random::new(10);
+    let mut n_same = 0;
+    while n_same < n {
+        let killed = Training {
+            run: "killed".to_owned(),
+            flags: whole.flags.clone(),
+            sandbox: &sandbox,
+        };
+        let mut launcher = Command::new(&torchrun);
+        launcher.args([
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "--max-restarts",
+            "3",
+        ]);
+        launcher.args(["--monitor-interval", "0.1", "--no-python"]);
+        let launcher = through(launcher, &killed.command(&[]))
+            .env("LOGLEVEL", "INFO")
+            .spawn()
+            .unwrap();
+        let rank = random.below(2) as usize;
+        let since = Instant::now();
+        let victim = loop {
+            if let Some(victim) = find_rank(launcher.id(), rank) {
+                break victim;
+            }
+            assert!(since.elapsed() < LONG, "torchrun starts no rank");
+            thread::sleep(Duration::from_millis(10));
+        };
+        thread::sleep(duration.mul_f64(random.below(900) as f64 / 1000.0));
+        let kill = ["-KILL", &victim.to_string()];
+        Command::new("kill").args(kill).output().unwrap();
+        let what = format!("kill {n_same} of rank {rank}");
+        let launcher = ended(vec![launcher], LONG).remove(0);
+        let was_restarted = launcher.stderr.contains("will restart worker group");
+        launcher.ok();
+        expected.assert_same(&killed.result(), &what);
+        fs_err::remove_dir_all(killed.folder()).unwrap();
+        // Otherwise the rank had ended before.
+        n_same += usize::from(was_restarted);
+    }
+    report(
+        "ranks killed under torchrun, whose restart had the same bits",
+        n_same,
+        n,
+    );
+}
+
+/// Two machines, which are network namespaces joined by a cable, until dropped.
+struct Network {
+    names: [String; 2],
+    /// The program that is the cable, where the kernel has none that loses packets.
+    cable: Option<Child>,
+}
+
+impl Network {
+    /// The address of the first.
+    const FIRST: &str = "10.231.7.1";
+
+    /// The reason where there can be none.
+    fn new(name: &str) -> Result<Self, String> {
+        let number = std::process::id();
+        let network = Self {
+            names: ["a", "b"].map(|end| format!("sentune-{number}-{name}-{end}")),
+            cable: None,
+        };
+        let [a, b] = &network.names;
+        sh(&format!("ip netns add {a} && ip netns add {b}"))?;
+        sh(&format!(
+            "ip link add cable netns {a} type veth peer name cable netns {b}"
+        ))?;
+        network.address()?;
+        Ok(network)
+    }
+
+    /// One whose packets are late by 3 ms, give or take 2, and of which every fiftieth is lost.
+    fn lossy() -> Result<Self, String> {
+        let mut network = Self::new("lossy")?;
+        let [a, b] = network.names.clone();
+        let netem = "netem delay 3ms 2ms loss 2%";
+        let of_kernel = [&a, &b].map(|name| {
+            sh(&format!(
+                "ip netns exec {name} tc qdisc add dev cable root {netem}"
+            ))
+        });
+        if of_kernel.iter().all(Result::is_ok) {
+            return Ok(network);
+        }
+        sh(&format!("ip -n {a} link del cable"))?;
+        let script = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/all/reliability/cable.py"
+        );
+        let mut program = Command::new("python3");
+        program.args([script, &a, &b, "3", "2", "0.02"]);
+        program.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut cable = program.spawn().map_err(|error| error.to_string())?;
+        let mut ready = [0; 6];
+        let stdout = cable.stdout.as_mut().ok_or("no pipe")?;
+        let is_ready = stdout.read_exact(&mut ready).is_ok();
+        network.cable = Some(cable);
+        if !is_ready {
+            return Err("the kernel has no netem, and python3 can make no TUN device".to_owned());
+        }
+        network.address()?;
+        Ok(network)
+    }
+
+    /// Gives the ends of the cable their addresses.
+    fn address(&self) -> Result<(), String> {
+        for (i, name) in self.names.iter().enumerate() {
+            let address = format!("10.231.7.{}/24", i + 1);
+            sh(&format!("ip -n {name} addr add {address} dev cable"))?;
+            sh(&format!(
+                "ip -n {name} link set cable up && ip -n {name} link set lo up"
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// The packets that came into the cable and those that were lost in it, where the kernel did not make it.
+    fn packets(mut self) -> Option<(u64, u64)> {
+        let mut cable = self.cable.take()?;
+        drop(cable.stdin.take());
+        let output = cable.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (all, lost) = text.trim().split_once(' ').unwrap();
+        Some((all.parse().unwrap(), lost.parse().unwrap()))
+    }
+
+    /// The ranks of a run, one on each machine.
+    fn start(&self, sandbox: &Sandbox, run: &str, flags: &[&str]) -> Vec<Child> {
+        let port = free_port();
+        let ranks = self.names.iter().enumerate().map(|(rank, name)| {
+            let mut there = Command::new("ip");
+            there.args(["netns", "exec", name]);
+            as_rank(
+                &mut through(there, &train(sandbox, run, flags)),
+                rank,
+                2,
+                port,
+            )
+            .env("MASTER_ADDR", Self::FIRST)
+            .env("LOCAL_RANK", "0")
+            .env("LOCAL_WORLD_SIZE", "1")
+            .spawn()
+            .unwrap()
+        });
+        ranks.collect()
+    }
+
+    #[track_caller]
+    fn cut(&self) {
+        sh(&format!("ip -n {} link set cable down", self.names[0])).unwrap();
+    }
+
+    #[track_caller]
+    fn mend(&self) {
+        sh(&format!("ip -n {} link set cable up", self.names[0])).unwrap();
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Some(cable) = &mut self.cable {
+            let _ = cable.kill();
+            let _ = cable.wait();
+        }
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
+
+fn sh(command: &str) -> Result<(), String> {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// A run across two machines has the bits of one within one machine; so has one whose packets are late and lost. A cut
+/// cable is an error of both at the time-out, from which the run goes on to the same bits; one that is mended in time is
+/// no error.
+#[test]
+fn two_machines_across_a_network() {
+    let networks = Network::new("good").and_then(|good| Ok((good, Network::lossy()?)));
+    let (network, lossy) = match networks {
+        Ok(networks) => networks,
+        Err(reason) => {
+            say(&format!(
+                "two machines: skipped, for only root may make networks, with iproute2: {reason}"
+            ));
+            return;
+        }
+    };
+    let sandbox = Sandbox::new();
+    let flags = ["--max-steps", "100", "--save-steps", "10"];
+    for ended in ended(
+        start((0..2).map(|_| train(&sandbox, "whole", &flags)).collect()),
+        LONG,
+    ) {
+        ended.ok();
+    }
+    let whole = weights(&sandbox, "whole");
+    for ended in ended(network.start(&sandbox, "across", &flags), LONG) {
+        ended.ok();
+    }
+    assert!(weights(&sandbox, "across") == whole);
+
+    let n = count(1, 5);
+    for i in 0..n {
+        let run = format!("lossy-{i}");
+        for ended in ended(lossy.start(&sandbox, &run, &flags), 3 * LONG) {
+            ended.ok();
+        }
+        assert!(weights(&sandbox, &run) == whole, "{run}");
+    }
+    if let Some((n_packets, n_lost)) = lossy.packets() {
+        assert!(n_lost > 0, "of {n_packets} packets none was lost");
+        say(&format!("{n_lost} of {n_packets} packets were lost"));
+    }
+    report("runs with late and lost packets, the same bits", n, n);
+
+    let impatient = [&flags[..], &["--ddp-timeout", "8"]].concat();
+    let resumed = [&flags[..], &["--resume-from-checkpoint"]].concat();
+    let mut random = Random::new(11);
+    let mut slowest = Duration::ZERO;
+    for i in 0..n {
+        let run = format!("cut-{i}");
+        let ranks = network.start(&sandbox, &run, &impatient);
+        let step = 10 * (1 + random.below(4));
+        let checkpoint = sandbox.path(&run).join(format!("checkpoint-{step}"));
+        let since = Instant::now();
+        while !checkpoint.exists() {
+            assert!(since.elapsed() < LONG, "{run}: no checkpoint {step}");
+            thread::sleep(Duration::from_millis(2));
+        }
+        network.cut();
+        let since = Instant::now();
+        for ended in ended(ranks, Duration::from_secs(20)) {
+            ended.failed(1, &["no answer from another rank within 8 s"]);
+        }
+        slowest = slowest.max(since.elapsed());
+        network.mend();
+        for ended in ended(network.start(&sandbox, &run, &resumed), LONG) {
+            ended.ok();
+        }
+        assert!(weights(&sandbox, &run) == whole, "{run}");
+    }
+    say(&format!(
+        "the slowest end after a cut took {slowest:.2?}, with a time-out of 8 s"
+    ));
+    report(
+        "cut cables told at the time-out, and gone on from to the same bits",
+        n,
+        n,
+    );
+
+    for i in 0..n {
+        let run = format!("mended-{i}");
+        let ranks = network.start(&sandbox, &run, &flags);
+        wait_for_a_step(&sandbox, &run);
+        network.cut();
+        thread::sleep(Duration::from_secs(1));
+        network.mend();
+        for ended in ended(ranks, LONG) {
+            ended.ok();
+        }
+        assert!(weights(&sandbox, &run) == whole, "{run}");
+    }
+    report(
+        "cables mended after a second, no error and the same bits",
+        n,
         n,
     );
 }
