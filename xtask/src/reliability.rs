@@ -41,7 +41,7 @@ const fn test(name: &'static str, path: &'static str) -> Test {
     }
 }
 
-const TESTS: [Test; 22] = [
+const TESTS: [Test; 23] = [
     test("kill", "reliability::kills::killed_at_random_moments"),
     test(
         "failpoints",
@@ -89,7 +89,14 @@ const TESTS: [Test; 22] = [
         "repeat",
         "reliability::repeat::the_same_command_gives_the_same_weights",
     ),
-    test("rank-kills", "reliability::ranks::a_random_rank_is_killed"),
+    test(
+        "kill-of-2",
+        "reliability::ranks::one_of_two_ranks_is_killed",
+    ),
+    test(
+        "kill-of-3",
+        "reliability::ranks::one_of_three_ranks_is_killed",
+    ),
     test(
         "rank-0-saving",
         "reliability::ranks::rank_0_is_killed_while_it_saves",
