@@ -3,11 +3,16 @@
 use std::{
     any::Any,
     collections::HashSet,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
 use rayon::prelude::*;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value};
 use tokenizers::{
     AddedToken, NormalizerWrapper, TruncationParams,
@@ -146,8 +151,32 @@ impl Tokenizer {
 
     /// The bytes of a tokenizer.json, `path` being for the messages.
     pub(crate) fn from_tokenizer_json(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
-        json::parse::<serde::de::IgnoredAny>(path, bytes)?;
+        let claims: Claims = json::parse(path, bytes)?;
+        if claims.model.vocab.longest > LONGEST_PIECE {
+            return Err(tokenizer_error(
+                path,
+                &format!(
+                    "a piece of its vocabulary has {} bytes, and up to {LONGEST_PIECE} are read",
+                    claims.model.vocab.longest
+                ),
+            ));
+        }
         let inner = guarded(path, || tokenizers::Tokenizer::from_bytes(bytes))?;
+        for AddedId { id, content } in claims.added_tokens {
+            let found = inner.token_to_id(&content);
+            // The tokenizers crate leaves out an empty token, and numbers one that is not in the vocabulary anew.
+            if found != Some(id) && !content.is_empty() {
+                let found = found.map_or("none".to_owned(), |found| found.to_string());
+                let content: String = content.chars().take(100).collect();
+                return Err(tokenizer_error(
+                    path,
+                    &format!(
+                        "the added token {content:?} has id {id}, but gets {found} by the vocabulary: give it that id, or \
+                         put the token into the vocabulary"
+                    ),
+                ));
+            }
+        }
         Self::new(inner, path)
     }
 
@@ -345,6 +374,67 @@ impl Tokenizer {
         };
         tokenizer.set_max_length(TruncationParams::default().max_length)?;
         Ok(tokenizer)
+    }
+}
+
+/// The longest piece of Unigram's vocabulary that is read, in bytes; sentencepiece makes them of 16 characters. The tokenizers
+/// crate has a node a byte, and frees nodes by recursion, which overflows the stack on a piece of some 100,000.
+const LONGEST_PIECE: usize = 1024;
+
+/// Parts of a tokenizer.json that the tokenizers crate takes on trust.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    added_tokens: Vec<AddedId>,
+    #[serde(default)]
+    model: Vocabulary,
+}
+
+/// An added token and the id that the file gives it.
+#[derive(Deserialize)]
+struct AddedId {
+    id: u32,
+    content: String,
+}
+
+#[derive(Deserialize, Default)]
+struct Vocabulary {
+    #[serde(default)]
+    vocab: Pieces,
+}
+
+/// The length of Unigram's longest piece, in bytes; 0 where the vocabulary is an object, as that of other models is.
+#[derive(Default)]
+struct Pieces {
+    longest: usize,
+}
+
+impl<'de> Deserialize<'de> for Pieces {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PiecesVisitor)
+    }
+}
+
+struct PiecesVisitor;
+
+impl<'de> Visitor<'de> for PiecesVisitor {
+    type Value = Pieces;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("pieces with their scores, or tokens with their ids")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pieces, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Pieces::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Pieces, A::Error> {
+        let mut longest = 0;
+        while let Some((piece, _)) = seq.next_element::<(String, IgnoredAny)>()? {
+            longest = longest.max(piece.len());
+        }
+        Ok(Pieces { longest })
     }
 }
 

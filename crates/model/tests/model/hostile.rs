@@ -818,6 +818,32 @@ fn tokenizers() {
         |json| json["post_processor"] = Value::Null,
         &["no special tokens"],
     );
+    // The last special token, which no vocabulary has.
+    check_json(
+        f,
+        |json| {
+            json["model"]["vocab"]
+                .as_object_mut()
+                .unwrap()
+                .remove("<mask>");
+            let added = json["added_tokens"].as_array_mut().unwrap();
+            let mask = added.iter_mut().find(|token| token["content"] == "<mask>");
+            mask.unwrap()["id"] = json!(900);
+        },
+        &[f, "the added token \"<mask>\" has id 900, but gets "],
+    );
+    // A piece this long would overflow the stack.
+    check_json(
+        f,
+        |json| {
+            json["model"] = json!({
+                "type": "Unigram",
+                "unk_id": 0,
+                "vocab": [["<unk>", 0.0], ["a".repeat(200_000), -1.0]],
+            });
+        },
+        &[f, "a piece of its vocabulary has 200000 bytes"],
+    );
     // This one makes the tokenizers crate panic, on the first text that is not empty.
     check_json(
         f,
