@@ -1,6 +1,6 @@
 //! From texts to embeddings.
 
-use std::ops::ControlFlow;
+use std::{collections::HashMap, ops::ControlFlow};
 
 use tch::{Device, Kind, Tensor};
 
@@ -148,6 +148,7 @@ impl SentenceTransformer {
         let mut embeddings = vec![Vec::new(); sentences.len()];
         self.for_each_batch(
             &sentences,
+            None,
             prompt_length,
             options,
             on_progress,
@@ -195,12 +196,26 @@ impl SentenceTransformer {
             None => self.dimension(),
         };
         let _guard = tch::no_grad_guard();
+        // A text that is there again is computed once.
+        let (mut different, mut n_copies, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let mut seen = HashMap::with_capacity(sentences.len());
+        for &sentence in sentences {
+            let place = *seen.entry(sentence).or_insert(different.len());
+            if place == different.len() {
+                different.push(sentence);
+                n_copies.push(0);
+            }
+            n_copies[place] += 1;
+            places.push(place as i64);
+        }
+        drop(seen);
         let mut embeddings = Tensor::f_empty(
-            [sentences.len() as i64, dimension],
+            [different.len() as i64, dimension],
             (Kind::Float, Device::Cpu),
         )?;
         self.for_each_batch(
-            sentences,
+            &different,
+            Some(&n_copies),
             prompt_length,
             options,
             on_progress,
@@ -218,13 +233,18 @@ impl SentenceTransformer {
                 Ok(())
             },
         )?;
-        Ok(embeddings)
+        if different.len() == sentences.len() {
+            return Ok(embeddings);
+        }
+        Ok(embeddings.f_index_select(0, &Tensor::f_from_slice(&places)?)?)
     }
 
-    /// Calls `consume` with batches of the sentences and with their places among them.
+    /// Calls `consume` with batches of the sentences and with their places among them. In `on_progress` a sentence counts
+    /// as often as `n_copies` says, or once.
     fn for_each_batch(
         &self,
         sentences: &[&[u32]],
+        n_copies: Option<&[usize]>,
         prompt_length: usize,
         options: &EncodeOptions,
         on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
@@ -238,7 +258,7 @@ impl SentenceTransformer {
             Device::Cpu => options.batch_tokens,
             _ => options.batch_tokens.saturating_mul(16),
         };
-        let mut done = 0;
+        let (mut done, mut n_done) = (0, 0);
         while done < order.len() {
             let mut n_tokens = 0;
             let n_fitting = order[done..]
@@ -255,7 +275,8 @@ impl SentenceTransformer {
                 .with_prompt_length(prompt_length);
             consume(&batch, rows)?;
             done += rows.len();
-            if on_progress(done).is_break() {
+            n_done += n_copies.map_or(rows.len(), |n| rows.iter().map(|&i| n[i]).sum());
+            if on_progress(n_done).is_break() {
                 return Err(ModelError::Stopped);
             }
         }

@@ -46,6 +46,35 @@ pub(crate) struct TextsOfTables {
     encoding: EncodeOptions,
 }
 
+/// Sentences to be encoded, as token ids where they are known.
+enum Sentences<'a> {
+    Ids(Vec<&'a [u32]>),
+    Texts(Vec<&'a str>),
+}
+
+impl<'a> Sentences<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Ids(ids) => ids.len(),
+            Self::Texts(texts) => texts.len(),
+        }
+    }
+
+    /// Whether both are ids, or both texts.
+    fn are_like(&self, other: &Self) -> bool {
+        matches!(self, Self::Ids(_)) == matches!(other, Self::Ids(_))
+    }
+
+    /// Appends sentences that are like these.
+    fn append(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Ids(ids), Self::Ids(more)) => ids.extend(more),
+            (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
+            _ => unreachable!("sentences that are not alike"),
+        }
+    }
+}
+
 /// Embeddings of a data set's columns, each [n_rows, dimension], in f32 on the CPU.
 pub type ColumnEmbeddings = Vec<Tensor>;
 
@@ -216,7 +245,8 @@ impl Evaluation {
         }
     }
 
-    /// Encodes all columns; `None` when `progress`, told the number of sentences done, breaks off.
+    /// Encodes all columns; `None` when `progress`, told the number of sentences done, breaks off. Columns that are encoded
+    /// alike are one set of sentences, so that a text which is in several of them is computed once.
     ///
     /// # Errors
     /// The model's.
@@ -225,22 +255,49 @@ impl Evaluation {
         model: &SentenceTransformer,
         progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<ColumnEmbeddings>, TrainError> {
-        let (mut is_broken_off, mut n_before) = (false, 0);
-        let mut embeddings = Vec::new();
+        let mut sets: Vec<(Sentences, EncodeOptions, Vec<i64>)> = Vec::new();
+        let mut places = Vec::new();
         for i in 0..self.n_columns() {
-            let column = self.encode_column(i, model, &mut |n_encoded| {
+            let (sentences, options) = self.sentences(i, model)?;
+            let n = sentences.len() as i64;
+            let set = sets
+                .iter()
+                .position(|(of_set, with, _)| of_set.are_like(&sentences) && *with == options);
+            match set {
+                Some(set) => {
+                    let (of_set, _, lengths) = &mut sets[set];
+                    of_set.append(sentences);
+                    places.push((set, lengths.len()));
+                    lengths.push(n);
+                }
+                None => {
+                    places.push((sets.len(), 0));
+                    sets.push((sentences, options, vec![n]));
+                }
+            }
+        }
+        let (mut is_broken_off, mut n_before) = (false, 0);
+        let mut columns = Vec::with_capacity(sets.len());
+        for (sentences, options, lengths) in sets {
+            let mut on_progress = |n_encoded| {
                 let flow = progress(n_before + n_encoded);
                 is_broken_off = flow.is_break();
                 flow
-            });
+            };
+            let embeddings = match &sentences {
+                Sentences::Ids(ids) => model.encode_ids(ids, &options, &mut on_progress),
+                Sentences::Texts(texts) => model.encode(texts, &options, &mut on_progress),
+            };
             if is_broken_off {
                 return Ok(None);
             }
-            let column = column?;
-            n_before += column.size()[0] as usize;
-            embeddings.push(column);
+            n_before += sentences.len();
+            columns.push(embeddings?.f_split_with_sizes(&lengths, 0)?);
         }
-        Ok(Some(embeddings))
+        let embeddings = places
+            .iter()
+            .map(|&(set, place)| columns[set][place].shallow_clone());
+        Ok(Some(embeddings.collect()))
     }
 
     fn n_columns(&self) -> usize {
@@ -250,32 +307,40 @@ impl Evaluation {
         }
     }
 
-    fn encode_column(
+    /// The sentences of a column, and the options that they are encoded with, in which the prompt is spelt out.
+    fn sentences(
         &self,
         i: usize,
         model: &SentenceTransformer,
-        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<(Sentences<'_>, EncodeOptions), ModelError> {
+        let spelt_out = |options: &EncodeOptions| {
+            Ok::<_, ModelError>(EncodeOptions {
+                prompt: Some(model.prompt(options)?.to_owned()),
+                prompt_name: None,
+                role: None,
+                ..options.clone()
+            })
+        };
         let data = match &self.material {
             Material::Data(data) => data,
             Material::Tables { columns, .. } => {
                 let TextsOfTables { texts, encoding } = &columns[i];
-                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                return model.encode(&texts, encoding, on_progress);
+                let texts = texts.iter().map(String::as_str).collect();
+                return Ok((Sentences::Texts(texts), spelt_out(encoding)?));
             }
         };
         let tokens = &data.tokens.columns[i];
-        let options = self.options_of_column(i, model);
+        let options = spelt_out(&self.options_of_column(i, model))?;
         // Prompts of training are not the evaluator's.
         let is_prompted = !tokens.prompt.text.is_empty();
-        if is_prompted || needs_prompt(&options, model) {
-            let texts: Vec<&str> = data.dataset.columns[i].texts.iter().collect();
-            model.encode(&texts, &options, on_progress)
+        let needs_prompt = options.prompt.as_ref().is_some_and(|it| !it.is_empty());
+        let sentences = if is_prompted || needs_prompt {
+            Sentences::Texts(data.dataset.columns[i].texts.iter().collect())
         } else {
-            let n_rows = data.dataset.n_rows();
-            let sentences: Vec<&[u32]> = (0..n_rows).map(|row| tokens.get(row)).collect();
-            model.encode_ids(&sentences, &options, on_progress)
-        }
+            let rows = 0..data.dataset.n_rows();
+            Sentences::Ids(rows.map(|row| tokens.get(row)).collect())
+        };
+        Ok((sentences, options))
     }
 
     /// The options with the model's own prompt for the column's side: upstream's evaluator encodes the anchors of
@@ -412,21 +477,4 @@ pub fn evaluator_labels(dataset: &Dataset) -> Option<Labels> {
         }
         data::Labels::Vector { .. } => Labels::Lists,
     })
-}
-
-/// Whether texts get a prompt, so that their ids alone won't do.
-fn needs_prompt(options: &EncodeOptions, model: &SentenceTransformer) -> bool {
-    let prompt = match (
-        &options.prompt,
-        options
-            .prompt_name
-            .as_deref()
-            .or(model.default_prompt_name()),
-    ) {
-        (Some(prompt), _) => Some(prompt.as_str()),
-        // An unknown name is for the model to refuse.
-        (None, Some(name)) => Some(model.prompts().get(name).map_or(name, String::as_str)),
-        (None, None) => None,
-    };
-    prompt.is_some_and(|prompt| !prompt.is_empty())
 }
