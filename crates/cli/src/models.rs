@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use eval::{Options, entry::Side};
 use model::{
-    BaseModel, Compute, EncodeOptions, LoadOptions, ModelError, Role, SentenceTransformer,
+    BaseModel, Compute, EncodeOptions, GemmName, LoadOptions, ModelError, Precision, Role,
+    SentenceTransformer,
 };
 use tch::Device;
 use train::{ColumnEmbeddings, Evaluation};
@@ -14,6 +15,7 @@ use wording::thousands;
 use crate::{
     device,
     flags::encode::{EncodingFlags, TwoSidedEncodingFlags},
+    gemm,
     session::Session,
     source,
     usage::UsageError,
@@ -79,8 +81,21 @@ pub(crate) fn set_max_seq_length(
     }
 }
 
-/// Sets how matrix products are computed, where the processor can.
+/// Sets how matrix products are computed, where the processor can. With [`GemmName::Auto`] the faster backend is taken.
 pub(crate) fn set_compute(
+    model: &mut SentenceTransformer,
+    compute: Compute,
+) -> Result<(), UsageError> {
+    set_named_compute(model, compute)?;
+    if compute.precision != Precision::Fp32 || compute.gemm != GemmName::Auto {
+        return Ok(());
+    }
+    let gemm = gemm::fastest(model);
+    set_named_compute(model, Compute { gemm, ..compute })
+}
+
+/// As [`set_compute`], without choosing a backend.
+pub(crate) fn set_named_compute(
     model: &mut SentenceTransformer,
     compute: Compute,
 ) -> Result<(), UsageError> {

@@ -12,15 +12,13 @@ use crate::error::ModelError;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GemmName {
-    /// [`GemmName::Rust`]. On the one chip of Intel's that both were measured on, a Xeon of model 207 (Emerald
-    /// Rapids), it reached 93 to 157 Gflop/s on one core at the shapes of MPNet-base, which is about all there
-    /// is, and libtorch 54 to 125: less at every shape. On AMD's, libtorch is known to be slower.
-    /// `crates/shim/benches/gemm.rs` sets them side by side.
+    /// [`GemmName::Rust`]. The program takes the one that [`crate::SentenceTransformer::gemm_rates`] shows to be faster;
+    /// which that is depends on the chip.
     #[default]
     Auto,
     /// The `gemm` crate, which uses AVX-512 on chips of any vendor.
     Rust,
-    /// libtorch's, which is MKL's: fast on Intel's chips, and at less than half of the chip's speed on AMD's.
+    /// libtorch's, which is MKL's: at less than half of the chip's speed on AMD's chips with AVX-512.
     Libtorch,
 }
 

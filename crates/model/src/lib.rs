@@ -30,6 +30,7 @@ mod encode;
 mod encoder;
 mod error;
 mod folder;
+mod gemm_rates;
 mod load;
 mod merge;
 mod modules;

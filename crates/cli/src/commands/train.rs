@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context;
 use eval::{Metrics, csv::At};
-use model::{Compute, LoadOptions, ModelError, SentenceTransformer};
+use model::{Compute, Engine, GemmName, LoadOptions, ModelError, Precision, SentenceTransformer};
 use train::{
     CONFIG, Checkpoint, Group, METRICS, MetricsFile, RunFolder, RunOutcome, TensorBoard, Trainer,
     write_file,
@@ -33,7 +33,8 @@ use crate::{
     config::{resolve, to_toml},
     device,
     flags::{hub::HubStrategy, train::TrainFlags},
-    models::{encode_evaluation, load_model_with, set_compute, set_max_seq_length},
+    gemm,
+    models::{encode_evaluation, load_model_with, set_max_seq_length, set_named_compute},
     output::{print, print_json},
     progress::TrainingProgress,
     pushing::{CheckpointPushes, Destination},
@@ -192,7 +193,7 @@ impl Run<'_> {
         let inputs = Inputs::load(self.flags, self.session)?;
         let classes = inputs.classes();
         laps.end("data");
-        let mut model = self.load_model()?;
+        let mut model = self.load_model(checkpoint.as_ref())?;
         laps.end("model");
         let root = self.folder.root();
         let keep = self.is_first().then_some(root);
@@ -222,7 +223,7 @@ impl Run<'_> {
     }
 
     /// The model to start from, with all that flags change in it.
-    fn load_model(&self) -> anyhow::Result<SentenceTransformer> {
+    fn load_model(&self, checkpoint: Option<&Checkpoint>) -> anyhow::Result<SentenceTransformer> {
         let flags = self.flags;
         let adapter = &flags.adapter;
         let options = LoadOptions {
@@ -238,18 +239,44 @@ impl Run<'_> {
             return Err(UsageError(problem.to_owned()).into());
         }
         set_max_seq_length(&mut model, flags.max_seq_length)?;
-        let compute = Compute {
-            gemm: flags.gemm,
-            engine: flags.engine,
-            ..Compute::default()
-        };
-        set_compute(&mut model, compute)?;
+        self.set_compute(&mut model, checkpoint)?;
         if let Some(dropout) = flags.dropout {
             model
                 .set_dropout(dropout)
                 .map_err(|error| UsageError(format!("--dropout: {error}")))?;
         }
         Ok(model)
+    }
+
+    /// Sets how the model computes. Where `--gemm` leaves the backend open, a resumed run keeps that of its checkpoint, and
+    /// ranks take that of the first.
+    fn set_compute(
+        &self,
+        model: &mut SentenceTransformer,
+        checkpoint: Option<&Checkpoint>,
+    ) -> anyhow::Result<()> {
+        let flags = self.flags;
+        let mut compute = Compute {
+            gemm: flags.gemm,
+            precision: flags.arguments.precision,
+            engine: flags.engine,
+        };
+        set_named_compute(model, compute)?;
+        if compute.gemm != GemmName::Auto
+            || compute.precision != Precision::Fp32
+            || model.engine() != Engine::Kernels
+        {
+            return Ok(());
+        }
+        if self.is_first() {
+            let kept = checkpoint.and_then(|checkpoint| checkpoint.state().gemm());
+            compute.gemm = kept.unwrap_or_else(|| gemm::fastest(model));
+        }
+        if let Some(group) = self.group {
+            let first = group.share(&serde_json::to_vec(&compute.gemm)?)?;
+            compute.gemm = serde_json::from_slice(&first)?;
+        }
+        Ok(set_named_compute(model, compute)?)
     }
 
     /// Trains from the start or from a checkpoint, and measures before and after.

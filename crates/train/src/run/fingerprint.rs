@@ -108,7 +108,7 @@ fn numbered(what: &str, i: usize, n: usize) -> String {
 }
 
 /// The GEMM backend, which checkpoints of earlier versions do not name.
-const GEMM: &str = "gemm";
+pub(crate) const GEMM: &str = "gemm";
 
 /// The number of ranks, which checkpoints name where there are several.
 const RANKS: &str = "number of ranks";

@@ -1,5 +1,6 @@
 //! The state of a run: everything but weights and moments that its future depends on.
 
+use model::GemmName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use crate::{
     error::TrainError,
     events::{LogEntry, Step},
     plan::Plan,
-    run::fingerprint::{self, Fingerprint},
+    run::fingerprint::{self, Fingerprint, GEMM},
 };
 
 /// `trainer_state.json`: transformers' `TrainerState` field for field, then the rest that a bit-exact resume needs.
@@ -127,6 +128,12 @@ impl TrainerState {
             loss_scale: None,
             arguments: arguments.clone(),
         }
+    }
+
+    /// The GEMM backend of a run in fp32; none in checkpoints of earlier versions.
+    pub fn gemm(&self) -> Option<GemmName> {
+        let name = self.fingerprint.get(GEMM)?.clone();
+        serde_json::from_value(Value::String(name)).ok()
     }
 
     /// Counts a step whose loss is not known yet, after which `share` of its epoch of `n_steps` steps is done.

@@ -1,11 +1,9 @@
 //! Versions and machine, as the report shows them.
 
-use std::fs;
-
 use serde_json::{Map, Value};
 use tch::Device;
 
-use crate::{commands::doctor, device};
+use crate::{commands::doctor, device, machine};
 
 /// Name and value of each fact, in order.
 pub(super) fn environment() -> Map<String, Value> {
@@ -16,8 +14,8 @@ pub(super) fn environment() -> Map<String, Value> {
     };
     facts.push(("device", device));
     facts.push(("threads", rayon::current_num_threads().to_string()));
-    facts.extend(field("/proc/cpuinfo", "model name").map(|name| ("processor's name", name)));
-    facts.extend(field("/proc/meminfo", "MemTotal").map(|size| ("memory", in_gib(&size))));
+    facts.extend(machine::processor().map(|name| ("processor's name", name)));
+    facts.extend(machine::memory().map(|size| ("memory", in_gib(&size))));
     let facts = facts.into_iter();
     facts
         .map(|(name, fact)| (name.to_owned(), Value::String(fact)))
@@ -30,18 +28,6 @@ fn in_gib(size: &str) -> String {
     kilobytes.map_or_else(|| size.to_owned(), |n| format!("{:.1} GiB", n / 1048576.0))
 }
 
-fn field(path: &str, name: &str) -> Option<String> {
-    field_of(&fs::read_to_string(path).ok()?, name)
-}
-
-/// The value after `name` and a colon in a text of lines.
-fn field_of(text: &str, name: &str) -> Option<String> {
-    text.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key.trim() == name).then(|| value.trim().to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,12 +36,5 @@ mod tests {
     fn sizes_are_in_gib() {
         assert_eq!(in_gib("24684084 kB"), "23.5 GiB");
         assert_eq!(in_gib("much"), "much");
-    }
-
-    #[test]
-    fn fields_are_found() {
-        let text = "processor\t: 0\nmodel name\t: AMD EPYC\n";
-        assert_eq!(field_of(text, "model name").as_deref(), Some("AMD EPYC"));
-        assert_eq!(field_of(text, "absent"), None);
     }
 }
