@@ -72,6 +72,7 @@ struct Content<'a> {
     summary: Option<String>,
     chosen: Option<&'a str>,
     n_runs: usize,
+    is_finished: bool,
     cards: Vec<Card>,
     metrics: Option<Table>,
     intervals_note: &'a str,
@@ -127,6 +128,7 @@ impl Page {
             summary: run.map(summary),
             chosen: run.map(|run| run.name.as_str()),
             n_runs: self.runs.len(),
+            is_finished: run.is_some_and(|run| run.results.is_some()),
             cards: run.map(|run| self.cards(run)).unwrap_or_default(),
             metrics: self.metrics(),
             intervals_note: &self.intervals_note,
@@ -262,7 +264,7 @@ impl Page {
         keys.into_iter().filter_map(chart).collect()
     }
 
-    /// Settings that differ, and results, of every run.
+    /// Results of every run and settings that differ, the best run first.
     fn runs_table(&self) -> Table {
         let keys: BTreeSet<&String> = self.runs.iter().flat_map(|run| run.config.keys()).collect();
         let differing: Vec<&str> = keys
@@ -278,20 +280,23 @@ impl Page {
             .runs
             .iter()
             .find_map(|run| run.results.as_ref()?.primary_metric.clone());
+        // Figures come before settings, which a wide table may leave out of view.
         let mut header = vec!["run"];
-        header.extend(&differing);
         let before = metric.as_ref().map(|metric| format!("{metric} before"));
         if let Some(before) = &before {
             header.extend([before.as_str(), "after", "change"]);
         }
         header.extend(["training loss", "seconds"]);
+        header.extend(&differing);
         let mut table = Table::new("", &header);
-        for run in &self.runs {
+        let found = |run: &Run| run.before_after(metric.as_deref()?);
+        let mut runs: Vec<&Run> = self.runs.iter().collect();
+        let after = |run: &Run| found(run).map_or(f64::NEG_INFINITY, |(_, after)| after);
+        runs.sort_by(|a, b| after(b).total_cmp(&after(a)));
+        for run in runs {
             let mut row = vec![run.name.clone()];
-            row.extend(differing.iter().map(|key| setting(run, key)));
-            if let Some(metric) = &metric {
-                let found = run.before_after(metric);
-                row.extend(found.map_or_else(Default::default, |(before, after)| {
+            if metric.is_some() {
+                row.extend(found(run).map_or_else(Default::default, |(before, after)| {
                     [
                         format!("{before:.4}"),
                         format!("{after:.4}"),
@@ -305,6 +310,7 @@ impl Page {
             };
             row.push(train("train_loss").map_or_else(String::new, |loss| format!("{loss:.4}")));
             row.push(train("train_runtime").map_or_else(String::new, |s| format!("{s:.1}")));
+            row.extend(differing.iter().map(|key| setting(run, key)));
             table.push(row);
         }
         table.finished()

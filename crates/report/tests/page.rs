@@ -171,6 +171,29 @@ fn a_run_that_has_just_begun_has_a_page() {
     assert!(!html.contains("id=\"curves\""));
 }
 
+#[test]
+fn runs_shorter_than_their_first_log_entry_are_listed_best_first() {
+    let run = |name: &str, after: f64| {
+        let results = format!(
+            r#"{{"before":{{"m":0.5}},"after":{{"m":{after}}},"primary_metric":"m","train":{{"train_loss":0.4}}}}"#
+        );
+        let files = RunFiles {
+            name,
+            config: &format!("learning-rate = {after}\n"),
+            results: Some(&results),
+            ..RunFiles::default()
+        };
+        Run::parse(&files).unwrap()
+    };
+    let runs = vec![run("bad", 0.6), run("good", 0.9), run("fair", 0.8)];
+    let html = Page::new(runs).html().unwrap();
+    let place = |text: &str| html.find(&format!("<td>{text}</td>")).unwrap();
+    assert!(place("good") < place("fair") && place("fair") < place("bad"));
+    let column = |text: &str| html.find(&format!(">{text}</button>")).unwrap();
+    assert!(column("change") < column("learning-rate"));
+    assert!(html.contains("<section id=\"curves\">") && html.contains("no log entries"));
+}
+
 /// Before everything else on the page: notes errors and requests that the policy forbids.
 const FIRST: &str = "<script>window.__errors=[];\
     addEventListener('error',e=>__errors.push(String(e.message||e.target)),true);\

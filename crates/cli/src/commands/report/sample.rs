@@ -85,7 +85,12 @@ impl Sampled {
             let max_rows = flags.max_train_samples.unwrap_or(N_COUNTED).min(N_COUNTED);
             let dataset = load(&set.value, Split::Train, max_rows, &[]).context("training data")?;
             let counted = Statistics::new(&dataset, Some(&before), session)?;
-            data.extend(statistics_tables("training data", &counted, &dataset.name));
+            data.extend(statistics_tables(
+                "training data",
+                max_rows,
+                &counted,
+                &dataset.name,
+            ));
             if let Some((rows, tokens)) = rows_per_second.zip(counted.tokens_per_row()) {
                 speed = speed_figures(&before, rows * tokens);
             }
@@ -94,7 +99,12 @@ impl Sampled {
         let n_rows = flags.max_eval_samples.unwrap_or(n_rows).min(n_rows);
         let dataset = load(source, Split::Test, n_rows, &classes).context("test data")?;
         let counted = Statistics::new(&dataset, Some(&before), session)?;
-        data.extend(statistics_tables("test data", &counted, &dataset.name));
+        data.extend(statistics_tables(
+            "test data",
+            n_rows,
+            &counted,
+            &dataset.name,
+        ));
 
         let tokens = tokenize(dataset, before.tokenizer(), session)?;
         let options = EncodeOptions::default();
@@ -177,12 +187,20 @@ fn set_up(
     Ok(model)
 }
 
-/// The tables of `sentune data stat`, with the role of the data.
-fn statistics_tables(role: &str, statistics: &Statistics<'_>, name: &str) -> Vec<Table> {
+/// The tables of `sentune data stat`, with the role of the data and the most rows of it that are counted.
+fn statistics_tables(
+    role: &str,
+    max_rows: usize,
+    statistics: &Statistics<'_>,
+    name: &str,
+) -> Vec<Table> {
     let tables = statistics.tables().into_iter();
     let tables = tables.map(|StatTable { header, rows }| Table {
         caption: match header[0] == name {
-            true => format!("{role}: {name}"),
+            true => {
+                let rows = counted(max_rows, "rows");
+                format!("{role}: {name}, at most the first {rows}")
+            }
             false => role.to_owned(),
         },
         header,
