@@ -50,7 +50,13 @@ fn list_losses() -> anyhow::Result<String> {
         device: Device::Cpu,
         seed: 0,
     };
-    let mut text = "Losses for `sentune train --loss NAME` or NAME:parameter=value, each with the data that it needs:\n".to_owned();
+    let mut text = "\
+Example:
+  sentune train --train-data scored.csv --loss cosent:scale=10
+
+Losses for `sentune train --loss NAME` or NAME:parameter=value, each with the data that it needs:
+"
+    .to_owned();
     for name in losses::names() {
         if losses::is_wrapper(name) {
             text += &format!("\n  {name}/LOSS\n      the data of LOSS, such as triplet:margin=5\n");
@@ -65,9 +71,13 @@ fn list_losses() -> anyhow::Result<String> {
 
 /// The evaluators of the registry, each with the data that it needs.
 fn list_evaluators() -> String {
-    let mut text =
-        "Evaluators for `sentune eval --evaluator NAME`, each with the data that it needs:\n"
-            .to_owned();
+    let mut text = "\
+Example:
+  sentune eval --model runs/mpnet-base-own/final --data pairs.csv --evaluator binary-classification
+
+Evaluators for `sentune eval --evaluator NAME`, each with the data that it needs:
+"
+    .to_owned();
     for entry in EVALUATORS {
         let needs = match &entry.needs {
             Needs::Columns(needs) => format!("--data: {}", needs.words),
@@ -87,6 +97,9 @@ fn list_evaluators() -> String {
 
 /// The forms of data sets.
 const DATASETS: &str = "\
+Example:
+  sentune train --train-data sentence-transformers/all-nli:triplet --test-data own-test.csv
+
 A data set is one of
 
   a file           .parquet, .csv, .tsv, .jsonl, .ndjson, .json, .arrow, .feather; .gz or .zst after it
