@@ -251,6 +251,20 @@ impl LabelBuilder {
         }
     }
 
+    /// Takes out the labels so far, which are numbers. Fractions in them or before make fractions of all.
+    pub(crate) fn take(&mut self) -> Labels {
+        let integers = std::mem::take(&mut self.integers);
+        let values = std::mem::take(&mut self.floats);
+        match self.kind {
+            Some(LabelKind::List(width)) => Labels::Vector {
+                values,
+                shape: vec![width],
+            },
+            _ if self.has_fractions => Labels::Float(values),
+            _ => Labels::Integer(integers),
+        }
+    }
+
     /// Different words that labels are.
     pub(crate) fn n_words(&self) -> usize {
         self.words.len()
@@ -296,15 +310,25 @@ fn parsed(text: &str) -> Result<Label<'_>, Defect> {
     }
 }
 
-/// Refuses a column of nothing but numbers, in a format that does not tell an index from a text.
-pub(crate) fn check_not_numbers(path: &Path, columns: &[ListColumn]) -> Result<(), DataError> {
+/// Whether all texts of a column are numbers, of which those before were by `before`; none where there is no text.
+pub(crate) fn are_numbers(before: Option<bool>, column: &ListColumn) -> Option<bool> {
     let is_number = |text: &str| text.trim().parse::<f64>().is_ok();
-    let numbers = columns
-        .iter()
-        .find(|column| !column.texts.is_empty() && column.texts.iter().all(is_number));
-    match numbers {
+    match (before, column.texts.is_empty()) {
+        (Some(false), _) | (_, true) => before,
+        _ => Some(column.texts.iter().all(is_number)),
+    }
+}
+
+/// Refuses a column of nothing but numbers, in a format that does not tell an index from a text.
+pub(crate) fn check_not_numbers(
+    path: &Path,
+    columns: &[ListColumn],
+    are_numbers: &[Option<bool>],
+) -> Result<(), DataError> {
+    let mut columns_of_numbers = columns.iter().zip(are_numbers);
+    match columns_of_numbers.find(|(_, are_numbers)| **are_numbers == Some(true)) {
         None => Ok(()),
-        Some(column) => Err(DataError::NotText {
+        Some((column, _)) => Err(DataError::NotText {
             path: path.to_path_buf(),
             column: column.name.clone(),
             found: "only numbers".to_owned(),

@@ -107,6 +107,48 @@ pub enum DataError {
         /// The largest number.
         max: usize,
     },
+    /// A file that is to be read part by part can be read as a whole alone.
+    #[error(
+        "{}: {what}, and so can be read into memory alone: leave out --data-in-memory never, or write the data as parquet, CSV or \
+         JSON Lines with a text or a number in every column",
+        path.display()
+    )]
+    ReadWhole {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        what: &'static str,
+    },
+    /// The reading of a source was broken off by the function that takes its chunks.
+    #[error("stopped")]
+    Stopped,
+    /// A store of token ids takes more disk than it may.
+    #[error(
+        "the token ids of {n_rows} rows take more than {max_bytes} bytes on disk, as many as --token-cache-limit allows: \
+         raise it, for example to {}GB, or use fewer rows", 3 * max_bytes / 1_000_000_000 + 1
+    )]
+    StoreTooLarge {
+        /// Rows that are in the store.
+        n_rows: usize,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// A store of token ids could not be written.
+    #[error(
+        "the token ids can't be written to the token cache: {0}: make room there, or name another folder with SENTUNE_CACHE"
+    )]
+    StoreWrite(#[source] io::Error),
+    /// A row of a store of token ids is not as it was written.
+    #[error(
+        "{}: row {row} is damaged: start again with --resume-from-checkpoint, which makes the token ids anew",
+        path.display()
+    )]
+    StoreDamaged {
+        /// The store.
+        path: PathBuf,
+        /// The row, from 1.
+        row: usize,
+    },
     /// Batches of this kind can't be drawn from the data set.
     #[error("data set `{dataset}`: batch sampler {sampler}: {problem}")]
     Sampler {

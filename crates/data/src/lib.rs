@@ -11,6 +11,7 @@ pub mod audit;
 mod check;
 mod choose;
 mod dataset;
+mod digest;
 mod error;
 mod expand;
 mod formats;
@@ -20,21 +21,27 @@ mod options;
 mod overlap;
 pub mod sampler;
 pub mod split;
+mod store;
 mod tables;
 mod token_cache;
 mod tokens;
 
 pub use crate::{
     dataset::{Dataset, LABEL_COLUMNS, Labels, RESERVED_COLUMNS, TextColumn, Texts},
+    digest::DataDigest,
     error::{BadRow, DataError, Defect},
     formats::{
         files::file_stem,
         splits::Split,
         write::{Cells, OutputColumn, TableFormat, write_embeddings, write_table},
     },
-    load::{load, load_files},
+    load::{
+        load, load_files,
+        streaming::{find_files, head, stream},
+    },
     options::{Dialect, LoadOptions, OnBadRow},
     overlap::{Overlap, overlap},
+    store::{StoreWriter, TokenStore},
     tables::{Field, FieldKind, Wanted, load_fields, load_fields_of},
     token_cache::{TokenCache, TokenKey, TokenLimits, Written},
     tokens::{Prompt, TokenColumn, TokenizedDataset, UniqueTexts},

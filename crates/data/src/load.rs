@@ -1,13 +1,18 @@
 //! Loading of a source as a [`Dataset`], with every row checked.
 
-use std::path::{Path, PathBuf};
+pub(crate) mod streaming;
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use wording::counted;
 
 use crate::{
-    check::{self, LabelBuilder, check_not_numbers},
+    check::{self, LabelBuilder, are_numbers, check_not_numbers},
     choose::{Role, choose},
-    dataset::{Dataset, Labels},
+    dataset::{Dataset, Labels, TextColumn},
     error::{BadRow, BadRows, DataError, Defect},
     expand::{ListColumn, Scores, expand},
     formats::{
@@ -73,7 +78,7 @@ fn load_all(
         if max_rows == 0 {
             break;
         }
-        let mut rows = DatasetRows::new(&path, options, n_read);
+        let mut rows = DatasetRows::new(&path, options, n_read, None);
         formats::read(&path, kind, max_rows, options.dialect, &mut rows)?;
         n_read = rows.n_read;
         let (content, skipped) = rows.finish(&mut classes)?;
@@ -87,11 +92,7 @@ fn load_all(
         }
     }
     if let Some((path, bad)) = first_skipped {
-        tracing::warn!(
-            "skipped {n_skipped} of {}; the first is {}: {bad}",
-            counted(n_read, "rows"),
-            path.display()
-        );
+        warn_of_skipped(n_skipped, n_read, &path, &bad);
     }
     let no_rows = |n_skipped| DataError::NoRows {
         pattern: source.to_owned(),
@@ -119,6 +120,14 @@ fn load_all(
     Ok(dataset)
 }
 
+fn warn_of_skipped(n_skipped: usize, n_read: usize, path: &Path, first: &BadRow) {
+    tracing::warn!(
+        "skipped {n_skipped} of {}; the first is {}: {first}",
+        counted(n_read, "rows"),
+        path.display()
+    );
+}
+
 /// A file's columns as the data set takes them in.
 struct Content {
     columns: Vec<ListColumn>,
@@ -131,6 +140,12 @@ struct LabelColumn {
     labels: Labels,
     are_classes: bool,
 }
+
+/// Takes chunks of rows, which are gone from memory then. `Break` wants no more of them.
+type Sink<'s> = dyn FnMut(Dataset) -> ControlFlow<()> + 's;
+
+/// Rows that a [`Sink`] gets at once, or a few more: enough that repeated texts are often among them.
+const ROWS_PER_CHUNK: usize = 1 << 16;
 
 /// Takes the rows of a file and checks each.
 struct DatasetRows<'o> {
@@ -145,11 +160,22 @@ struct DatasetRows<'o> {
     n_read: usize,
     n_before: usize,
     bad_rows: BadRows,
+    /// Whether the texts of each column so far are numbers.
+    are_numbers: Vec<Option<bool>>,
+    /// The taker of chunks, where not all rows are to be in memory.
+    sink: Option<&'o mut Sink<'o>>,
 }
 
 impl<'o> DatasetRows<'o> {
-    fn new(path: &'o Path, options: &'o LoadOptions, n_before: usize) -> Self {
+    fn new(
+        path: &'o Path,
+        options: &'o LoadOptions,
+        n_before: usize,
+        sink: Option<&'o mut Sink<'o>>,
+    ) -> Self {
         Self {
+            are_numbers: Vec::new(),
+            sink,
             path,
             options,
             is_typed: true,
@@ -243,8 +269,18 @@ impl<'o> DatasetRows<'o> {
         Ok(())
     }
 
+    /// Notes which columns hold numbers alone, where that is not to be.
+    fn note_numbers(&mut self) {
+        if !self.is_typed && self.options.columns.is_none() {
+            self.are_numbers.resize(self.columns.len(), None);
+            for (noted, column) in self.are_numbers.iter_mut().zip(&self.columns) {
+                *noted = are_numbers(*noted, column);
+            }
+        }
+    }
+
     fn finish(mut self, classes: &mut Vec<String>) -> Result<(Content, BadRows), DataError> {
-        let label = match self.label {
+        let label = match self.label.take() {
             None => None,
             Some((name, labels)) => {
                 const MAX_CLASSES: usize = 1000;
@@ -274,11 +310,11 @@ impl<'o> DatasetRows<'o> {
             }
         };
         let n_read = self.n_read - self.n_before;
-        let bad_rows = self.bad_rows;
-        let skipped = bad_rows.check(self.path, n_read, self.options.on_bad_row)?;
-        if !self.is_typed && self.options.columns.is_none() {
-            check_not_numbers(self.path, &self.columns)?;
-        }
+        self.note_numbers();
+        let skipped = self
+            .bad_rows
+            .check(self.path, n_read, self.options.on_bad_row)?;
+        check_not_numbers(self.path, &self.columns, &self.are_numbers)?;
         let content = Content {
             columns: self.columns,
             label,
@@ -302,6 +338,9 @@ impl Consumer for DatasetRows<'_> {
             .map(|place| (name(place), LabelBuilder::default()));
         let names: Vec<String> = chosen.scores.iter().map(|&place| name(place)).collect();
         self.scores = (!names.is_empty()).then(|| (names, Scores::default()));
+        if self.sink.is_some() {
+            self.check_streamed()?;
+        }
         let texts = chosen.texts.into_iter().map(|(place, _)| place);
         Ok(texts.chain(chosen.scores).chain(chosen.label).collect())
     }
@@ -318,6 +357,10 @@ impl Consumer for DatasetRows<'_> {
             if let Err((column, defect)) = self.take_row(&rows, i) {
                 self.bad_rows.push(rows.bad_row(i, column, defect));
             }
+        }
+        let n_rows = self.columns.first().map_or(0, ListColumn::n_texts);
+        if self.sink.is_some() && n_rows >= ROWS_PER_CHUNK {
+            self.hand_over()?;
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! The rows of each batch: sentence-transformers' own order, for the same seed.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +72,54 @@ impl From<u64> for Seeds {
     }
 }
 
+/// The rows that batches are drawn of.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'d> {
+    /// All rows of a data set in memory.
+    Whole(&'d Dataset),
+    /// Rows without labels, of which [`BatchSampler::NoDuplicates`] needs the texts as numbers.
+    Numbered {
+        /// Number of rows.
+        n_rows: usize,
+        /// The texts.
+        texts: Option<&'d TextIds>,
+    },
+}
+
+impl<'d> From<&'d Dataset> for Rows<'d> {
+    fn from(dataset: &'d Dataset) -> Self {
+        Self::Whole(dataset)
+    }
+}
+
+impl<'d> Rows<'d> {
+    /// Number of rows.
+    pub fn n_rows(self) -> usize {
+        match self {
+            Self::Whole(dataset) => dataset.n_rows(),
+            Self::Numbered { n_rows, .. } => n_rows,
+        }
+    }
+
+    fn text_ids(self) -> Cow<'d, TextIds> {
+        match self {
+            Self::Whole(dataset) => Cow::Owned(text_ids(dataset)),
+            Self::Numbered { texts, .. } => match texts {
+                Some(texts) => Cow::Borrowed(texts),
+                None => panic!("no_duplicates needs the texts as numbers"),
+            },
+        }
+    }
+
+    /// The rows of each label that has two or more, labels in the order in which they first come.
+    fn groups(self) -> Vec<Vec<u32>> {
+        match self {
+            Self::Whole(dataset) => groups_of(dataset),
+            Self::Numbered { .. } => Vec::new(),
+        }
+    }
+}
+
 /// The version of the order of batches that runs of this kind have: 1 where that of
 /// sentence-transformers 6.0.1 is the same as that of 6.2.0. `mix` is that of several data sets.
 pub fn order_version(
@@ -101,14 +152,30 @@ pub fn order_version(
 ///
 /// # Panics
 /// If `batch_size` is 0.
-pub fn epoch_batches(
+pub fn epoch_batches<'d>(
     kind: BatchSampler,
-    dataset: &Dataset,
+    rows: impl Into<Rows<'d>>,
     batch_size: usize,
     drop_last: bool,
     seeds: Seeds,
     epoch: u64,
 ) -> Vec<Vec<u32>> {
+    let batches = iter_epoch(kind, rows.into(), batch_size, drop_last, seeds, epoch);
+    batches.map(|batch| batch.rows).collect()
+}
+
+/// As [`epoch_batches`], one batch after the other.
+///
+/// # Panics
+/// If `batch_size` is 0.
+pub fn iter_epoch(
+    kind: BatchSampler,
+    rows: Rows<'_>,
+    batch_size: usize,
+    drop_last: bool,
+    seeds: Seeds,
+    epoch: u64,
+) -> impl Iterator<Item = Batch> {
     let seed = match kind {
         // accelerate replaces the sampler of a single data set by its own, which goes by data_seed.
         BatchSampler::BatchSampler => seeds.data_seed.unwrap_or(seeds.seed),
@@ -116,8 +183,11 @@ pub fn epoch_batches(
     };
     let seed = seed.wrapping_add(epoch) as u32;
     let mut engine = Mt19937::new(seed);
-    let mut walk = Walk::new(kind, dataset, batch_size, drop_last, seed);
-    std::iter::from_fn(|| walk.next(&mut engine)).collect()
+    let mut walk = Walk::new(kind, rows, batch_size, drop_last, seed);
+    std::iter::from_fn(move || {
+        let rows = walk.next(&mut engine)?;
+        Some(Batch { dataset: 0, rows })
+    })
 }
 
 /// The batches of epoch `epoch` over several data sets, each drawn by `kind`.
@@ -131,54 +201,76 @@ pub fn epoch_batches(
 ///
 /// # Panics
 /// If `batch_size` is 0.
-pub fn multi_dataset_batches(
+pub fn multi_dataset_batches<'d, R: Copy + Into<Rows<'d>>>(
     mix: MultiDatasetBatchSampler,
     kind: BatchSampler,
-    datasets: &[&Dataset],
+    datasets: &[R],
     batch_size: usize,
     drop_last: bool,
     seeds: Seeds,
     epoch: u64,
 ) -> Vec<Batch> {
+    iter_multi_dataset(mix, kind, datasets, batch_size, drop_last, seeds, epoch).collect()
+}
+
+/// As [`multi_dataset_batches`], one batch after the other.
+///
+/// # Panics
+/// If `batch_size` is 0.
+pub fn iter_multi_dataset<'d, R: Copy + Into<Rows<'d>>>(
+    mix: MultiDatasetBatchSampler,
+    kind: BatchSampler,
+    datasets: &[R],
+    batch_size: usize,
+    drop_last: bool,
+    seeds: Seeds,
+    epoch: u64,
+) -> Box<dyn Iterator<Item = Batch> + 'd> {
     let seed = seeds.seed.wrapping_add(epoch) as u32;
     let mut engine = Mt19937::new(seed);
-    let mut walks: Vec<Walk<'_>> = datasets
+    let mut walks: Vec<Walk<'d>> = datasets
         .iter()
-        .map(|dataset| Walk::new(kind, dataset, batch_size, drop_last, seed))
+        .map(|&rows| Walk::new(kind, rows.into(), batch_size, drop_last, seed))
         .collect();
-    let mut batches = Vec::new();
     match mix {
         MultiDatasetBatchSampler::Proportional => {
-            let turns: Vec<usize> = datasets
+            let turns: Vec<u32> = datasets
                 .iter()
-                .map(|dataset| n_batches(kind, dataset, batch_size, drop_last))
-                .enumerate()
-                .flat_map(|(dataset, n)| std::iter::repeat_n(dataset, n))
+                .map(|&rows| n_batches(kind, rows, batch_size, drop_last))
+                .zip(0..)
+                .flat_map(|(n, dataset)| std::iter::repeat_n(dataset, n))
                 .collect();
-            for turn in engine.permutation(turns.len()) {
-                let dataset = turns[turn as usize];
+            let mut order = engine.permutation(turns.len()).into_iter();
+            Box::new(std::iter::from_fn(move || {
                 // A sampler may have fewer batches than it promised.
-                if let Some(rows) = walks[dataset].next(&mut engine) {
-                    batches.push(Batch { dataset, rows });
-                }
-            }
+                order.find_map(|turn| {
+                    let dataset = turns[turn as usize] as usize;
+                    let rows = walks[dataset].next(&mut engine)?;
+                    Some(Batch { dataset, rows })
+                })
+            }))
         }
-        MultiDatasetBatchSampler::RoundRobin => loop {
-            let mut round = Vec::with_capacity(walks.len());
-            for (dataset, walk) in walks.iter_mut().enumerate() {
-                let rows = walk.next(&mut engine);
-                round.extend(rows.map(|rows| Batch { dataset, rows }));
-                if round.len() <= dataset {
-                    break;
+        MultiDatasetBatchSampler::RoundRobin => {
+            let mut round: VecDeque<Batch> = VecDeque::new();
+            Box::new(std::iter::from_fn(move || {
+                if round.is_empty() {
+                    for (dataset, walk) in walks.iter_mut().enumerate() {
+                        let rows = walk.next(&mut engine);
+                        round.extend(rows.map(|rows| Batch { dataset, rows }));
+                        if round.len() <= dataset {
+                            break;
+                        }
+                    }
+                    if round.len() < walks.len() {
+                        // A round that not all data sets can take part in is the end.
+                        walks.clear();
+                        round.clear();
+                    }
                 }
-            }
-            if round.is_empty() || round.len() < walks.len() {
-                break;
-            }
-            batches.extend(round);
-        },
+                round.pop_front()
+            }))
+        }
     }
-    batches
 }
 
 /// The number of batches of an epoch as schedules count it: upstream's `__len__`. Exact for
@@ -189,16 +281,17 @@ pub fn multi_dataset_batches(
 ///
 /// # Panics
 /// If `batch_size` is 0.
-pub fn n_batches(
+pub fn n_batches<'d>(
     kind: BatchSampler,
-    dataset: &Dataset,
+    rows: impl Into<Rows<'d>>,
     batch_size: usize,
     drop_last: bool,
 ) -> usize {
-    let n_rows = dataset.n_rows();
+    let rows = rows.into();
+    let n_rows = rows.n_rows();
     match kind {
         BatchSampler::GroupByLabel => {
-            let n_drawn = n_rows_in_turns(&groups_of(dataset));
+            let n_drawn = n_rows_in_turns(&rows.groups());
             let rest = usize::from(!drop_last && n_drawn % batch_size >= SMALLEST_GROUPED_BATCH);
             n_drawn / batch_size + rest
         }
@@ -211,16 +304,16 @@ pub fn n_batches(
 ///
 /// # Panics
 /// If `batch_size` is 0.
-pub fn n_multi_dataset_batches(
+pub fn n_multi_dataset_batches<'d, R: Copy + Into<Rows<'d>>>(
     mix: MultiDatasetBatchSampler,
     kind: BatchSampler,
-    datasets: &[&Dataset],
+    datasets: &[R],
     batch_size: usize,
     drop_last: bool,
 ) -> usize {
     let lengths = datasets
         .iter()
-        .map(|dataset| n_batches(kind, dataset, batch_size, drop_last));
+        .map(|&rows| n_batches(kind, rows, batch_size, drop_last));
     match mix {
         MultiDatasetBatchSampler::Proportional => lengths.sum(),
         MultiDatasetBatchSampler::RoundRobin => lengths.min().unwrap_or(0) * datasets.len(),
@@ -311,7 +404,7 @@ const MAX_PASSES: usize = 3;
 /// One sampler's progress through an epoch. Batches are drawn when they are asked for, since
 /// samplers of several data sets share a generator.
 struct Walk<'d> {
-    dataset: &'d Dataset,
+    rows: Rows<'d>,
     batch_size: usize,
     drop_last: bool,
     /// The seed for the epoch.
@@ -347,14 +440,14 @@ struct Group {
 impl<'d> Walk<'d> {
     fn new(
         kind: BatchSampler,
-        dataset: &'d Dataset,
+        rows: Rows<'d>,
         batch_size: usize,
         drop_last: bool,
         seed: u32,
     ) -> Self {
         assert!(batch_size > 0, "batch_size is at least 1");
         Self {
-            dataset,
+            rows,
             batch_size,
             drop_last,
             seed,
@@ -373,15 +466,15 @@ impl<'d> Walk<'d> {
             return false;
         };
         // Without `drop_last` a pass is never short.
-        let n_promised = self.dataset.n_rows() / self.batch_size;
+        let n_promised = self.rows.n_rows() / self.batch_size;
         let is_short = (1..n_promised).contains(n_given);
         batches.len() == 0 && is_short && *n_passes < MAX_PASSES && self.drop_last
     }
 
     /// The batches of one pass over all rows.
     fn pass(&self, engine: &mut Mt19937) -> std::vec::IntoIter<Vec<u32>> {
-        let order = engine.permutation(self.dataset.n_rows());
-        let mut batches = first_fit(&order, &text_ids(self.dataset), self.batch_size);
+        let order = engine.permutation(self.rows.n_rows());
+        let mut batches = first_fit(&order, &self.rows.text_ids(), self.batch_size);
         if self.drop_last {
             batches.retain(|batch| batch.len() == self.batch_size);
         }
@@ -393,16 +486,14 @@ impl<'d> Walk<'d> {
             *engine = Mt19937::new(self.seed);
         }
         self.state = match kind {
-            BatchSampler::BatchSampler => {
-                State::Slices(engine.permutation(self.dataset.n_rows()), 0)
-            }
+            BatchSampler::BatchSampler => State::Slices(engine.permutation(self.rows.n_rows()), 0),
             BatchSampler::NoDuplicates => State::Passes {
                 batches: self.pass(engine),
                 n_passes: 1,
                 n_given: 0,
             },
             BatchSampler::GroupByLabel => {
-                let groups = groups_of(self.dataset).into_iter().enumerate();
+                let groups = self.rows.groups().into_iter().enumerate();
                 let shuffled = groups.map(|(label, group)| {
                     let mut order = engine.permutation(group.len());
                     order.truncate(group.len() / 2 * 2);
@@ -433,7 +524,7 @@ impl<'d> Walk<'d> {
             }
             return self.next(engine);
         }
-        let n_rows = self.dataset.n_rows();
+        let n_rows = self.rows.n_rows();
         match &mut self.state {
             State::New(_) => None,
             State::Passes {
@@ -453,7 +544,7 @@ impl<'d> Walk<'d> {
                 let is_partial = rows.len() < self.batch_size;
                 if is_partial {
                     // Looking for more rows, torch's RandomSampler draws a permutation that it doesn't use.
-                    engine.permutation(n_rows);
+                    engine.skip_permutation(n_rows);
                 }
                 let is_left_out = rows.is_empty() || (is_partial && self.drop_last);
                 (!is_left_out).then(|| rows.to_vec())
@@ -508,12 +599,29 @@ pub fn permutation(n: usize, seed: u64) -> Vec<u32> {
 }
 
 /// A number for each text, row by row: equal numbers for equal texts, whatever their columns.
-struct TextIds {
+#[derive(Debug, Clone)]
+pub struct TextIds {
     ids: Vec<u32>,
     n_columns: usize,
 }
 
+/// The number of a text that comes nowhere else, where such are not told apart.
+const ALONE: u32 = u32::MAX;
+
 impl TextIds {
+    /// The numbers of so many texts, in rows of so many, each of which comes nowhere else.
+    pub(crate) fn alone(n_texts: usize, n_columns: usize) -> Self {
+        Self {
+            ids: vec![ALONE; n_texts],
+            n_columns,
+        }
+    }
+
+    /// Gives the text at a place a number.
+    pub(crate) fn set(&mut self, place: usize, id: u32) {
+        self.ids[place] = id;
+    }
+
     fn row(&self, row: u32) -> &[u32] {
         let start = row as usize * self.n_columns;
         &self.ids[start..start + self.n_columns]
@@ -540,9 +648,10 @@ fn text_ids(dataset: &Dataset) -> TextIds {
 /// enough: first fit. The walk takes quadratic time where a text is in very many rows; this does
 /// not, because the batches which hold a text, or are full, are stepped over in one go.
 fn first_fit(permutation: &[u32], texts: &TextIds, batch_size: usize) -> Vec<Vec<u32>> {
-    let n_texts = texts.ids.iter().max().map_or(0, |&id| id as usize + 1);
+    let repeatable = || texts.ids.iter().filter(|&&id| id != ALONE);
+    let n_texts = repeatable().max().map_or(0, |&id| id as usize + 1);
     let mut n_rows_with = vec![0u32; n_texts];
-    for &text in &texts.ids {
+    for &text in repeatable() {
         n_rows_with[text as usize] += 1;
     }
     let mut batches: Vec<Vec<u32>> = Vec::new();
@@ -558,7 +667,7 @@ fn first_fit(permutation: &[u32], texts: &TextIds, batch_size: usize) -> Vec<Vec
                 .row(row)
                 .iter()
                 .copied()
-                .filter(|&text| n_rows_with[text as usize] > 1),
+                .filter(|&text| text != ALONE && n_rows_with[text as usize] > 1),
         );
         let mut batch = full.next_open(FULLNESS, 0);
         loop {
@@ -648,6 +757,13 @@ impl Mt19937 {
             permutation.swap(i, i + z);
         }
         permutation
+    }
+
+    /// Draws what [`Self::permutation`] draws.
+    fn skip_permutation(&mut self, n: usize) {
+        for _ in 1..n {
+            self.next_u32();
+        }
     }
 
     fn next_u32(&mut self) -> u32 {

@@ -15,7 +15,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     dataset::Dataset,
+    digest::KnownDigests,
     error::DataError,
+    options::LoadOptions,
     tokens::{Prompt, TokenColumn, TokenizedDataset},
 };
 
@@ -23,7 +25,7 @@ use crate::{
 const MAGIC: &[u8] = b"sentune tokens 1\n";
 
 /// Bytes of a SHA-256 digest.
-const DIGEST: usize = 32;
+pub(crate) const DIGEST: usize = 32;
 
 /// The extension of entries.
 const EXTENSION: &str = "tokens";
@@ -31,8 +33,9 @@ const EXTENSION: &str = "tokens";
 /// The prefix of unfinished entries' names.
 const PARTIAL: &str = ".partial-";
 
-/// The age at which an unfinished entry counts as abandoned.
+/// The age at which an unfinished entry counts as abandoned, and that at which the digest of a file does.
 const ABANDONED: Duration = Duration::from_secs(3600);
+const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// A folder of tokenised data sets.
 #[derive(Debug, Clone)]
@@ -110,8 +113,45 @@ impl TokenKey {
         Self(digest.finalize().into())
     }
 
+    /// The key of the rows of files, of which the digests are kept in `cache` for the next run: by the files' contents, all
+    /// in `options` that decides about rows, and what `more` describes completely.
+    ///
+    /// # Errors
+    /// When a file can't be read.
+    pub fn of_files(
+        paths: &[PathBuf],
+        options: &LoadOptions,
+        more: &[u8],
+        cache: &TokenCache,
+    ) -> Result<Self, DataError> {
+        fs::create_dir_all(&cache.folder)?;
+        let known = KnownDigests(&cache.folder);
+        let mut digest = Sha256::new_with_prefix(b"rows of files");
+        let mut part = |bytes: &[u8]| {
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        };
+        part(more);
+        let unnamed = LoadOptions {
+            name: None,
+            ..options.clone()
+        };
+        part(format!("{unnamed:?}").as_bytes());
+        for path in paths {
+            // The ending says how the file is read.
+            let name = path.file_name().unwrap_or_default();
+            part(name.as_encoded_bytes());
+            part(&known.of_file(path, 0)?);
+        }
+        Ok(Self(digest.finalize().into()))
+    }
+
     fn file_name(&self) -> String {
         format!("{}.{EXTENSION}", hex::encode(self.0))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -125,6 +165,28 @@ impl TokenCache {
         }
     }
 
+    /// The folder of the entries.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes that all entries may take together.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
+    /// The place of the entry of a key.
+    pub(crate) fn place(&self, key: &TokenKey) -> PathBuf {
+        self.folder.join(key.file_name())
+    }
+
+    /// A new entry, to be written.
+    pub(crate) fn partial(&self) -> io::Result<tempfile::NamedTempFile> {
+        fs::create_dir_all(&self.folder)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(PARTIAL).tempfile_in(&self.folder)
+    }
+
     /// The tokens of `dataset`, where a whole and sound entry holds them.
     pub fn read(
         &self,
@@ -132,7 +194,7 @@ impl TokenCache {
         dataset: &Dataset,
         limits: TokenLimits,
     ) -> Option<TokenizedDataset> {
-        let path = self.folder.join(key.file_name());
+        let path = self.place(key);
         let metadata = std::fs::metadata(&path).ok()?;
         // Opening a pipe would wait for somebody to write to it.
         if !metadata.is_file() || metadata.len() > self.max_bytes {
@@ -174,20 +236,17 @@ impl TokenCache {
             });
         }
         let bytes = encode(key, tokens);
-        fs::create_dir_all(&self.folder)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(PARTIAL)
-            .tempfile_in(&self.folder)?;
+        let mut file = self.partial()?;
         // Not synced: what a power cut leaves half written fails its checksum.
         file.write_all(&bytes)?;
-        let path = self.folder.join(key.file_name());
+        let path = self.place(key);
         file.persist(path).map_err(|error| error.error)?;
         let n_removed = self.remove_oldest()?;
         Ok(Written::Kept { n_removed })
     }
 
     /// Returns the number of entries that went.
-    fn remove_oldest(&self) -> io::Result<usize> {
+    pub(crate) fn remove_oldest(&self) -> io::Result<usize> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -219,7 +278,11 @@ impl TokenCache {
 fn is_abandoned(path: &Path, modified: SystemTime) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let age = modified.elapsed().unwrap_or_default();
+    let is_digest = path
+        .extension()
+        .is_some_and(|end| end == KnownDigests::EXTENSION);
     name.is_some_and(|name| name.starts_with(PARTIAL)) && age > ABANDONED
+        || is_digest && age > FORGOTTEN
 }
 
 /// The length of an entry.

@@ -49,7 +49,7 @@ impl TokenColumn {
     }
 
     /// Appends a row.
-    fn push(&mut self, ids: &[u32]) {
+    pub(crate) fn push(&mut self, ids: &[u32]) {
         self.ids.extend_from_slice(ids);
         self.offsets.push(self.ids.len());
     }

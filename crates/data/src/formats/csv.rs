@@ -13,7 +13,10 @@ use wording::counted;
 
 use crate::{
     error::{DataError, Defect, FROM_WINDOWS},
-    formats::rows::{Cell, ColumnInfo, Consumer, File, Holds, ROWS_PER_TABLE, RawTable, Schema},
+    formats::{
+        blocks::Blocks,
+        rows::{Cell, ColumnInfo, Consumer, Holds, ROWS_PER_TABLE, RawTable, Schema},
+    },
     options::Dialect,
 };
 
@@ -28,14 +31,15 @@ struct Marks {
     quote: Option<u8>,
 }
 
-/// Reads the columns that the consumer chooses.
-pub(crate) fn read(
-    file: File<'_>,
+/// Reads the columns that the consumer chooses, of at most `max_rows` rows.
+pub(super) fn read(
+    mut blocks: Blocks<'_>,
     separator: u8,
+    max_rows: usize,
     dialect: Dialect,
     consumer: &mut dyn Consumer,
 ) -> Result<(), DataError> {
-    let File { path, bytes, .. } = file;
+    let (path, bytes) = (blocks.path, blocks.bytes());
     let mut marks = Marks {
         separator: dialect.separator.unwrap_or(separator),
         quote: (!dialect.no_quotes).then_some(b'"'),
@@ -78,32 +82,49 @@ pub(crate) fn read(
     for (place, &column) in chosen.iter().enumerate() {
         places[column] = Some(place);
     }
-    let decoder = Decoder {
-        bytes,
-        marks,
-        is_utf8: std::str::from_utf8(bytes).is_ok(),
-        n_chosen: chosen.len(),
-        places,
-    };
-    let mut records = scanner.take(file.max_rows);
+    let (mut at, mut line) = (scanner.at, scanner.line);
     let (mut n_before, mut n_spanning) = (0, 0);
     loop {
-        let n_rows = ROWS_PER_TABLE * rayon::current_num_threads();
-        let batch: Vec<Record> = records.by_ref().take(n_rows).collect();
-        if batch.is_empty() {
+        let bytes = blocks.bytes();
+        let decoder = Decoder {
+            bytes,
+            marks,
+            is_utf8: std::str::from_utf8(bytes).is_ok(),
+            n_chosen: chosen.len(),
+            places: &places,
+        };
+        let mut records = Scanner {
+            bytes,
+            marks,
+            at,
+            line,
+        };
+        loop {
+            let n_rows = ROWS_PER_TABLE * rayon::current_num_threads();
+            let n_rows = n_rows.min(max_rows - n_before);
+            let whole = || records.next_whole(blocks.is_last());
+            let batch: Vec<Record> = std::iter::from_fn(whole).take(n_rows).collect();
+            if batch.is_empty() {
+                break;
+            }
+            let is_spanning = |record: &&Record| record.n_lines > 1 && record.defect.is_none();
+            n_spanning += batch.iter().filter(is_spanning).count();
+            let tables: Vec<RawTable<'_>> = batch
+                .par_chunks(ROWS_PER_TABLE)
+                .enumerate()
+                .map(|(i, records)| decoder.table(n_before + i * ROWS_PER_TABLE, records))
+                .collect();
+            n_before += batch.len();
+            for table in tables {
+                consumer.take(table)?;
+            }
+        }
+        if blocks.is_last() || n_before == max_rows {
             break;
         }
-        let is_spanning = |record: &&Record| record.n_lines > 1 && record.defect.is_none();
-        n_spanning += batch.iter().filter(is_spanning).count();
-        let tables: Vec<RawTable<'_>> = batch
-            .par_chunks(ROWS_PER_TABLE)
-            .enumerate()
-            .map(|(i, records)| decoder.table(n_before + i * ROWS_PER_TABLE, records))
-            .collect();
-        n_before += batch.len();
-        for table in tables {
-            consumer.take(table)?;
-        }
+        (at, line) = (0, records.line);
+        let n_used = records.at;
+        blocks.advance(n_used)?;
     }
     // A text of a CSV may well have several lines; one of a TSV that comes from a database has none.
     if n_spanning > 0 && marks.separator == b'\t' {
@@ -205,7 +226,7 @@ struct Decoder<'a> {
     is_utf8: bool,
     n_chosen: usize,
     /// For each field of a row its place among the chosen columns.
-    places: Vec<Option<usize>>,
+    places: &'a [Option<usize>],
 }
 
 impl<'a> Decoder<'a> {
@@ -220,7 +241,7 @@ impl<'a> Decoder<'a> {
                     columns.iter_mut().for_each(|cells| cells.push(Cell::Null));
                 }
                 None => {
-                    for (field, place) in fields(row, self.marks).zip(&self.places) {
+                    for (field, place) in fields(row, self.marks).zip(self.places) {
                         if let Some(place) = place {
                             columns[*place].push(Cell::Text(text(field, self.marks)));
                         }
@@ -300,6 +321,18 @@ impl<'a> Scanner<'a> {
             Some([b'\r', b'\n', ..]) => 2,
             _ => 0,
         }
+    }
+
+    /// The next record, unless it may go on after these bytes, which are not the file's last.
+    fn next_whole(&mut self, is_last: bool) -> Option<Record> {
+        let (at, line) = (self.at, self.line);
+        let record = self.next();
+        let is_cut = |record: &Record| !is_last && record.bytes.end == self.bytes.len();
+        if record.as_ref().is_some_and(is_cut) {
+            (self.at, self.line) = (at, line);
+            return None;
+        }
+        record
     }
 
     fn skip_blank_lines(&mut self) {

@@ -78,6 +78,16 @@ pub(super) fn rows(text: &[u8], is_document: bool) -> Rows<'_> {
     }
 }
 
+/// Whether [`rows`] finds a row in each line of a file that begins with `text` and goes on after it.
+pub(super) fn are_lines(text: &[u8]) -> bool {
+    let Some(first) = lines(text).into_iter().next() else {
+        return false;
+    };
+    let start = offset(text, first.text);
+    let first_end = start + first.text.trim_ascii_start().len();
+    value_end(text, start).is_some_and(|end| end <= first_end && end < text.len())
+}
+
 /// The values from `start` on, one after the other, if there is nothing else.
 fn values(text: &[u8], start: usize) -> Option<Vec<Line<'_>>> {
     let mut values = Vec::new();
@@ -92,7 +102,8 @@ fn values(text: &[u8], start: usize) -> Option<Vec<Line<'_>>> {
     Some(numbered(text, &values))
 }
 
-fn lines(text: &[u8]) -> Vec<Line<'_>> {
+/// The lines that are not blank.
+pub(super) fn lines(text: &[u8]) -> Vec<Line<'_>> {
     text.split(|&byte| byte == b'\n')
         .zip(1..)
         .filter(|(text, _)| !text.trim_ascii().is_empty())

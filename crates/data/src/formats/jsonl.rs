@@ -7,6 +7,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt,
+    path::Path,
 };
 
 use rayon::prelude::*;
@@ -18,7 +19,8 @@ use serde::{
 use crate::{
     error::{BadRow, DataError, Defect, shortened},
     formats::{
-        documents::{Line, Rows, rows},
+        blocks::Blocks,
+        documents::{Line, Rows, are_lines, lines, rows},
         rows::{
             Cell, ColumnInfo, Consumer, File, Holds, PASSAGE_TEXT, ROWS_PER_TABLE, RawTable, Schema,
         },
@@ -33,8 +35,7 @@ const SET: &str = "set";
 
 /// Reads the columns that the consumer chooses, out of the keys of all rows.
 pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), DataError> {
-    let text = file.bytes;
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let text = without_mark(file.bytes);
     let name = file.path.file_name().map(|name| name.to_string_lossy());
     let name = name.unwrap_or_default().to_lowercase();
     let is_document = name.contains(".json") && !name.contains(".jsonl");
@@ -48,25 +49,107 @@ pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), Da
             path: file.path.to_path_buf(),
         });
     }
-    let (shape, schema) = schema(file, &lines)?;
+    let mut columns = Columns::default();
+    columns.add(&lines);
+    let (shape, schema) = columns.schema(file.path)?;
     let chosen = consumer.choose(&schema)?;
-    let places = Places {
-        of_key: chosen
-            .iter()
-            .enumerate()
-            .map(|(place, &column)| (schema.columns[column].name.as_str(), place))
-            .collect(),
-        of_value: (0..schema.columns.len())
-            .map(|column| chosen.iter().position(|&chosen| chosen == column))
-            .collect(),
-        n_chosen: chosen.len(),
-    };
+    let places = Places::new(&schema, &chosen);
+    take(0, &lines, shape, &places, consumer)
+}
+
+/// Reads a file of one row a line block by block, twice: first for the keys of all rows.
+pub(super) fn stream(
+    mut blocks: Blocks<'_>,
+    max_rows: usize,
+    consumer: &mut dyn Consumer,
+) -> Result<(), DataError> {
+    let path = blocks.path;
+    if blocks.is_last() {
+        let bytes = blocks.bytes();
+        return read(
+            File {
+                path,
+                bytes,
+                max_rows,
+            },
+            consumer,
+        );
+    }
+    if !are_lines(without_mark(blocks.bytes())) {
+        return Err(DataError::ReadWhole {
+            path: path.to_path_buf(),
+            what: "it is a JSON document, and no JSON Lines",
+        });
+    }
+    let mut columns = Columns::default();
+    each_part(&mut blocks, max_rows, |_, lines| {
+        columns.add(lines);
+        Ok(())
+    })?;
+    let (shape, schema) = columns.schema(path)?;
+    let chosen = consumer.choose(&schema)?;
+    let places = Places::new(&schema, &chosen);
+    each_part(&mut Blocks::open(path)?, max_rows, |n_before, lines| {
+        take(n_before, lines, shape, &places, consumer)
+    })
+}
+
+/// Calls `on` with the lines of each block, and the number of rows before them.
+fn each_part(
+    blocks: &mut Blocks<'_>,
+    max_rows: usize,
+    mut on: impl FnMut(usize, &[Line<'_>]) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let (mut n_before, mut n_lines, mut is_first) = (0, 0, true);
+    loop {
+        let bytes = blocks.bytes();
+        let is_line_end = |byte: &u8| *byte == b'\n';
+        let end = match blocks.is_last() {
+            true => bytes.len(),
+            false => bytes.iter().rposition(is_line_end).map_or(0, |at| at + 1),
+        };
+        let text = match is_first {
+            true => without_mark(&bytes[..end]),
+            false => &bytes[..end],
+        };
+        let mut part = lines(text);
+        part.truncate(max_rows - n_before);
+        for line in &mut part {
+            line.number += n_lines;
+        }
+        on(n_before, &part)?;
+        n_before += part.len();
+        n_lines += text.iter().filter(|byte| is_line_end(byte)).count();
+        is_first &= end == 0;
+        if blocks.is_last() || n_before == max_rows {
+            return Ok(());
+        }
+        blocks.advance(end)?;
+    }
+}
+
+/// A text without the byte order mark that it may begin with.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
+/// Hands over the chosen columns of rows that follow `n_before` others.
+fn take(
+    n_before: usize,
+    lines: &[Line<'_>],
+    shape: Shape,
+    places: &Places<'_>,
+    consumer: &mut dyn Consumer,
+) -> Result<(), DataError> {
     let n_rows = ROWS_PER_TABLE * rayon::current_num_threads();
     for (i, batch) in lines.chunks(n_rows).enumerate() {
         let tables: Vec<RawTable<'_>> = batch
             .par_chunks(ROWS_PER_TABLE)
             .enumerate()
-            .map(|(j, lines)| table(i * n_rows + j * ROWS_PER_TABLE, lines, shape, &places))
+            .map(|(j, lines)| {
+                let n_before = n_before + i * n_rows + j * ROWS_PER_TABLE;
+                table(n_before, lines, shape, places)
+            })
             .collect();
         for table in tables {
             consumer.take(table)?;
@@ -203,58 +286,93 @@ impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Inner<V> {
     }
 }
 
-/// The columns: the keys of all rows that are objects, in order of appearance; or as many as the first array has values.
-fn schema(file: File<'_>, lines: &[Line<'_>]) -> Result<(Shape, Schema), DataError> {
-    let Some(shape) = lines.iter().find_map(|line| Shape::of(line.text)) else {
-        return Err(no_object(file, lines));
-    };
-    let parts: Vec<Keys> = lines
-        .par_chunks(ROWS_PER_TABLE)
-        .map(|lines| {
-            let mut keys = Keys::default();
-            for line in lines {
-                keys.add_line(line.text, shape);
+/// The columns, as the rows so far show them: the keys of all that are objects, in order of appearance; or as many as
+/// the first array has values.
+#[derive(Default)]
+struct Columns {
+    /// None before the first row that is valid JSON.
+    shape: Option<Shape>,
+    keys: Keys,
+    /// Values of the first array. One of another length is a bad row.
+    n_values: usize,
+    n_rows: usize,
+    /// The defect of the first row, where it has no shape.
+    first: Option<BadRow>,
+}
+
+impl Columns {
+    fn add(&mut self, lines: &[Line<'_>]) {
+        if self.shape.is_none() {
+            let shaped = lines
+                .iter()
+                .find_map(|line| Some((line, Shape::of(line.text)?)));
+            if let Some((line, shape)) = shaped {
+                self.shape = Some(shape);
+                let values = serde_json::from_slice::<Vec<IgnoredAny>>(line.text);
+                self.n_values = values.map_or(0, |values| values.len());
             }
-            keys
-        })
-        .collect();
-    let mut keys = Keys::default();
-    for part in parts {
-        for (name, kinds) in part.list {
-            keys.add(name, kinds);
+        }
+        if let (0, Some(line)) = (self.n_rows, lines.first()) {
+            self.first = Some(BadRow {
+                row: 1,
+                line: Some(line.number),
+                column: None,
+                defect: not_object(line.text),
+            });
+        }
+        self.n_rows += lines.len();
+        let Some(shape) = self.shape else { return };
+        let parts: Vec<Keys> = lines
+            .par_chunks(ROWS_PER_TABLE)
+            .map(|lines| {
+                let mut keys = Keys::default();
+                for line in lines {
+                    keys.add_line(line.text, shape);
+                }
+                keys
+            })
+            .collect();
+        for part in parts {
+            for (name, kinds) in part.list {
+                self.keys.add(name, kinds);
+            }
         }
     }
-    if keys.list.len() > MAX_KEYS {
-        return Err(DataError::Header {
-            path: file.path.to_path_buf(),
-            message: format!(
-                "the rows have more than {MAX_KEYS} different keys: write the same keys in every row"
-            ),
-        });
+
+    fn schema(self, path: &Path) -> Result<(Shape, Schema), DataError> {
+        let Some(shape) = self.shape else {
+            return Err(DataError::BadRows {
+                path: path.to_path_buf(),
+                rows: self.first.into_iter().collect(),
+                n_rows: self.n_rows,
+                n_bad: self.n_rows,
+            });
+        };
+        if self.keys.list.len() > MAX_KEYS {
+            return Err(DataError::Header {
+                path: path.to_path_buf(),
+                message: format!(
+                    "the rows have more than {MAX_KEYS} different keys: write the same keys in every row"
+                ),
+            });
+        }
+        let keys = self.keys.list.into_iter();
+        let mut infos: Vec<ColumnInfo> = keys
+            .map(|(name, kinds)| ColumnInfo {
+                name,
+                holds: kinds.holds(),
+            })
+            .collect();
+        if shape == Shape::Array {
+            infos.truncate(self.n_values);
+            name_in_order(&mut infos);
+        }
+        let schema = Schema {
+            columns: infos,
+            is_typed: true,
+        };
+        Ok((shape, schema))
     }
-    let mut infos: Vec<ColumnInfo> = keys
-        .list
-        .into_iter()
-        .map(|(name, kinds)| ColumnInfo {
-            name,
-            holds: kinds.holds(),
-        })
-        .collect();
-    if shape == Shape::Array {
-        // Of the first array alone; one of another length is a bad row.
-        let first = lines
-            .iter()
-            .find(|line| Shape::of(line.text) == Some(shape));
-        let n_values =
-            first.and_then(|line| serde_json::from_slice::<Vec<IgnoredAny>>(line.text).ok());
-        infos.truncate(n_values.map_or(0, |values| values.len()));
-        name_in_order(&mut infos);
-    }
-    let schema = Schema {
-        columns: infos,
-        is_typed: true,
-    };
-    Ok((shape, schema))
 }
 
 /// Names columns that have none: texts are the anchor, the positive and negatives, numbers the label.
@@ -275,21 +393,6 @@ fn name_in_order(columns: &mut [ColumnInfo]) {
         } else {
             "label".to_owned()
         };
-    }
-}
-
-fn no_object(file: File<'_>, lines: &[Line<'_>]) -> DataError {
-    let rows = lines.iter().take(1).map(|line| BadRow {
-        row: 1,
-        line: Some(line.number),
-        column: None,
-        defect: not_object(line.text),
-    });
-    DataError::BadRows {
-        path: file.path.to_path_buf(),
-        rows: rows.collect(),
-        n_rows: lines.len(),
-        n_bad: lines.len(),
     }
 }
 
@@ -551,6 +654,21 @@ struct Places<'s> {
     /// Places by the number of a value in an array.
     of_value: Vec<Option<usize>>,
     n_chosen: usize,
+}
+
+impl<'s> Places<'s> {
+    fn new(schema: &'s Schema, chosen: &[usize]) -> Self {
+        let names = chosen.iter().enumerate();
+        Self {
+            of_key: names
+                .map(|(place, &column)| (schema.columns[column].name.as_str(), place))
+                .collect(),
+            of_value: (0..schema.columns.len())
+                .map(|column| chosen.iter().position(|&chosen| chosen == column))
+                .collect(),
+            n_chosen: chosen.len(),
+        }
+    }
 }
 
 /// The chosen cells of lines, of which the first is row `n_before + 1`.

@@ -1,15 +1,16 @@
-//! Parquet: the schema and all page headers are checked first, then only the chosen columns and rows are decoded,
-//! row group by row group.
+//! Parquet: only the chosen columns and rows are read, row group by row group: of each, all page headers are checked, then
+//! its columns are decoded.
 
 use std::{io::Cursor, path::Path};
 
+use fs_err::{File, os::unix::fs::FileExt};
 use polars_arrow::datatypes::{ArrowDataType, Field};
 use polars_buffer::Buffer;
 use polars_parquet::{
     parquet::schema::types::PrimitiveType,
     read::{
         _read_metadata, BasicDecompressor, ColumnChunkMetadata, FileMetadata, Filter, PageReader,
-        ParquetType, PhysicalType, PrimitiveLogicalType, column_iter_to_arrays,
+        ParquetType, PhysicalType, PrimitiveLogicalType, RowGroupMetadata, column_iter_to_arrays,
         schema::parquet_to_arrow_schema_with_options,
     },
 };
@@ -20,19 +21,62 @@ use crate::{
     error::DataError,
     formats::{
         arrays::{Arrays, Kind, guarded, most_bytes, take_decoded},
-        rows::{ColumnInfo, Consumer, File, Schema},
+        rows::{ColumnInfo, Consumer, Schema},
     },
     sampler::MAX_ROWS,
 };
 
 const FORMAT: &str = "parquet";
 
-/// Reads the columns that the consumer chooses.
-pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), DataError> {
-    let File { path, bytes, .. } = file;
-    let metadata = guarded(path, FORMAT, || {
-        _read_metadata(&mut Cursor::new(bytes)).map_err(|error| error.to_string())
-    })?;
+/// A file, in memory or on disk.
+pub(super) enum Source<'a> {
+    Memory(&'a [u8]),
+    /// With its length.
+    Disk(&'a File, u64),
+}
+
+impl Source<'_> {
+    fn metadata(&self) -> Result<FileMetadata, String> {
+        let metadata = match self {
+            Self::Memory(bytes) => _read_metadata(&mut Cursor::new(bytes)),
+            Self::Disk(file, _) => _read_metadata(&mut &**file),
+        };
+        metadata.map_err(|error| error.to_string())
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.len(),
+            Self::Disk(_, n_bytes) => *n_bytes as usize,
+        }
+    }
+
+    /// The bytes of a column in one row group.
+    fn chunk(&self, chunk: &ColumnChunkMetadata) -> Result<Vec<u8>, String> {
+        let range = chunk.byte_range();
+        if range.start > range.end || range.end > self.len() as u64 {
+            return Err("a column lies outside of the file".to_owned());
+        }
+        match self {
+            Self::Memory(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
+            Self::Disk(file, _) => {
+                let mut bytes = vec![0; (range.end - range.start) as usize];
+                file.read_exact_at(&mut bytes, range.start)
+                    .map_err(|error| error.to_string())?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// Reads the columns that the consumer chooses, of at most `max_rows` rows, row group by row group.
+pub(super) fn read(
+    path: &Path,
+    source: Source<'_>,
+    max_rows: usize,
+    consumer: &mut dyn Consumer,
+) -> Result<(), DataError> {
+    let metadata = guarded(path, FORMAT, || source.metadata())?;
     let fields = metadata.schema_descr.fields();
     let columns: Vec<Column> = fields
         .iter()
@@ -44,48 +88,67 @@ pub(crate) fn read(file: File<'_>, consumer: &mut dyn Consumer) -> Result<(), Da
     };
     let chosen = consumer.choose(&schema)?;
     let chosen: Vec<&Column> = chosen.iter().map(|&place| &columns[place]).collect();
-    let n_rows = metadata.num_rows.min(file.max_rows);
+    let n_rows = metadata.num_rows.min(max_rows);
     if n_rows > MAX_ROWS {
         return Err(DataError::TooManyRows {
             path: path.to_path_buf(),
             max: MAX_ROWS,
         });
     }
-    guarded(path, FORMAT, || check_pages(bytes, &metadata, &chosen))?;
-    let (mut n_before, mut n_text_bytes) = (0, 0);
+    guarded(path, FORMAT, || check_counts(&metadata))?;
+    let (mut n_before, mut n_unpacked, mut n_text_bytes) = (0, 0_u64, 0);
     for group in &metadata.row_groups {
         let n_group = group.num_rows().min(n_rows - n_before);
         if n_group == 0 {
             continue;
         }
+        let chunks: Vec<Chunks<'_>> = chosen
+            .iter()
+            .map(|column| guarded(path, FORMAT, || column.chunks(&source, group)))
+            .collect::<Result<_, _>>()?;
+        for chunks in &chunks {
+            n_unpacked = chunks.n_unpacked.saturating_add(n_unpacked);
+        }
+        let refuse = |message: String| DataError::Read {
+            path: path.to_path_buf(),
+            format: FORMAT,
+            message,
+        };
+        if n_unpacked > most_bytes(source.len()) {
+            return Err(refuse(format!(
+                "its {} bytes unpack to {n_unpacked}: write the file again with less compression",
+                source.len()
+            )));
+        }
         let decoded: Vec<Arrays> = chosen
             .par_iter()
-            .map(|column| {
-                let chunks = group.columns_under_root_iter(&column.name);
-                let chunks: Vec<_> = chunks.into_iter().flatten().collect();
+            .zip(chunks)
+            .map(|(column, chunks)| {
                 let limit = (n_group < group.num_rows()).then_some(n_group);
-                guarded(path, FORMAT, || {
-                    column.decode(bytes, &chunks, n_group, limit)
-                })
+                guarded(path, FORMAT, || column.decode(chunks, n_group, limit))
             })
             .collect::<Result<_, _>>()?;
         for arrays in &decoded {
             n_text_bytes += arrays.n_text_bytes();
         }
-        if n_text_bytes > most_bytes(bytes.len()) {
-            return Err(DataError::Read {
-                path: path.to_path_buf(),
-                format: FORMAT,
-                message: format!(
-                    "its {} bytes hold {n_text_bytes} bytes of text: load fewer rows of it",
-                    bytes.len()
-                ),
-            });
+        if n_text_bytes > most_bytes(source.len()) {
+            return Err(refuse(format!(
+                "its {} bytes hold {n_text_bytes} bytes of text: load fewer rows of it",
+                source.len()
+            )));
         }
         take_decoded(path, FORMAT, &decoded, n_group, n_before, consumer)?;
         n_before += n_group;
     }
     Ok(())
+}
+
+/// The bytes of a column in one row group, with what describes them.
+#[derive(Default)]
+struct Chunks<'m> {
+    chunks: Vec<(&'m ColumnChunkMetadata, Vec<u8>)>,
+    /// Bytes that they unpack to.
+    n_unpacked: u64,
 }
 
 /// A top-level column of the schema.
@@ -125,11 +188,42 @@ impl Column {
         }
     }
 
+    /// Reads the column's chunks in a row group, and walks over the headers of all their pages. The decoder takes memory
+    /// by the numbers in them and believes negative ones, and memory that can't be had ends the process.
+    fn chunks<'m>(
+        &self,
+        source: &Source<'_>,
+        group: &'m RowGroupMetadata,
+    ) -> Result<Chunks<'m>, String> {
+        let mut read = Chunks::default();
+        if self.field.is_none() {
+            return Ok(read);
+        }
+        let chunks = group.columns_under_root_iter(&self.name);
+        for chunk in chunks.into_iter().flatten() {
+            let (n_values, n_rows) = (chunk.num_values(), group.num_rows());
+            let is_right = match usize::try_from(n_values) {
+                // A list has any number of values; of an empty one there is a null.
+                Ok(n_values) if self.kind.has_lists() => {
+                    n_values >= n_rows && n_values as u64 <= most_bytes(source.len()) / 4
+                }
+                n_values => n_values == Ok(n_rows),
+            };
+            if !is_right {
+                return Err(format!("{n_values} values in a group of {n_rows} rows"));
+            }
+            let bytes = source.chunk(chunk)?;
+            let n_unpacked = check_chunk(&bytes, n_values)?;
+            read.n_unpacked = read.n_unpacked.saturating_add(n_unpacked);
+            read.chunks.push((chunk, bytes));
+        }
+        Ok(read)
+    }
+
     /// Decodes the column's chunks in one row group of `n_rows` rows, or the first `limit` of them.
     fn decode(
         &self,
-        bytes: &[u8],
-        chunks: &[&ColumnChunkMetadata],
+        chunks: Chunks<'_>,
         n_rows: usize,
         limit: Option<usize>,
     ) -> Result<Arrays, String> {
@@ -137,8 +231,8 @@ impl Column {
             return Ok(Arrays(Vec::new()));
         };
         let (mut pages, mut types) = (Vec::new(), Vec::new());
-        for &chunk in chunks {
-            let buffer = Buffer::from_vec(chunk_bytes(bytes, chunk)?.to_vec());
+        for (chunk, bytes) in chunks.chunks {
+            let buffer = Buffer::from_vec(bytes);
             let reader = PageReader::new(Cursor::new(buffer), chunk, Vec::new(), usize::MAX);
             pages.push(BasicDecompressor::new(reader, Vec::new()));
             types.push(&chunk.descriptor().descriptor.primitive_type);
@@ -226,56 +320,14 @@ fn decoded_primitive(dtype: &ArrowDataType, primitive: &PrimitiveType) -> (Arrow
     (dtype.clone(), kind)
 }
 
-/// The bytes of a column in one row group.
-fn chunk_bytes<'a>(bytes: &'a [u8], chunk: &ColumnChunkMetadata) -> Result<&'a [u8], String> {
-    let range = chunk.byte_range();
-    usize::try_from(range.start)
-        .ok()
-        .zip(usize::try_from(range.end).ok())
-        .and_then(|(start, end)| bytes.get(start..end))
-        .ok_or_else(|| "a column lies outside of the file".to_owned())
-}
-
-/// Walks over the headers of all pages that will be decoded. The decoder takes memory by the numbers in them and
-/// believes negative ones, and memory that can't be had ends the process.
-fn check_pages(bytes: &[u8], metadata: &FileMetadata, chosen: &[&Column]) -> Result<(), String> {
-    let (mut n_rows, mut n_unpacked) = (0_usize, 0_u64);
-    for group in &metadata.row_groups {
-        n_rows = n_rows.saturating_add(group.num_rows());
-        for column in chosen.iter().filter(|column| column.field.is_some()) {
-            let is_list = column.kind.has_lists();
-            let chunks = group.columns_under_root_iter(&column.name);
-            for chunk in chunks.into_iter().flatten() {
-                let n_values = chunk.num_values();
-                let is_right = match usize::try_from(n_values) {
-                    // A list has any number of values; of an empty one there is a null.
-                    Ok(n_values) if is_list => {
-                        n_values >= group.num_rows()
-                            && n_values as u64 <= most_bytes(bytes.len()) / 4
-                    }
-                    n_values => n_values == Ok(group.num_rows()),
-                };
-                if !is_right {
-                    return Err(format!(
-                        "{n_values} values in a group of {} rows",
-                        group.num_rows()
-                    ));
-                }
-                let chunk = chunk_bytes(bytes, chunk)?;
-                n_unpacked = n_unpacked.saturating_add(check_chunk(chunk, n_values)?);
-            }
-        }
-    }
+/// Checks that the row groups have as many rows as the file.
+fn check_counts(metadata: &FileMetadata) -> Result<(), String> {
+    let groups = metadata.row_groups.iter();
+    let n_rows = groups.fold(0_usize, |n, group| n.saturating_add(group.num_rows()));
     if n_rows != metadata.num_rows {
         return Err(format!(
             "{} rows in all and {n_rows} in the row groups",
             metadata.num_rows
-        ));
-    }
-    if n_unpacked > most_bytes(bytes.len()) {
-        return Err(format!(
-            "its {} bytes unpack to {n_unpacked}: write the file again with less compression",
-            bytes.len()
         ));
     }
     Ok(())
