@@ -12,7 +12,7 @@ use eval::{
 use model::{EncodeOptions, ModelError, SentenceTransformer};
 use tch::Tensor;
 
-use crate::{error::TrainError, tokenizing::TrainingData};
+use crate::{error::TrainError, training_data::TrainingData};
 
 /// A data set with its evaluator, the one that is asked for or the one that its columns ask for; or tables with ids and
 /// theirs.

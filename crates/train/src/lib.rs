@@ -8,6 +8,7 @@
 //! Randomness is derived from seed, step and micro-batch, never carried over from step to step.
 
 mod arguments;
+mod batches;
 mod best_metric;
 mod chunking;
 mod device;
@@ -29,6 +30,7 @@ mod tasks;
 mod tokenizing;
 mod trained;
 mod trainer;
+mod training_data;
 
 pub use arguments::{IntervalStrategy, SaveStrategy, TrainingArguments, by_name, flag_defaults};
 pub use error::{NonFinite, TrainError};
@@ -50,6 +52,7 @@ pub use run::{
 pub use schedule::{Schedule, SchedulerKwargs, SchedulerType, warmup_steps};
 pub use tasks::{Objective, Tasks};
 pub use tokenizing::{
-    Tokenizing, TrainingData, rows_of_steps, token_ids, tokenize, tokenize_prompted,
+    Tokenizing, rows_of_steps, token_ids, tokenize, tokenize_prompted, tokenize_to_store,
 };
 pub use trainer::{RunOutcome, Trainer};
+pub use training_data::TrainingData;

@@ -8,7 +8,7 @@ use crate::{
     error::TrainError,
     sampling::Sampler,
     schedule::warmup_steps,
-    tasks::{Task, datasets, names},
+    tasks::{Task, names, rows},
     trained::Trained,
 };
 
@@ -54,9 +54,9 @@ impl Plan {
         trained: &Trained<'_>,
         n_ranks: usize,
     ) -> Result<Self, TrainError> {
-        let datasets = datasets(tasks);
-        let n_rows = datasets.iter().map(|dataset| dataset.n_rows()).sum();
-        let n_batches = sampler.n_batches(&datasets) / n_ranks;
+        let rows = rows(tasks);
+        let n_rows = rows.iter().map(|rows| rows.n_rows()).sum();
+        let n_batches = sampler.n_batches(&rows) / n_ranks;
         if n_batches == 0 {
             let each = match n_ranks {
                 1 => String::new(),

@@ -1,11 +1,11 @@
 //! The batches of an epoch.
 
 use data::{
-    DataError, Dataset,
-    sampler::{self, Batch, BatchSampler, MultiDatasetBatchSampler, Seeds},
+    DataError,
+    sampler::{self, Batch, BatchSampler, MultiDatasetBatchSampler, Rows, Seeds, TextIds},
 };
 
-use crate::arguments::TrainingArguments;
+use crate::{arguments::TrainingArguments, training_data::TrainingData};
 
 /// How rows of data sets are put into batches.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +47,25 @@ impl Sampler {
     ///
     /// # Errors
     /// [`DataError::Sampler`], with what it needs.
-    pub(crate) fn check(&self, dataset: &Dataset) -> Result<(), DataError> {
-        sampler::check(self.kind, dataset, self.batch_size)
+    pub(crate) fn check(&self, data: &TrainingData) -> Result<(), DataError> {
+        if self.kind == BatchSampler::GroupByLabel && data.store.is_some() {
+            return Err(DataError::Sampler {
+                dataset: data.dataset.name.clone(),
+                sampler: "group_by_label",
+                problem: "it needs all labels in memory: give --data-in-memory always".to_owned(),
+            });
+        }
+        sampler::check(self.kind, &data.dataset, self.batch_size)
+    }
+
+    /// The texts of a data set as numbers, where they are on disk and the sampler looks at them.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub(crate) fn text_ids(&self, data: &TrainingData) -> Result<Option<TextIds>, DataError> {
+        let store = data.store.as_ref();
+        let store = store.filter(|_| self.kind == BatchSampler::NoDuplicates);
+        store.map(|store| store.text_ids()).transpose()
     }
 
     /// The version of the order of batches: [`sampler::order_version`].
@@ -58,9 +75,9 @@ impl Sampler {
     }
 
     /// Batches in an epoch, as upstream counts them: no_duplicates may need fewer or more.
-    pub(crate) fn n_batches(&self, datasets: &[&Dataset]) -> usize {
+    pub(crate) fn n_batches<'d, R: Copy + Into<Rows<'d>>>(&self, datasets: &[R]) -> usize {
         match datasets {
-            [dataset] => sampler::n_batches(self.kind, dataset, self.batch_size, self.drop_last),
+            [rows] => sampler::n_batches(self.kind, *rows, self.batch_size, self.drop_last),
             _ => sampler::n_multi_dataset_batches(
                 self.mix,
                 self.kind,
@@ -71,8 +88,12 @@ impl Sampler {
         }
     }
 
-    /// The batches of an epoch, in torch's order for the seed.
-    pub(crate) fn batches(&self, datasets: &[&Dataset], epoch: u64) -> Vec<Batch> {
+    /// The batches of an epoch, in torch's order for the seed, one after the other.
+    pub(crate) fn batches<'d, R: Copy + Into<Rows<'d>>>(
+        &self,
+        datasets: &[R],
+        epoch: u64,
+    ) -> Box<dyn Iterator<Item = Batch> + 'd> {
         let Self {
             kind,
             mix,
@@ -81,24 +102,22 @@ impl Sampler {
             seeds,
         } = *self;
         match datasets {
-            [dataset] => {
-                let batches =
-                    sampler::epoch_batches(kind, dataset, batch_size, drop_last, seeds, epoch);
-                let of_first = |rows| Batch { dataset: 0, rows };
-                batches.into_iter().map(of_first).collect()
+            [rows] => {
+                let rows = (*rows).into();
+                let batches = sampler::iter_epoch(kind, rows, batch_size, drop_last, seeds, epoch);
+                Box::new(batches)
             }
-            _ => sampler::multi_dataset_batches(
+            _ => sampler::iter_multi_dataset(
                 mix, kind, datasets, batch_size, drop_last, seeds, epoch,
             ),
         }
     }
 }
 
-/// Leaves out what upstream's trainer does not take: batches beyond the `n_promised` a rank that the sampler's length says,
-/// and those at the end that not every rank gets one of.
-pub(crate) fn whole_rounds(batches: &mut Vec<Batch>, n_promised: usize, n_ranks: usize) {
-    let n_rounds = n_promised.min(batches.len() / n_ranks);
-    batches.truncate(n_rounds * n_ranks);
+/// The number of batches without what upstream's trainer does not take: batches beyond the `n_promised` a rank that the
+/// sampler's length says, and those at the end that not every rank gets one of.
+pub(crate) fn whole_rounds(n_batches: usize, n_promised: usize, n_ranks: usize) -> usize {
+    n_promised.min(n_batches / n_ranks) * n_ranks
 }
 
 /// The batches of one rank: upstream deals those of one process out in turn.
@@ -114,7 +133,7 @@ pub(crate) fn of_rank(
 mod tests {
     use std::path::Path;
 
-    use data::LoadOptions;
+    use data::{Dataset, LoadOptions};
     use serde::Deserialize;
     use serde_json::Value;
 
@@ -160,8 +179,8 @@ mod tests {
             let n_promised = sampler.n_batches(&sets) / 2;
             let mut found = [Vec::new(), Vec::new()];
             for epoch in 0..2 {
-                let mut batches = sampler.batches(&sets, epoch);
-                whole_rounds(&mut batches, n_promised, 2);
+                let mut batches: Vec<Batch> = sampler.batches(&sets, epoch).collect();
+                batches.truncate(whole_rounds(batches.len(), n_promised, 2));
                 for (rank, found) in found.iter_mut().enumerate() {
                     found.extend(of_rank(&batches, rank, 2).map(|batch| {
                         let rows = batch.rows.iter();

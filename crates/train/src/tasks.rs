@@ -1,12 +1,12 @@
 //! The data sets of a run and their losses.
 
-use data::{Dataset, Labels, Prompt, TokenizedDataset};
+use data::{Dataset, Labels, Prompt, TokenizedDataset, sampler::Rows};
 use losses::{LabelKind, Loss, OwnRows, StepInputs};
 use model::{ChunkLimit, ChunkedBatch, SentenceTransformer};
 use tch::{Device, Tensor};
 
 use crate::{
-    error::TrainError, evaluation::Evaluation, sampling::Sampler, tokenizing::TrainingData,
+    error::TrainError, evaluation::Evaluation, sampling::Sampler, training_data::TrainingData,
 };
 
 /// A loss, with its guide.
@@ -42,7 +42,7 @@ impl<'a> Tasks<'a> {
         let tasks = self.training.iter().map(|&(data, place)| {
             let task = Task::new(data, place, &self.objectives)?;
             task.check()?;
-            sampler.check(&data.dataset)?;
+            sampler.check(data)?;
             Ok(task)
         });
         tasks.collect()
@@ -64,7 +64,7 @@ impl<'a> Tasks<'a> {
                 });
             };
             let task = Task::new(data, place, &self.objectives)?;
-            let has_loss = task.fits() && sampler.check(&task.data.dataset).is_ok();
+            let has_loss = task.fits() && sampler.check(task.data).is_ok();
             if !has_loss && !evaluation.has_evaluator() {
                 task.check()?;
             }
@@ -126,6 +126,12 @@ impl<'a> Task<'a> {
                 objective.loss.name()
             )));
         }
+        if objective.guide.is_some() && data.store.is_some() {
+            return Err(TrainError::Arguments(format!(
+                "{} needs all texts in memory for its guide model: give --data-in-memory always",
+                objective.loss.name()
+            )));
+        }
         let guide_tokens = objective
             .guide
             .map(|guide| {
@@ -162,7 +168,13 @@ impl<'a> Task<'a> {
         limit: ChunkLimit,
         device: Device,
     ) -> Result<ChunkedBatch<'s>, TrainError> {
-        chunks(&self.data.tokens, rows, limit, device)
+        match &self.data.store {
+            None => chunks(&self.data.tokens, rows, limit, device),
+            Some(store) => {
+                let all: Vec<u32> = (0..rows.len() as u32).collect();
+                chunks(&store.read(rows)?, &all, limit, device)
+            }
+        }
     }
 
     /// The inputs of the loss, from the embeddings of the last layer and of `layers`, each `[n_columns * n_rows,
@@ -199,8 +211,12 @@ impl<'a> Task<'a> {
 
     /// The labels of these rows, [n_rows] or [n_rows, numbers...], in their own kind.
     fn labels(&self, rows: &[u32]) -> Result<Option<Tensor>, TrainError> {
-        let labels = self.data.tokens.labels.as_ref();
-        Ok(match labels.map(|labels| labels.select(rows)) {
+        let labels = match (&self.data.tokens.labels, &self.data.store) {
+            (None, _) => None,
+            (Some(labels), None) => Some(labels.select(rows)),
+            (Some(_), Some(store)) => store.read(rows)?.labels,
+        };
+        Ok(match labels {
             None => None,
             Some(Labels::Integer(values)) => Some(Tensor::f_from_slice(&values)?),
             Some(Labels::Float(values)) => Some(Tensor::f_from_slice(&values)?),
@@ -253,9 +269,9 @@ pub(crate) fn check_ranks(tasks: &[Task<'_>]) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The data sets of tasks.
-pub(crate) fn datasets<'t>(tasks: &'t [Task<'_>]) -> Vec<&'t Dataset> {
-    tasks.iter().map(|task| &task.data.dataset).collect()
+/// The rows of the data sets of tasks.
+pub(crate) fn rows<'t>(tasks: &'t [Task<'_>]) -> Vec<Rows<'t>> {
+    tasks.iter().map(|task| task.data.rows()).collect()
 }
 
 /// The names of the data sets of tasks.

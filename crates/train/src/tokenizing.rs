@@ -1,22 +1,16 @@
 //! Texts to token ids.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use data::{
-    DataError, Dataset, Prompt, TokenCache, TokenKey, TokenLimits, TokenizedDataset, Written,
+    DataError, Dataset, LoadOptions, Prompt, StoreWriter, TokenCache, TokenKey, TokenLimits,
+    TokenStore, TokenizedDataset, Written,
 };
 use model::{ModelError, Tokenizer};
 
-use crate::{arguments::TrainingArguments, error::TrainError, sampling::Sampler};
-
-/// A data set with its token ids.
-#[derive(Debug)]
-pub struct TrainingData {
-    /// The texts, which decide what a duplicate is.
-    pub dataset: Dataset,
-    /// The same rows as token ids.
-    pub tokens: TokenizedDataset,
-}
+use crate::{
+    arguments::TrainingArguments, error::TrainError, sampling::Sampler, training_data::TrainingData,
+};
 
 /// The progress of tokenising.
 #[derive(Debug)]
@@ -28,6 +22,11 @@ pub enum Tokenizing<'e> {
         n_done: usize,
         /// All different texts.
         n_texts: usize,
+    },
+    /// The work on a store goes on.
+    Rows {
+        /// Rows that are in it.
+        n_done: usize,
     },
     /// The ids could not be written to the cache, so that the next run tokenises again.
     NotCached(&'e DataError),
@@ -65,7 +64,7 @@ pub fn rows_of_steps(
         return None;
     }
     let mut rows = vec![Vec::new(); datasets.len()];
-    for batch in sampler.batches(datasets, 0).into_iter().take(n_batches) {
+    for batch in sampler.batches(datasets, 0).take(n_batches) {
         rows[batch.dataset].extend(batch.rows);
     }
     for rows in &mut rows {
@@ -92,11 +91,7 @@ pub fn tokenize_prompted(
     cache: Option<&TokenCache>,
     progress: &mut dyn FnMut(Tokenizing<'_>) -> ControlFlow<()>,
 ) -> Result<TrainingData, TrainError> {
-    let prompts = prompts.into_iter().map(|text| {
-        let n_tokens = tokenizer.prompt_length(&text)?;
-        Ok(Prompt { text, n_tokens })
-    });
-    let prompts = prompts.collect::<Result<Vec<_>, TrainError>>()?;
+    let prompts = with_lengths(prompts, tokenizer)?;
     let cache = match cache {
         Some(cache) => {
             let key = TokenKey::new(&dataset, tokenizer.identity()?.as_bytes());
@@ -104,20 +99,17 @@ pub fn tokenize_prompted(
         }
         None => None,
     };
-    let limits = TokenLimits {
-        vocab_size: tokenizer.id_limit(),
-        max_length: tokenizer.max_length(),
-    };
+    let limits = limits(tokenizer);
     let known = cache.and_then(|(cache, key)| cache.read(&key, &dataset, limits));
     if let Some(tokens) = known {
         let tokens = tokens.with_prompts(&prompts);
-        return Ok(TrainingData { dataset, tokens });
+        return Ok(TrainingData::in_memory(dataset, tokens));
     }
     if let Some(rows) = rows {
         let needed = dataset.select(rows);
         let tokens = token_ids(&needed, &prompts, tokenizer, progress)?;
         let tokens = tokens.spread(rows, dataset.n_rows(), dataset.labels.clone());
-        return Ok(TrainingData { dataset, tokens });
+        return Ok(TrainingData::in_memory(dataset, tokens));
     }
     let tokens = token_ids(&dataset, &prompts, tokenizer, progress)?;
     if let Some((cache, key)) = cache {
@@ -129,7 +121,107 @@ pub fn tokenize_prompted(
             return Err(ModelError::Stopped.into());
         }
     }
-    Ok(TrainingData { dataset, tokens })
+    Ok(TrainingData::in_memory(dataset, tokens))
+}
+
+/// Turns the rows of files into ids as [`tokenize_prompted`] does, in a store of the cache, of which neither texts nor ids
+/// are in memory. Where the store of an earlier run holds them, the files are not read. `head` has the first rows, and
+/// `has_hashes` lets batches without duplicates be drawn.
+///
+/// # Errors
+/// Those of reading the files and of the tokenizer, [`ModelError::Stopped`] when `progress` breaks off, and where the store
+/// can't be written or takes more than the cache may.
+///
+/// # Panics
+/// If there are prompts and not as many as columns.
+pub fn tokenize_to_store(
+    (paths, options): (&[PathBuf], &LoadOptions),
+    head: Dataset,
+    prompts: Vec<String>,
+    has_hashes: bool,
+    tokenizer: &Tokenizer,
+    cache: &TokenCache,
+    progress: &mut dyn FnMut(Tokenizing<'_>) -> ControlFlow<()>,
+) -> Result<TrainingData, TrainError> {
+    let prompts = with_lengths(prompts, tokenizer)?;
+    let limits = limits(tokenizer);
+    let identity = tokenizer.identity()?;
+    let key = TokenKey::of_files(paths, options, identity.as_bytes(), cache)?;
+    let key = key.with_prompts(&prompts);
+    let store = match TokenStore::open(cache, &key, has_hashes, limits, &prompts) {
+        Some(store) => store,
+        None => {
+            let mut writer = StoreWriter::new(cache, key, has_hashes, limits, &prompts)?;
+            let mut failed = None;
+            let mut take = |chunk: Dataset| {
+                let n_done = writer.n_rows();
+                let mut told = |_: Tokenizing<'_>| progress(Tokenizing::Rows { n_done });
+                let written = check_columns(&head, &chunk)
+                    .and_then(|()| token_ids(&chunk, &prompts, tokenizer, &mut told))
+                    .and_then(|tokens| Ok(writer.append(&chunk, &tokens)?));
+                match written {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            };
+            let streamed = data::stream(paths, options, &mut take);
+            let n_skipped = match (streamed, failed) {
+                (_, Some(failed)) => return Err(failed),
+                (streamed, None) => streamed?,
+            };
+            let (store, n_removed) = writer.finish(n_skipped)?;
+            if progress(Tokenizing::Written(Written::Kept { n_removed })).is_break() {
+                return Err(ModelError::Stopped.into());
+            }
+            store
+        }
+    };
+    let first: Vec<u32> = (0..head.n_rows().min(store.n_rows()) as u32).collect();
+    let tokens = store.read(&first)?;
+    let dataset = Dataset {
+        labels: tokens.labels.clone(),
+        n_skipped: store.n_skipped(),
+        ..head
+    };
+    Ok(TrainingData {
+        dataset,
+        tokens,
+        store: Some(Arc::new(store)),
+    })
+}
+
+/// Refuses columns that the first rows don't have.
+fn check_columns(head: &Dataset, rows: &Dataset) -> Result<(), TrainError> {
+    let (first, columns) = (head.column_names(), rows.column_names());
+    if first == columns {
+        return Ok(());
+    }
+    Err(TrainError::Dataset {
+        dataset: head.name.clone(),
+        problem: format!(
+            "its columns are {}, but those of the first rows {}: name the columns to use with --columns",
+            columns.join(", "),
+            first.join(", ")
+        ),
+    })
+}
+
+fn limits(tokenizer: &Tokenizer) -> TokenLimits {
+    TokenLimits {
+        vocab_size: tokenizer.id_limit(),
+        max_length: tokenizer.max_length(),
+    }
+}
+
+fn with_lengths(prompts: Vec<String>, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, TrainError> {
+    let prompts = prompts.into_iter().map(|text| {
+        let n_tokens = tokenizer.prompt_length(&text)?;
+        Ok(Prompt { text, n_tokens })
+    });
+    prompts.collect()
 }
 
 /// The ids of all texts of a data set, each after its column's prompt: one a column, or none at all.

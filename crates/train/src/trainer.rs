@@ -8,13 +8,17 @@ mod ranks;
 
 use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
-use data::sampler::Batch;
+use data::{
+    TokenStore,
+    sampler::{Batch, Rows},
+};
 use losses::Loss;
 use model::{Compute, SentenceTransformer};
 use serde_json::json;
 
 use crate::{
     arguments::{IntervalStrategy, SaveStrategy, TrainingArguments},
+    batches::{BatchFile, EpochBatches, ReadAhead},
     best_metric::BestMetric,
     chunking::Chunking,
     error::{NonFinite, TrainError},
@@ -33,9 +37,9 @@ use crate::{
     step::{
         SettledStep, StepFacts, StepWork, Together, Update, device::DeviceUpdate, host::HostUpdate,
     },
-    tasks::{EvaluationTask, Objective, Task, Tasks, datasets, names},
-    tokenizing::TrainingData,
+    tasks::{EvaluationTask, Objective, Task, Tasks, names},
     trained::Trained,
+    training_data::TrainingData,
 };
 
 /// The end of a run.
@@ -283,16 +287,26 @@ impl<'a> Trainer<'a> {
         if self.state.is_evaluation_due && self.evaluate_and_save()?.is_break() {
             return self.interrupted();
         }
+        let stores = self.training.iter().map(|task| task.data.store.clone());
+        let mut read_ahead = ReadAhead::start(stores.collect())?;
         while !self.is_over() {
             let batches = self.epoch_batches()?;
-            let steps = batches.chunks(self.batches_per_step());
-            let n_steps = steps.len() as u64;
+            let n_batches = self.batches_per_step();
+            let n_steps = batches.len().div_ceil(n_batches) as u64;
             // After a resume with other data, an epoch may be shorter than the part of it that is done.
             if self.state.end_epoch_after(n_steps) {
                 continue;
             }
-            for micro_batches in steps.skip(self.state.n_steps_in_epoch as usize) {
-                if self.step(micro_batches, n_steps)?.is_break() {
+            let first = self.state.n_steps_in_epoch;
+            for step in first..n_steps {
+                let micro_batches = batches.of_step(step, n_batches)?;
+                if let Some(read_ahead) = &mut read_ahead {
+                    read_ahead.announce(step, step == first, |step| {
+                        let batches = batches.of_step(step, n_batches)?;
+                        Ok(self.own_batches(&batches).into_owned())
+                    })?;
+                }
+                if self.step(&micro_batches, n_steps)?.is_break() {
                     return self.interrupted();
                 }
                 self.settle(self.is_anything_due())?;
@@ -421,12 +435,36 @@ impl<'a> Trainer<'a> {
     }
 
     /// The batches of the epoch that the run is in, of all ranks.
-    fn epoch_batches(&self) -> Result<Vec<Batch>, TrainError> {
+    fn epoch_batches(&self) -> Result<EpochBatches, TrainError> {
         let epoch = self.state.epoch_index;
-        let mut batches = self.sampler.batches(&datasets(&self.training), epoch);
+        let tasks = self.training.iter();
+        let texts = tasks.map(|task| self.sampler.text_ids(task.data));
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        let rows = self.training.iter().zip(&texts);
+        let rows: Vec<Rows<'_>> = rows
+            .map(|(task, texts)| match task.data.rows() {
+                Rows::Numbered { n_rows, .. } => Rows::Numbered {
+                    n_rows,
+                    texts: texts.as_ref(),
+                },
+                whole => whole,
+            })
+            .collect();
+        let drawn = self.sampler.batches(&rows, epoch);
+        let store = self
+            .training
+            .iter()
+            .find_map(|task| task.data.store.as_ref());
+        let mut batches = match store.map(|store| TokenStore::folder(store)) {
+            None => EpochBatches::Memory(drawn.collect()),
+            Some(folder) => {
+                let file = BatchFile::write(folder, self.sampler.batch_size, drawn)?;
+                EpochBatches::Disk(file)
+            }
+        };
         let n_promised = self.plan.n_batches_per_epoch;
-        whole_rounds(&mut batches, n_promised, self.plan.n_ranks);
-        if batches.is_empty() {
+        batches.truncate(whole_rounds(batches.len(), n_promised, self.plan.n_ranks));
+        if batches.len() == 0 {
             return Err(TrainError::Dataset {
                 dataset: names(&self.training),
                 problem: format!(

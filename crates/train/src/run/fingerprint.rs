@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use data::{Dataset, Labels};
 use model::{Precision, SentenceTransformer};
 use sha2::{Digest, Sha256};
 use tch::Device;
@@ -11,7 +10,7 @@ use crate::{
     error::TrainError,
     evaluation::{Evaluation, Material},
     tasks::Objective,
-    tokenizing::TrainingData,
+    training_data::TrainingData,
 };
 
 /// Parts of a run by name: the value itself where it is short, else the sha256 of its content.
@@ -95,7 +94,7 @@ fn insert_data(fingerprint: &mut Fingerprint, what: String, data: &TrainingData)
     if prompts.iter().any(|prompt| !prompt.is_empty()) {
         fingerprint.insert(format!("prompts of {what}"), format!("{prompts:?}"));
     }
-    fingerprint.insert(what, sha256_of_data(&data.dataset));
+    fingerprint.insert(what, data.sha256());
 }
 
 /// Several of one kind are told apart by their place, counted from one.
@@ -167,44 +166,6 @@ pub(crate) fn differences(saved: &Fingerprint, now: &Fingerprint) -> Vec<String>
         .collect()
 }
 
-/// The hash of everything in a data set that training sees: texts and labels, and not the names of columns.
-fn sha256_of_data(data: &Dataset) -> String {
-    let mut hash = Sha256::new();
-    let count = |hash: &mut Sha256, n: usize| hash.update((n as u64).to_le_bytes());
-    count(&mut hash, data.columns.len());
-    for column in &data.columns {
-        count(&mut hash, column.texts.len());
-        for text in column.texts.iter() {
-            count(&mut hash, text.len());
-            hash.update(text);
-        }
-    }
-    match &data.labels {
-        None => hash.update(b"none"),
-        Some(Labels::Integer(labels)) => {
-            hash.update(b"integer");
-            labels
-                .iter()
-                .for_each(|label| hash.update(label.to_le_bytes()));
-        }
-        Some(Labels::Float(labels)) => {
-            hash.update(b"float");
-            labels
-                .iter()
-                .for_each(|label| hash.update(label.to_le_bytes()));
-        }
-        Some(Labels::Vector { values, shape }) => {
-            hash.update(b"vector");
-            count(&mut hash, shape.len());
-            shape.iter().for_each(|&length| count(&mut hash, length));
-            values
-                .iter()
-                .for_each(|value| hash.update(value.to_le_bytes()));
-        }
-    }
-    hex::encode(hash.finalize())
-}
-
 /// The sha256 of some bytes, in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
@@ -212,37 +173,9 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use data::{TextColumn, Texts, sampler::ORDER_VERSION};
+    use data::sampler::ORDER_VERSION;
 
     use super::*;
-
-    fn data(columns: &[(&str, &[&str])], labels: Option<Labels>) -> Dataset {
-        let columns = columns.iter().map(|(name, texts)| TextColumn {
-            name: (*name).to_owned(),
-            texts: texts.iter().copied().collect::<Texts>(),
-        });
-        Dataset {
-            name: "data".to_owned(),
-            columns: columns.collect(),
-            labels,
-            classes: Vec::new(),
-            n_skipped: 0,
-        }
-    }
-
-    #[test]
-    fn the_hash_is_of_texts_and_labels() {
-        let plain = sha256_of_data(&data(&[("a", &["x", "yz"])], None));
-        assert_eq!(plain, sha256_of_data(&data(&[("b", &["x", "yz"])], None)));
-        for other in [
-            data(&[("a", &["xy", "z"])], None),
-            data(&[("a", &["yz", "x"])], None),
-            data(&[("a", &["x"]), ("b", &["yz"])], None),
-            data(&[("a", &["x", "yz"])], Some(Labels::Integer(vec![0, 1]))),
-        ] {
-            assert_ne!(plain, sha256_of_data(&other), "{other:?}");
-        }
-    }
 
     #[test]
     fn a_part_that_an_earlier_version_lacks_is_no_difference() {

@@ -81,7 +81,7 @@ impl Trainer<'_> {
         let (model, loss) = (&self.trained.model, task.objective.loss);
         let limit = self.chunking.limit(loss);
         let sampler = Sampler::evaluation(&self.arguments);
-        let batches = sampler.batches(&[&task.data.dataset], 0);
+        let batches: Vec<_> = sampler.batches(&[&task.data.dataset], 0).collect();
         let (mut sum, mut n_rows) = (0.0, 0);
         for (i, batch) in batches.iter().enumerate() {
             let rows = &batch.rows;
