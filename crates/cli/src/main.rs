@@ -13,6 +13,7 @@ mod gemm;
 mod interrupt;
 mod machine;
 mod material;
+mod memory;
 mod models;
 mod named;
 mod nano_beir;

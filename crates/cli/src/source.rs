@@ -61,48 +61,85 @@ pub(crate) fn dataset(
     options: &DataOptions,
     session: &Session,
 ) -> anyhow::Result<Dataset> {
-    let mut load_options = LoadOptions {
-        columns: options.columns.clone(),
-        max_rows: options.max_rows,
-        name: options.name.clone(),
-        on_bad_row: options.on_bad_row.unwrap_or_default(),
-        split,
-        label_column: options.reading.label_column.clone(),
-        teacher_scores: options.teacher_scores,
-        num_negatives: options.reading.num_negatives,
-        dialect: options.reading.dialect(),
-        classes: options.classes.clone(),
-    };
-    let is_here =
-        Path::new(source).exists() || !is_name(source.split(':').next().unwrap_or(source));
-    if is_here {
+    Located::new(source, split, options, session)?.load()
+}
+
+/// A data set whose files are here, and how they are read.
+#[derive(Debug, Clone)]
+pub(crate) struct Located {
+    /// The name of files, where it is no name on the hub.
+    source: Option<String>,
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) options: LoadOptions,
+}
+
+impl Located {
+    /// Finds the files that `source` names, on disk or on the hub.
+    pub(crate) fn new(
+        source: &str,
+        split: Split,
+        options: &DataOptions,
+        session: &Session,
+    ) -> anyhow::Result<Self> {
+        let mut load_options = LoadOptions {
+            columns: options.columns.clone(),
+            max_rows: options.max_rows,
+            name: options.name.clone(),
+            on_bad_row: options.on_bad_row.unwrap_or_default(),
+            split,
+            label_column: options.reading.label_column.clone(),
+            teacher_scores: options.teacher_scores,
+            num_negatives: options.reading.num_negatives,
+            dialect: options.reading.dialect(),
+            classes: options.classes.clone(),
+        };
+        let is_here =
+            Path::new(source).exists() || !is_name(source.split(':').next().unwrap_or(source));
+        if is_here {
+            load_options
+                .name
+                .get_or_insert_with(|| local_name(Path::new(source)));
+            return Ok(Self {
+                source: Some(source.to_owned()),
+                files: data::find_files(source, split)?,
+                options: load_options,
+            });
+        }
+        let id = DatasetId::parse(source).with_context(|| {
+            format!("data set `{source}` is neither a file here nor a name on the hub")
+        })?;
         load_options
             .name
-            .get_or_insert_with(|| local_name(Path::new(source)));
-        return Ok(data::load(source, &load_options)?);
+            .get_or_insert_with(|| hub_name(&id, split));
+        let config = HubConfig::from_env()?;
+        let files = fetched(fetch_dataset(&config, &id, &mut Download::new(session)), session)
+            .with_context(|| {
+                format!(
+                    "data set `{source}` is neither a file here nor could it be had from the hub: give a parquet, CSV or JSON Lines file, or run `cargo xtask fetch-data --dataset {source}` where the hub can be reached"
+                )
+            })?;
+        let files = match split {
+            Split::Train => files.train,
+            Split::Dev => files.dev,
+            Split::Test => files.test,
+        };
+        if files.is_empty() {
+            bail!("data set `{source}` on the hub has no {split} split",);
+        }
+        Ok(Self {
+            source: None,
+            files,
+            options: load_options,
+        })
     }
-    let id = DatasetId::parse(source).with_context(|| {
-        format!("data set `{source}` is neither a file here nor a name on the hub")
-    })?;
-    load_options
-        .name
-        .get_or_insert_with(|| hub_name(&id, split));
-    let config = HubConfig::from_env()?;
-    let files = fetched(fetch_dataset(&config, &id, &mut Download::new(session)), session)
-        .with_context(|| {
-            format!(
-                "data set `{source}` is neither a file here nor could it be had from the hub: give a parquet, CSV or JSON Lines file, or run `cargo xtask fetch-data --dataset {source}` where the hub can be reached"
-            )
-        })?;
-    let files = match split {
-        Split::Train => files.train,
-        Split::Dev => files.dev,
-        Split::Test => files.test,
-    };
-    if files.is_empty() {
-        bail!("data set `{source}` on the hub has no {split} split",);
+
+    /// Reads the data set into memory.
+    pub(crate) fn load(&self) -> anyhow::Result<Dataset> {
+        Ok(match &self.source {
+            Some(source) => data::load(source, &self.options)?,
+            None => data::load_files(&self.files, &self.options)?,
+        })
     }
-    Ok(data::load_files(&files, &load_options)?)
 }
 
 /// The files of splits of a data set on the hub, each given as subset and split, in that order.

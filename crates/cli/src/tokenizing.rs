@@ -1,13 +1,16 @@
 //! Data sets turned into token ids, under a bar.
 
-use std::ops::ControlFlow;
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use data::{Dataset, TextColumn, TokenCache, Written};
 use model::{ModelError, SentenceTransformer, Tokenizer};
 use train::{Tokenizing, TrainError, TrainingData};
 use wording::counted;
 
-use crate::session::Session;
+use crate::{memory::gigabytes, session::Session, source::Located};
 
 /// Turns all texts of a data set into ids.
 pub(crate) fn tokenize(
@@ -69,12 +72,61 @@ pub(crate) fn tokenize_prompted(
     cache: Option<&TokenCache>,
     session: &Session,
 ) -> anyhow::Result<TrainingData> {
+    let data = told(session, |progress| {
+        train::tokenize_prompted(dataset, prompts, rows, tokenizer, cache, progress)
+    })?;
+    let of_needed = match data.tokens.rows_with_ids() {
+        None => String::new(),
+        Some(rows) => format!(
+            " of the {} that --max-steps needs, which are not kept for the next run",
+            counted(rows.len(), "rows")
+        ),
+    };
+    tell_size(&data, &of_needed);
+    Ok(data)
+}
+
+/// Turns the rows of files, which begin with those of `head`, into ids on disk.
+pub(crate) fn tokenize_to_store(
+    files: &Located,
+    head: Dataset,
+    prompts: Vec<String>,
+    has_hashes: bool,
+    tokenizer: &Tokenizer,
+    cache: &TokenCache,
+    session: &Session,
+) -> anyhow::Result<TrainingData> {
+    let source = (files.files.as_slice(), &files.options);
+    let data = told(session, |progress| {
+        train::tokenize_to_store(
+            source, head, prompts, has_hashes, tokenizer, cache, progress,
+        )
+    })?;
+    tell_size(&data, ", on disk");
+    Ok(data)
+}
+
+/// Time between two lines about a store that is being written.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Has `work` tell its progress, by a bar and lines.
+fn told(
+    session: &Session,
+    work: impl FnOnce(
+        &mut dyn FnMut(Tokenizing<'_>) -> ControlFlow<()>,
+    ) -> Result<TrainingData, TrainError>,
+) -> anyhow::Result<TrainingData> {
     let mut bar = None;
+    let mut last_line = Instant::now();
     let mut progress = |progress: Tokenizing<'_>| {
         match progress {
             Tokenizing::Texts { n_done, n_texts } => bar
                 .get_or_insert_with(|| session.bar("tokenizing", n_texts))
                 .set_position(n_done as u64),
+            Tokenizing::Rows { n_done } if last_line.elapsed() > HEARTBEAT => {
+                last_line = Instant::now();
+                tracing::info!("tokenized {} to disk", counted(n_done, "rows"));
+            }
             Tokenizing::NotCached(error) => tracing::warn!(
                 "the token ids could not be kept for the next run: {error}; SENTUNE_CACHE names another folder, --token-cache=false keeps none"
             ),
@@ -94,31 +146,23 @@ pub(crate) fn tokenize_prompted(
             ControlFlow::Continue(())
         }
     };
-    let data = train::tokenize_prompted(dataset, prompts, rows, tokenizer, cache, &mut progress);
+    let data = work(&mut progress);
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    let data = match data {
-        Err(TrainError::Model(ModelError::Stopped)) => return Err(session.interrupt.error()),
-        data => data?,
-    };
-    let of_needed = match data.tokens.rows_with_ids() {
-        None => String::new(),
-        Some(rows) => format!(
-            " of the {} that --max-steps needs, which are not kept for the next run",
-            counted(rows.len(), "rows")
-        ),
-    };
-    tracing::info!(
-        "data {}: {} of {}, {}{of_needed}",
-        data.dataset.name,
-        counted(data.dataset.n_rows(), "rows"),
-        counted(data.dataset.columns.len(), "texts"),
-        counted(data.tokens.n_tokens().iter().sum(), "tokens"),
-    );
-    Ok(data)
+    match data {
+        Err(TrainError::Model(ModelError::Stopped)) => Err(session.interrupt.error()),
+        data => Ok(data?),
+    }
 }
 
-fn gigabytes(n_bytes: u64) -> String {
-    format!("{:.3} GB", n_bytes as f64 / 1e9)
+/// Tells how many rows and tokens there are.
+fn tell_size(data: &TrainingData, more: &str) {
+    tracing::info!(
+        "data {}: {} of {}, {}{more}",
+        data.dataset.name,
+        counted(data.n_rows(), "rows"),
+        counted(data.dataset.columns.len(), "texts"),
+        counted(data.n_tokens(), "tokens"),
+    );
 }

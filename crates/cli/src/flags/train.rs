@@ -68,6 +68,10 @@ pub(crate) struct TrainFlags {
     /// Rows that hold an empty text or no value: error (stop and name them), skip (leave them out and count them).
     #[arg(long, value_name = "ROWS", default_value = "error", value_parser = by_name::<OnBadRow>, help_heading = DATA)]
     pub(crate) on_bad_row: OnBadRow,
+    /// Where texts and token ids of the training data are: always in memory; never, the token ids on disk in the cache
+    /// folder; or auto, by their size and the memory that is free.
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = by_name::<DataInMemory>, help_heading = DATA)]
+    pub(crate) data_in_memory: DataInMemory,
     #[command(flatten, next_help_heading = DATA)]
     #[serde(flatten)]
     pub(crate) reading: ReadingFlags,
@@ -122,6 +126,19 @@ impl Default for TrainFlags {
     fn default() -> Self {
         flag_defaults()
     }
+}
+
+/// Whether texts and token ids of the training data are in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DataInMemory {
+    /// Decided by their size and the memory that is free.
+    #[default]
+    Auto,
+    /// All of them.
+    Always,
+    /// None: token ids are on disk.
+    Never,
 }
 
 /// An evaluator that a run may have.
@@ -353,6 +370,16 @@ mod tests {
             let message = limit(wrong).unwrap_err().to_string();
             assert!(message.contains("such as 2GB"), "{wrong}: {message}");
         }
+    }
+
+    #[test]
+    fn data_is_in_memory_by_its_size_where_nothing_else_is_said() {
+        let choice = |arguments: &[&str]| train_flags(arguments).map(|f| f.data_in_memory);
+        assert_eq!(choice(&[]), Ok(DataInMemory::Auto));
+        let never = choice(&["--data-in-memory", "never"]);
+        assert_eq!(never, Ok(DataInMemory::Never));
+        let message = choice(&["--data-in-memory=false"]).unwrap_err();
+        assert!(message.contains("`always`"), "{message}");
     }
 
     #[test]

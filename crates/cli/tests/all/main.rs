@@ -13,6 +13,7 @@ mod libtorch_engine;
 mod losses;
 mod merge;
 mod messages;
+mod on_disk;
 mod prompts;
 #[cfg(target_os = "linux")]
 mod ranks;

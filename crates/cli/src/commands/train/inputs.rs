@@ -1,7 +1,9 @@
 //! The data of a run, read and checked.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
-use data::{Dataset, Split, overlap};
+use data::{DataError, Dataset, Split, overlap};
 use eval::entry::Needs;
 use losses::{Accepts, LabelKind};
 use serde_json::{Map, Value, json};
@@ -9,11 +11,13 @@ use train::IntervalStrategy;
 use wording::counted;
 
 use crate::{
-    flags::train::{RunEvaluator, TrainFlags},
+    card::N_DESCRIBED,
+    flags::train::{DataInMemory, RunEvaluator, TrainFlags},
     material::Material,
+    memory::is_on_disk,
     nano_beir::{NANO_BEIR_DATA, NanoBeir},
     session::Session,
-    source::{self, DataOptions},
+    source::{DataOptions, Located},
     tables::{Sources, Tables},
     usage::UsageError,
 };
@@ -21,6 +25,8 @@ use crate::{
 /// The data sets and tables of a run.
 pub(super) struct Inputs {
     pub(super) train: Vec<NamedDataset>,
+    /// The files of the training data, where it is not to be in memory. `train` has its first rows then.
+    pub(super) on_disk: Option<Vec<Located>>,
     pub(super) eval: Vec<NamedDataset>,
     pub(super) test: Option<Dataset>,
     /// Tables with ids to evaluate on during training.
@@ -35,7 +41,7 @@ pub(super) type NamedDataset = (Option<String>, Dataset);
 impl Inputs {
     /// Reads all data sets, and checks that --prompts names columns and sets that there are.
     pub(super) fn load(flags: &TrainFlags, session: &Session) -> anyhow::Result<Self> {
-        let load = |source: &str, name: Option<&String>, split, classes: &[String]| {
+        let locate = |source: &str, name: Option<&String>, split, classes: &[String]| {
             let options = DataOptions {
                 name: name.cloned(),
                 columns: flags.columns.clone(),
@@ -48,13 +54,20 @@ impl Inputs {
                 teacher_scores: flags.teacher.is_none() && learns_from_scores(flags, name),
                 classes: classes.to_vec(),
             };
-            source::dataset(source, split, &options, session)
+            Located::new(source, split, &options, session)
         };
-        let mut train: Vec<NamedDataset> = Vec::new();
+        let load = |source: &str, name: Option<&String>, split, classes: &[String]| {
+            locate(source, name, split, classes)?.load()
+        };
+        let mut located = Vec::new();
         for set in &flags.train_data {
-            let dataset = load(&set.value, set.name.as_ref(), Split::Train, &[]);
-            train.push((set.name.clone(), dataset.context("--train-data")?));
+            let set = locate(&set.value, set.name.as_ref(), Split::Train, &[]);
+            located.push(set.context("--train-data")?);
         }
+        let files: Vec<PathBuf> = located.iter().flat_map(|set| set.files.clone()).collect();
+        let is_on_disk = is_on_disk(flags, &files)?;
+        let sets = training_sets(flags, located, is_on_disk);
+        let (train, on_disk) = sets.context("--train-data")?;
         let (mut eval_data, mut test_data) = (flags.eval_data.as_slice(), &flags.test_data);
         if takes_data(flags) {
             (eval_data, test_data) = (&[], &None);
@@ -76,6 +89,7 @@ impl Inputs {
         let (eval_tables, test_tables) = tables(flags, session)?;
         let inputs = Self {
             train,
+            on_disk,
             eval,
             test,
             eval_tables,
@@ -98,6 +112,10 @@ impl Inputs {
 
     /// Warns of rows and texts that are in the training data and in the data to evaluate on.
     fn warn_of_overlap(&self) {
+        if self.on_disk.is_some() {
+            tracing::debug!("texts on disk are not compared with those to evaluate on");
+            return;
+        }
         let train: Vec<&Dataset> = self.train.iter().map(|(_, dataset)| dataset).collect();
         let eval = self
             .eval
@@ -139,6 +157,30 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+/// The training sets in memory; or the first rows of each, with the files of all.
+fn training_sets(
+    flags: &TrainFlags,
+    located: Vec<Located>,
+    is_on_disk: bool,
+) -> anyhow::Result<(Vec<NamedDataset>, Option<Vec<Located>>)> {
+    let names = || flags.train_data.iter().map(|set| set.name.clone());
+    if is_on_disk {
+        let head = |set: &Located| data::head(&set.files, &set.options, N_DESCRIBED);
+        let heads = located.iter().map(head).collect::<Result<Vec<_>, _>>();
+        match heads {
+            Err(error @ DataError::ReadWhole { .. })
+                if flags.data_in_memory == DataInMemory::Auto =>
+            {
+                tracing::info!("the training data is in memory all the same: {error}");
+            }
+            heads => return Ok((names().zip(heads?).collect(), Some(located))),
+        }
+    }
+    let sets = located.iter().map(Located::load);
+    let sets = sets.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok((names().zip(sets).collect(), None))
 }
 
 /// Whether the loss of the data set of this name learns from a teacher's scores of the texts of a row.

@@ -113,7 +113,7 @@ fn section(data: &TrainingData, loss: &LossFacts, source: &str) -> DataSection {
     DataSection {
         name: dataset.name.clone(),
         id: source::dataset_on_hub(source),
-        n_rows: dataset.n_rows(),
+        n_rows: data.n_rows(),
         columns,
         samples: (0..dataset.n_rows().min(N_SAMPLES)).map(sample).collect(),
         loss: loss.class.to_owned(),

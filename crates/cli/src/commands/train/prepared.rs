@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use data::Dataset;
+use data::{Dataset, TokenCache, sampler::BatchSampler};
 use eval::{EvaluatorKind, Options, Similarity};
 use losses::{Accepts, BuildContext, LabelKind, Loss, LossConfig};
 use model::{EncodeOptions, SentenceTransformer};
@@ -23,7 +23,8 @@ use crate::{
     models::{load_model, side_encoding},
     named::Named,
     session::Session,
-    tokenizing::tokenize_prompted,
+    source::Located,
+    tokenizing::{tokenize_prompted, tokenize_to_store},
     usage::UsageError,
 };
 
@@ -54,11 +55,15 @@ impl Prepared {
         };
         let needed = needed_rows(flags, &inputs, n_ranks);
         let mut training = Vec::new();
-        for ((name, dataset), rows) in inputs.train.into_iter().zip(needed) {
+        for (i, ((name, dataset), rows)) in inputs.train.into_iter().zip(needed).enumerate() {
             let prompts = prompts_of(flags, name.as_deref(), &dataset)?;
             let place = place_of(&losses, name.as_deref());
             check_classes(&dataset, losses[place].loss.as_ref())?;
-            training.push((tokens.of_rows(dataset, prompts, rows.as_deref())?, place));
+            let data = match &inputs.on_disk {
+                None => tokens.of_rows(dataset, prompts, rows.as_deref())?,
+                Some(files) => tokens.on_disk(&files[i], dataset, prompts)?,
+            };
+            training.push((data, place));
         }
         if let Some(teacher) = &flags.teacher {
             let teacher_model = load_model(teacher, session).context("--teacher")?;
@@ -184,19 +189,43 @@ impl Tokens<'_> {
         prompts: Vec<String>,
         rows: Option<&[u32]>,
     ) -> anyhow::Result<TrainingData> {
-        let call = &self.flags.call;
-        let cache = call
-            .token_cache
-            .then(|| token_cache(call.token_cache_limit));
-        let (cache, tokenizer) = (cache.flatten(), self.model.tokenizer());
         tokenize_prompted(
             dataset,
             prompts,
             rows,
-            tokenizer,
-            cache.as_ref(),
+            self.model.tokenizer(),
+            self.cache().as_ref(),
             self.session,
         )
+    }
+
+    /// The data set in these files, which begins with the rows of `head`, in a store.
+    fn on_disk(
+        &self,
+        files: &Located,
+        head: Dataset,
+        prompts: Vec<String>,
+    ) -> anyhow::Result<TrainingData> {
+        let cache = self.cache().context("there is no token cache")?;
+        let has_hashes = self.flags.arguments.batch_sampler == BatchSampler::NoDuplicates;
+        let tokenizer = self.model.tokenizer();
+        tokenize_to_store(
+            files,
+            head,
+            prompts,
+            has_hashes,
+            tokenizer,
+            &cache,
+            self.session,
+        )
+    }
+
+    fn cache(&self) -> Option<TokenCache> {
+        let call = &self.flags.call;
+        let cache = call
+            .token_cache
+            .then(|| token_cache(call.token_cache_limit));
+        cache.flatten()
     }
 }
 
@@ -207,6 +236,7 @@ fn needed_rows(flags: &TrainFlags, inputs: &Inputs, n_ranks: usize) -> Vec<Optio
     let datasets = inputs.train.iter().map(|(_, dataset)| dataset);
     let datasets: Vec<&Dataset> = datasets.collect();
     let of_steps = match flags.call.resume_from_checkpoint {
+        _ if inputs.on_disk.is_some() => None,
         Some(_) => None,
         None => train::rows_of_steps(&flags.arguments, &datasets, n_ranks),
     };
