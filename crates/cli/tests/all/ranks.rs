@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sandbox::{Ended, Sandbox, data};
+use crate::sandbox::{Ended, Sandbox, data, signal};
 
 /// Eight steps in which nothing is random but dropout and the order of rows.
 const EIGHT_STEPS: [&str; 14] = [
@@ -127,18 +127,6 @@ fn log(sandbox: &Sandbox, run: &str) -> Vec<serde_json::Value> {
         entry.retain(|key, _| !key.ends_with("_runtime") && !key.ends_with("_per_second"));
     }
     entries
-}
-
-#[track_caller]
-fn signal(child: &Child, name: &str) {
-    let kill = format!("kill -{name} {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
 }
 
 /// Waits until a run has logged its first step.
@@ -315,7 +303,7 @@ fn a_second_run_on_the_same_port_is_refused() {
     assert!(!sandbox.path("second/config.toml").exists());
     let [mut zero, one] = first;
     assert!(zero.try_wait().unwrap().is_none());
-    signal(&zero, "INT");
+    signal(zero.id(), "INT");
     let codes = ended(vec![zero, one], LONG)
         .into_iter()
         .map(|ended| ended.code);
@@ -333,7 +321,7 @@ fn a_signal_to_one_rank_stops_all() {
     }
     let ranks = start((0..2).map(|_| train(&sandbox, "run", &many)).collect());
     wait_for_a_step(&sandbox, "run");
-    signal(&ranks[1], "TERM");
+    signal(ranks[1].id(), "TERM");
     for ended in ended(ranks, SHORT) {
         assert_eq!(ended.code, Some(143), "{ended:?}");
     }
@@ -364,7 +352,7 @@ fn ranks_stop_with_the_process_that_started_them() {
             .spawn()
             .unwrap();
         wait_for_a_step(&sandbox, &run);
-        signal(&parent, name);
+        signal(parent.id(), name);
         let since = Instant::now();
         let status = parent.wait().unwrap();
         let lock = sandbox.path(&run).join(".lock");
@@ -560,7 +548,7 @@ fn a_rank_that_is_stuck_is_an_error_at_the_time_out() {
     let many = ["--max-steps", "100000", "--ddp-timeout", "4"];
     let mut ranks = start((0..2).map(|_| train(&sandbox, "run", &many)).collect());
     wait_for_a_step(&sandbox, "run");
-    signal(&ranks[1], "STOP");
+    signal(ranks[1].id(), "STOP");
     let first = ended(vec![ranks.remove(0)], SHORT).remove(0);
     first.failed(
         1,

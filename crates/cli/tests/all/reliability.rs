@@ -24,7 +24,7 @@ use std::{
 
 use kernels::random::SplitMix64;
 
-use crate::sandbox::{Ended, Sandbox, copy_folder, data, json_lines, model, words};
+use crate::sandbox::{Ended, Sandbox, copy_folder, data, json_lines, model, signal, words};
 
 /// The number of cases.
 fn count(quick: usize, full: usize) -> usize {
@@ -234,14 +234,6 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect()
-}
-
-/// Sends a signal by its name.
-fn signal(child: &Child, name: &str) {
-    // A shell's own kill is there even where no program of that name is.
-    let kill = format!("kill -{name} {}", child.id());
-    let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
-    assert!(status.success(), "{kill}");
 }
 
 /// Waits until a save is going on in a folder, or the process ends.

@@ -175,6 +175,15 @@ pub(crate) fn json_lines(text: &str) -> Vec<Value> {
         .collect()
 }
 
+/// Sends a signal by its name to the process of that number.
+#[track_caller]
+pub(crate) fn signal(process: u32, name: &str) {
+    // A shell's own kill is there even where no program of that name is.
+    let kill = format!("kill -{name} {process}");
+    let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(status.success(), "{kill}");
+}
+
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs_err::create_dir(to).unwrap();
     for entry in fs_err::read_dir(from).unwrap() {

@@ -2,13 +2,13 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
-use crate::sandbox::{Ended, Sandbox, data, words};
+use crate::sandbox::{Ended, Sandbox, data, signal, words};
 
-/// Trains with `flags` and sends `signal` as soon as the first step is logged.
-fn train_and_signal(sandbox: &Sandbox, signal: &str, flags: &[&str]) -> Ended {
+/// Trains with `flags` and sends a signal as soon as the first step is logged.
+fn train_and_signal(sandbox: &Sandbox, name: &str, flags: &[&str]) -> Ended {
     let mut child = sandbox
         .line("train --model MODEL --train-data DATA/triplets.jsonl")
         .args(["--output-dir", "run", "--json"])
@@ -24,15 +24,7 @@ fn train_and_signal(sandbox: &Sandbox, signal: &str, flags: &[&str]) -> Ended {
     line.clear();
     stdout.read_line(&mut line).unwrap();
     assert!(line.contains("\"loss\""), "{line}");
-    // A shell's own kill is there even where no program of that name is.
-    let kill = format!("kill -{signal} {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(child.id(), name);
     for rest in stdout.lines() {
         rest.unwrap();
     }

@@ -228,8 +228,10 @@ fn a_run_that_fails_does_not_end_the_sweep() {
 fn a_signal_ends_it_with_a_checkpoint() {
     use std::{
         io::{BufRead, BufReader},
-        process::{Command, Stdio},
+        process::Stdio,
     };
+
+    use crate::sandbox::signal;
 
     let sandbox = Sandbox::new();
     let text = file("", "seed = [1, 2]").replace("max-steps = 6", "max-steps = 400");
@@ -244,14 +246,7 @@ fn a_signal_ends_it_with_a_checkpoint() {
         .lines()
         .map(Result::unwrap);
     lines.find(|line| line.contains("checkpoint-2")).unwrap();
-    let kill = format!("kill -TERM {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(child.id(), "TERM");
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(143), "{rest:?}");
     assert!(

@@ -137,7 +137,7 @@ fn a_second_trainer_is_refused() {
         n_refused += 1;
     }
     assert!(child.try_wait().unwrap().is_none());
-    signal(&child, "INT");
+    signal(child.id(), "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     report("second trainers refused", n_refused, n);
 }

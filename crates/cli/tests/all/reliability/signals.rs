@@ -10,7 +10,7 @@ const NAMES: [(&str, i32); 3] = [("INT", 2), ("TERM", 15), ("USR1", 10)];
 
 /// Sends the signal and waits: how long it took, and how it ended.
 fn end_by(child: &mut Child, name: &str) -> (Duration, ExitStatus) {
-    signal(child, name);
+    signal(child.id(), name);
     let sent = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -244,7 +244,7 @@ fn a_second_signal_ends_at_once() {
         assert!(child.try_wait().unwrap().is_none());
         thread::sleep(Duration::from_millis(2));
     }
-    signal(&child, "INT");
+    signal(child.id(), "INT");
     thread::sleep(Duration::from_secs(1));
     let was_waiting = child.try_wait().unwrap().is_none();
     let (waited, status) = end_by(&mut child, "TERM");
