@@ -150,6 +150,9 @@ impl Store {
     }
 }
 
+// SAFETY: c10d locks each operation of a store, and none of them belongs to a thread.
+unsafe impl Send for Store {}
+
 impl Drop for Store {
     fn drop(&mut self) {
         // SAFETY: this is the only handle of the store.
@@ -293,6 +296,9 @@ impl Ranks {
         shape
     }
 }
+
+// SAFETY: the group's work is done by threads of its own, and no operation belongs to the one that asks for it.
+unsafe impl Send for Ranks {}
 
 impl Drop for Ranks {
     fn drop(&mut self) {

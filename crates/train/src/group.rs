@@ -10,6 +10,9 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
+    panic,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -29,10 +32,12 @@ pub type Facts = BTreeMap<String, String>;
 pub struct Group {
     ranks: Ranks,
     store: Store,
-    watch: Watch,
-    place: String,
-    timeout: Duration,
+    watch: Arc<Watch>,
+    meeting: Meeting,
 }
+
+/// The time in which a rank learns who is gone, or that none is.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Contribution of a rank to a decision of all.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -49,36 +54,71 @@ impl Group {
     /// Meets the other ranks. `facts` say how this one was started.
     ///
     /// # Errors
-    /// If a rank does not come, comes twice, or has other facts.
+    /// If a rank does not come, comes twice, is gone, or has other facts: within the time-out and moments.
     pub fn join(meeting: &Meeting, facts: &Facts) -> Result<Self, TrainError> {
+        let since = Instant::now();
+        let watch = Arc::new(Watch::new(meeting.rank));
+        let (own, facts, own_watch) = (meeting.clone(), facts.clone(), Arc::clone(&watch));
+        // libtorch tries for up to twice the time-out where rank 0 dies as it begins to listen, and waits for ever for an
+        // answer of a process that is stopped.
+        let meets = thread::spawn(move || Self::meet(own, &facts, own_watch, since));
+        let mut limit = meeting.timeout.saturating_add(PATIENCE);
+        while !meets.is_finished() && since.elapsed() < limit {
+            if watch.lost().is_some() {
+                limit = limit.min(since.elapsed() + PATIENCE);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let joined = match (meets.is_finished(), watch.lost()) {
+            (true, _) => meets
+                .join()
+                .unwrap_or_else(|payload| panic::resume_unwind(payload)),
+            (false, Some(lost)) => Err(GroupError::Lost(lost).into()),
+            (false, None) => Err(meeting.unanswered(watch.is_linked()).into()),
+        };
+        if let Err(error) = &joined {
+            watch.leave(Some(&error.to_string()));
+        }
+        joined
+    }
+
+    /// Takes the steps of a meeting in turn. The watch comes before anything that is waited for, so that whoever dies from
+    /// then on is named at once.
+    fn meet(
+        meeting: Meeting,
+        facts: &Facts,
+        watch: Arc<Watch>,
+        since: Instant,
+    ) -> Result<Self, TrainError> {
         let store = meeting.open_store()?;
         meeting.claim(&store)?;
-        let place = meeting.place();
         let exchange = Exchange {
             store: &store,
-            rank: meeting.rank,
-            size: meeting.size,
-            place: &place,
+            meeting: &meeting,
+            watch: Some(&watch),
+            since,
             timeout: meeting.timeout,
-            watch: None,
         };
-        exchange.compare("arguments", facts)?;
         let address = meeting.own_address().map_err(GroupError::Watch)?;
-        let watch = Watch::start(meeting, address, &store)?;
-        let ranks = Ranks::connect(
+        if meeting.rank == 0 {
+            watch.listen(address, &meeting, &store)?;
+        } else {
+            exchange.wait(0..1, |_| watch::KEY.to_owned())?;
+            watch.connect(&meeting, &store)?;
+        }
+        exchange.compare("arguments", facts)?;
+        let ranks = exchange.told(Ranks::connect(
             &store,
             (meeting.rank, meeting.size),
             &address.to_string(),
             meeting.interface.as_deref(),
             meeting.timeout,
-        );
-        let ranks = told(ranks, &watch, meeting.timeout)?;
+        ))?;
         Ok(Self {
             ranks,
             store,
             watch,
-            place,
-            timeout: meeting.timeout,
+            meeting,
         })
     }
 
@@ -109,11 +149,10 @@ impl Group {
     pub fn compare(&self, what: &str, facts: &Facts) -> Result<(), TrainError> {
         let exchange = Exchange {
             store: &self.store,
-            rank: self.rank(),
-            size: self.size(),
-            place: &self.place,
-            timeout: self.timeout,
+            meeting: &self.meeting,
             watch: Some(&self.watch),
+            since: Instant::now(),
+            timeout: self.meeting.timeout,
         };
         exchange.compare(what, facts)
     }
@@ -204,7 +243,7 @@ impl Group {
     }
 
     fn told<T>(&self, result: Result<T, RanksError>) -> Result<T, TrainError> {
-        told(result, &self.watch, self.timeout)
+        told(result, &self.watch, self.meeting.timeout)
     }
 }
 
@@ -214,7 +253,6 @@ fn told<T>(
     watch: &Watch,
     timeout: Duration,
 ) -> Result<T, TrainError> {
-    const PATIENCE: Duration = Duration::from_secs(2);
     let error = match result {
         Ok(value) => return Ok(value),
         Err(RanksError::Torch(error)) => return Err(error.into()),
@@ -241,38 +279,44 @@ fn told<T>(
 /// An exchange of facts by way of the store.
 struct Exchange<'s> {
     store: &'s Store,
-    rank: usize,
-    size: usize,
-    place: &'s str,
-    timeout: Duration,
+    meeting: &'s Meeting,
+    /// `None` to wait on though a rank is lost.
     watch: Option<&'s Watch>,
+    /// The time from which `timeout` counts.
+    since: Instant,
+    timeout: Duration,
 }
 
 impl Exchange<'_> {
     /// Publishes the facts of this rank, waits for those of all others, and compares them with rank 0's.
     fn compare(&self, what: &str, facts: &Facts) -> Result<(), TrainError> {
         let key = |rank: usize| format!("{what} of {rank}");
-        let own = serde_json::to_vec(facts).map_err(std::io::Error::from)?;
-        self.store.set(&key(self.rank), &own)?;
-        self.wait(|rank| self.store.has(&key(rank)))?;
-        let mut all = Vec::with_capacity(self.size);
-        for rank in 0..self.size {
-            let facts = self.store.get(&key(rank))?;
+        let Meeting {
+            rank: own, size, ..
+        } = *self.meeting;
+        let own_facts = serde_json::to_vec(facts).map_err(std::io::Error::from)?;
+        self.told(self.store.set(&key(own), &own_facts))?;
+        self.wait(0..size, key)?;
+        let mut all = Vec::with_capacity(size);
+        for rank in 0..size {
+            let facts = self.told(self.store.get(&key(rank)))?;
             all.push(serde_json::from_slice::<Facts>(&facts).map_err(std::io::Error::from)?);
         }
         let has_read = |rank: usize| format!("{what} read by {rank}");
-        self.store.set(&has_read(self.rank), b"")?;
-        let differing = (1..self.size).find(|&rank| all[rank] != all[0]);
+        self.told(self.store.set(&has_read(own), b""))?;
+        let differing = (1..size).find(|&rank| all[rank] != all[0]);
         let Some(rank) = differing else {
             return Ok(());
         };
-        if self.rank == 0 {
+        if own == 0 {
             // The store may go with rank 0, which has to be there until all have seen the difference.
             let _ = Exchange {
+                watch: None,
+                since: Instant::now(),
                 timeout: self.timeout.min(Duration::from_secs(5)),
                 ..*self
             }
-            .wait(|rank| self.store.has(&has_read(rank)));
+            .wait(0..size, has_read);
         }
         Err(GroupError::Differs {
             rank,
@@ -281,14 +325,18 @@ impl Exchange<'_> {
         .into())
     }
 
-    /// Waits until `has_come` of every rank.
-    fn wait(&self, has_come: impl Fn(usize) -> Result<bool, RanksError>) -> Result<(), TrainError> {
-        let since = Instant::now();
-        let mut absent: Vec<usize> = (0..self.size).collect();
+    /// Waits until every one of `ranks` has set its key.
+    fn wait(&self, ranks: Range<usize>, key: impl Fn(usize) -> String) -> Result<(), TrainError> {
+        // Rank 0 tells the others who has not come, before they would have to look themselves.
+        let lead = Duration::from_secs(u64::from(self.meeting.rank > 0));
+        let limit = self.timeout.saturating_add(lead);
+        let mut absent: Vec<usize> = ranks.collect();
         loop {
+            // Before the keys: one that ends after it has set the last of them is waited for no longer.
+            let lost = self.watch.and_then(Watch::lost);
             let mut still = Vec::new();
             for rank in absent {
-                if !has_come(rank)? {
+                if !self.told(self.store.has(&key(rank)))? {
                     still.push(rank);
                 }
             }
@@ -296,19 +344,20 @@ impl Exchange<'_> {
             if absent.is_empty() {
                 return Ok(());
             }
-            if let Some(lost) = self.watch.and_then(Watch::lost) {
+            if let Some(lost) = lost {
                 return Err(GroupError::Lost(lost).into());
             }
-            if since.elapsed() >= self.timeout {
-                return Err(GroupError::Absent {
-                    ranks: absent,
-                    size: self.size,
-                    place: self.place.to_owned(),
-                    seconds: self.timeout.as_secs(),
-                }
-                .into());
+            if self.since.elapsed() >= limit {
+                return Err(self.meeting.absent(absent).into());
             }
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn told<T>(&self, result: Result<T, RanksError>) -> Result<T, TrainError> {
+        match self.watch {
+            Some(watch) => told(result, watch, self.meeting.timeout),
+            None => Ok(result?),
         }
     }
 }

@@ -398,6 +398,90 @@ fn a_rank_that_dies_is_named_by_the_others() {
     }
 }
 
+/// The names of the threads of a process.
+fn threads(process: u32) -> Vec<String> {
+    let threads = fs_err::read_dir(format!("/proc/{process}/task")).unwrap();
+    let names = threads.map(|thread| fs_err::read_to_string(thread.unwrap().path().join("comm")));
+    // Some may have ended since.
+    names.flatten().map(|name| name.trim().to_owned()).collect()
+}
+
+/// Before all ranks have met, one that never comes is named by the others at the time-out, and one that was there is at
+/// once.
+#[test]
+fn a_rank_that_is_gone_before_all_have_met_is_named_by_the_others() {
+    let sandbox = Sandbox::new();
+    let start_some = |ranks: &[usize], size: usize, flags: &[&str]| -> Vec<Child> {
+        let port = free_port();
+        let start = |&rank| {
+            as_rank(&mut train(&sandbox, "run", flags), rank, size, port)
+                .spawn()
+                .unwrap()
+        };
+        ranks.iter().map(start).collect()
+    };
+    for missing in [1, 2] {
+        let ranks = start_some(&[0, 3 - missing], 3, &["--ddp-timeout", "3"]);
+        for ended in ended(ranks, SHORT) {
+            let words = format!("rank {missing} of 3 did not come to 127.0.0.1:");
+            ended.failed(1, &[&words, "within 3 s (--ddp-timeout)"]);
+        }
+    }
+    for victim in 0..3 {
+        // Three that wait for a fourth.
+        let mut ranks = start_some(&[0, 1, 2], 4, &[]);
+        let since = Instant::now();
+        let is_followed = |names: &[String], rank| names.contains(&format!("watch over {rank}"));
+        while !(1..3).all(|rank| is_followed(&threads(ranks[0].id()), rank)) {
+            assert!(since.elapsed() < LONG, "the ranks do not come");
+            thread::sleep(Duration::from_millis(10));
+        }
+        ranks[victim].kill().unwrap();
+        ranks.remove(victim).wait().unwrap();
+        let words = format!("rank {victim} is gone: its process has ended without a word");
+        for ended in ended(ranks, SHORT) {
+            ended.failed(1, &[&words]);
+        }
+    }
+    assert!(!sandbox.path("run/config.toml").exists());
+}
+
+/// Rank 0 that dies when it has just begun to listen, or is stuck then, is an error of the others at the time-out.
+#[test]
+fn rank_0_that_listens_and_does_not_answer_is_named_by_the_others() {
+    let sandbox = Sandbox::new();
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = listeners
+        .each_ref()
+        .map(|listener| listener.local_addr().unwrap().port());
+    let start = |port| {
+        as_rank(
+            &mut train(&sandbox, "run", &["--ddp-timeout", "6"]),
+            1,
+            2,
+            port,
+        )
+        .spawn()
+        .unwrap()
+    };
+    let ranks = ports.map(start).into();
+    // The first looks whether anybody listens. The second is libtorch's, which would go on for twice the time-out, or for
+    // ever where the connection does not end.
+    let [dead, stuck] = listeners.map(|listener| {
+        let connections = [(); 2].map(|()| listener.accept().unwrap());
+        (listener, connections)
+    });
+    drop(dead);
+    for (ended, port) in ended(ranks, SHORT).into_iter().zip(ports) {
+        let words = format!("nobody answers at 127.0.0.1:{port} within 6 s (--ddp-timeout)");
+        ended.failed(
+            1,
+            &[&words, "where rank 0 or the launcher serves the ranks"],
+        );
+    }
+    drop(stuck);
+}
+
 /// Runs two ranks, the second with a failpoint.
 fn with_failpoint(
     sandbox: &Sandbox,

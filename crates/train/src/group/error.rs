@@ -77,6 +77,16 @@ pub enum GroupError {
     /// The connections by which ranks notice each other's end could not be made.
     #[error("the ranks can't watch over each other")]
     Watch(#[source] io::Error),
+    /// Rank 0 serves the store, or did, and does not listen.
+    #[error(
+        "rank 0 can't be reached at {address}, where it watches over the ranks: look what became of it, whether a firewall is between, and whether MASTER_ADDR is an address that other machines know"
+    )]
+    Unreachable {
+        /// Address and port.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
     /// An operation failed.
     #[error(transparent)]
     Ranks(RanksError),

@@ -91,6 +91,21 @@ impl Meeting {
         }
     }
 
+    /// The error of a meeting that libtorch does not end in time: before this rank is linked with rank 0, or after.
+    pub(super) fn unanswered(&self, is_linked: bool) -> GroupError {
+        let words = "libtorch still waits".to_owned();
+        match is_linked {
+            false => self.unserved(words),
+            true => GroupError::Silent {
+                seconds: self.timeout.as_secs(),
+                source: RanksError::Failed {
+                    operation: "the meeting by the store, which rank 0 or the launcher serves",
+                    words,
+                },
+            },
+        }
+    }
+
     /// The error of ranks that have not come.
     pub(super) fn absent(&self, ranks: Vec<usize>) -> GroupError {
         GroupError::Absent {

@@ -1,18 +1,19 @@
 //! The watch of ranks over each other: a connection of each to rank 0, which breaks when a process ends, however it ends.
 //!
 //! Operations between ranks fail too when a rank is gone, but without its name, and only once one is tried. Here the
-//! system tells rank 0 at once which connection is closed, and rank 0 tells the others.
+//! system tells rank 0 at once which connection is closed, and rank 0 tells the others. It begins with the meeting: rank 0
+//! takes connections as soon as there is a store to name its address in.
 
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use shim::ranks::Store;
@@ -50,117 +51,74 @@ struct Shared {
     lost: Mutex<Option<Lost>>,
     /// Connections by rank: to all others on rank 0, and to rank 0 on the others.
     links: Mutex<BTreeMap<usize, TcpStream>>,
+    /// The address that rank 0 listens on.
+    door: OnceLock<SocketAddr>,
     has_left: AtomicBool,
 }
 
 /// Key of the address that rank 0 listens on.
-const KEY: &str = "watch";
+pub(super) const KEY: &str = "watch";
 
 impl Watch {
-    /// Connects this rank, which is known to others by `address`.
-    pub(super) fn start(
-        meeting: &Meeting,
-        address: IpAddr,
-        store: &Store,
-    ) -> Result<Self, TrainError> {
+    /// A watch of this rank, which has no connections yet.
+    pub(super) fn new(rank: usize) -> Self {
         let shared = Arc::new(Shared {
-            rank: meeting.rank,
+            rank,
             lost: Mutex::new(None),
             links: Mutex::new(BTreeMap::new()),
+            door: OnceLock::new(),
             has_left: AtomicBool::new(false),
         });
-        let watch = Self { shared };
-        if meeting.rank == 0 {
-            let listener = TcpListener::bind((address, 0)).map_err(GroupError::Watch)?;
-            let own = listener.local_addr().map_err(GroupError::Watch)?;
-            store.set(KEY, own.to_string().as_bytes())?;
-            watch
-                .accept(&listener, meeting)
-                .map_err(GroupError::Watch)?;
-            let links = lock(&watch.shared.links);
-            let absent: Vec<usize> = (1..meeting.size)
-                .filter(|rank| !links.contains_key(rank))
-                .collect();
-            if !absent.is_empty() {
-                return Err(meeting.absent(absent).into());
-            }
-        } else {
-            let address = String::from_utf8_lossy(&store.get(KEY)?).into_owned();
-            watch
-                .connect(&address, meeting)
-                .map_err(GroupError::Watch)?;
-        }
-        Ok(watch)
+        Self { shared }
     }
 
-    /// Takes the connections of the other ranks that come in time.
-    fn accept(&self, listener: &TcpListener, meeting: &Meeting) -> io::Result<()> {
-        listener.set_nonblocking(true)?;
-        let since = Instant::now();
-        while lock(&self.shared.links).len() < meeting.size - 1 {
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if since.elapsed() >= meeting.timeout {
-                        return Ok(());
-                    }
-                    thread::sleep(Duration::from_millis(5));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            stream.set_nonblocking(false)?;
-            // Whoever else connects says no rank.
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            let mut reader = BufReader::new(stream.try_clone()?);
-            let mut line = String::new();
-            let read = reader.read_line(&mut line);
-            let rank = line
-                .strip_prefix("rank ")
-                .and_then(|rank| rank.trim().parse().ok());
-            if let (Ok(_), Some(rank)) = (read, rank) {
-                stream.set_read_timeout(None)?;
-                self.follow(rank, stream, reader)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn connect(&self, address: &str, meeting: &Meeting) -> io::Result<()> {
-        let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-        let mut stream = TcpStream::connect_timeout(&address, meeting.timeout)?;
-        writeln!(stream, "rank {}", meeting.rank)?;
-        let reader = BufReader::new(stream.try_clone()?);
-        self.follow(0, stream, reader)
-    }
-
-    /// Reads what `rank` says, on a thread of its own.
-    fn follow(
+    /// Has rank 0 take connections of the others, on a thread of its own, and says in the store where.
+    pub(super) fn listen(
         &self,
-        rank: usize,
-        stream: TcpStream,
-        mut reader: BufReader<TcpStream>,
-    ) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        lock(&self.shared.links).insert(rank, stream);
-        let shared = Arc::clone(&self.shared);
-        thread::Builder::new()
-            .name(format!("watch over {rank}"))
-            .spawn(move || {
-                let mut line = String::new();
-                let is_whole = matches!(reader.read_line(&mut line), Ok(n) if n > 0);
-                let news = is_whole.then(|| News::read(&line)).flatten();
-                match news {
-                    Some(News::Bye) => {}
-                    Some(News::Failed(words)) => shared.lose(Lost {
-                        rank,
-                        words: Some(words),
-                    }),
-                    Some(News::Lost(lost)) => shared.lose(lost),
-                    None => shared.lose(Lost { rank, words: None }),
+        address: IpAddr,
+        meeting: &Meeting,
+        store: &Store,
+    ) -> Result<(), TrainError> {
+        let listener = TcpListener::bind((address, 0)).map_err(GroupError::Watch)?;
+        let door = listener.local_addr().map_err(GroupError::Watch)?;
+        let door = *self.shared.door.get_or_init(|| door);
+        let (shared, size) = (Arc::clone(&self.shared), meeting.size);
+        let take_all = move || {
+            for stream in listener.incoming() {
+                if shared.has_left.load(Ordering::SeqCst) {
+                    return;
                 }
-            })?;
-        Ok(())
+                let taken = stream.and_then(|stream| shared.take(stream, size));
+                if taken.is_err() {
+                    // Such as too many open files: not again at once.
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(take_all)
+            .map_err(GroupError::Watch)?;
+        Ok(store.set(KEY, door.to_string().as_bytes())?)
+    }
+
+    /// Connects another rank with rank 0, whose address is in the store.
+    pub(super) fn connect(&self, meeting: &Meeting, store: &Store) -> Result<(), TrainError> {
+        let address = String::from_utf8_lossy(&store.get(KEY)?).into_owned();
+        let door = address.parse::<SocketAddr>().map_err(io::Error::other);
+        let linked = door.and_then(|door| {
+            let mut stream = TcpStream::connect_timeout(&door, meeting.timeout)?;
+            writeln!(stream, "rank {}", meeting.rank)?;
+            let reader = BufReader::new(stream.try_clone()?);
+            self.shared.link(0, stream)?;
+            self.shared.follow(0, reader)
+        });
+        Ok(linked.map_err(|source| GroupError::Unreachable { address, source })?)
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_linked(&self) -> bool {
+        !lock(&self.shared.links).is_empty()
     }
 
     pub(super) fn watcher(&self) -> Watcher {
@@ -193,10 +151,66 @@ impl Drop for Watch {
             // Ends the thread that reads from it; one that is broken has ended already.
             let _ = link.shutdown(std::net::Shutdown::Both);
         }
+        if let Some(door) = self.shared.door.get() {
+            // So does the one that takes connections, at the next.
+            let _ = TcpStream::connect_timeout(door, Duration::from_secs(1));
+        }
     }
 }
 
 impl Shared {
+    /// Takes the connection of a rank. Whoever else connects says no rank.
+    fn take(self: &Arc<Self>, stream: TcpStream, size: usize) -> io::Result<()> {
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        stream.set_read_timeout(None)?;
+        let rank = line.strip_prefix("rank ");
+        let Some(rank) = rank.and_then(|rank| rank.trim().parse().ok()) else {
+            return Ok(());
+        };
+        self.link(rank, stream)?;
+        match rank < size {
+            true => self.follow(rank, reader),
+            // Of another run, or started wrongly: its facts will differ, and its end is none of a rank.
+            false => Ok(()),
+        }
+    }
+
+    fn link(&self, rank: usize, stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut links = lock(&self.links);
+        if let Some(lost) = self.lost() {
+            // The others have been told before this one came.
+            (&stream).write_all(News::Lost(lost).write().as_bytes())?;
+        }
+        links.insert(rank, stream);
+        Ok(())
+    }
+
+    /// Reads what `rank` says, on a thread of its own.
+    fn follow(self: &Arc<Self>, rank: usize, mut reader: BufReader<TcpStream>) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        thread::Builder::new()
+            .name(format!("watch over {rank}"))
+            .spawn(move || {
+                let mut line = String::new();
+                let is_whole = matches!(reader.read_line(&mut line), Ok(n) if n > 0);
+                let news = is_whole.then(|| News::read(&line)).flatten();
+                match news {
+                    Some(News::Bye) => {}
+                    Some(News::Failed(words)) => shared.lose(Lost {
+                        rank,
+                        words: Some(words),
+                    }),
+                    Some(News::Lost(lost)) => shared.lose(lost),
+                    None => shared.lose(Lost { rank, words: None }),
+                }
+            })?;
+        Ok(())
+    }
+
     fn lost(&self) -> Option<Lost> {
         lock(&self.lost).clone()
     }
