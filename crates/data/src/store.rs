@@ -386,7 +386,7 @@ impl<'c> StoreWriter<'c> {
         let file = cache.partial().map_err(DataError::StoreWrite)?;
         let width = |most: usize| match most {
             0..=0xffff => 2,
-            0..=0xff_ffff => 3,
+            0x1_0000..=0xff_ffff => 3,
             _ => 4,
         };
         let mut writer = Self {

@@ -66,7 +66,7 @@ fn chunks_of_each_format_are_the_rows_that_loading_gives() {
     fs_err::write(&csv, csv_rows(n)).unwrap();
     assert!(fs_err::metadata(&csv).unwrap().len() > 10 << 20);
     let options = LoadOptions::default();
-    assert!(assert_same(&[csv.clone()], &options) > 1);
+    assert!(assert_same(std::slice::from_ref(&csv), &options) > 1);
 
     let packed = path("rows.csv.gz");
     let file = fs_err::File::create(&packed).unwrap();
@@ -93,7 +93,7 @@ fn chunks_of_each_format_are_the_rows_that_loading_gives() {
     });
     let jsonl = path("rows.jsonl");
     fs_err::write(&jsonl, lines.collect::<String>()).unwrap();
-    assert!(assert_same(&[jsonl.clone()], &options) > 1);
+    assert!(assert_same(std::slice::from_ref(&jsonl), &options) > 1);
 
     let parquet = path("rows.parquet");
     let columns = ["anchor", "positive"].iter().enumerate();
@@ -113,8 +113,8 @@ fn chunks_of_each_format_are_the_rows_that_loading_gives() {
             max_rows: Some(max_rows),
             ..LoadOptions::default()
         };
-        assert_same(&[csv.clone()], &some);
-        assert_same(&[jsonl.clone()], &some);
+        assert_same(std::slice::from_ref(&csv), &some);
+        assert_same(std::slice::from_ref(&jsonl), &some);
     }
 }
 
