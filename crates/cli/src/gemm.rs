@@ -7,7 +7,7 @@ use std::{io::Write as _, path::Path};
 
 use anyhow::Context;
 use launcher::version::RELEASE;
-use model::{Engine, GemmName, SentenceTransformer};
+use model::{Engine, GemmName, GemmRates, Precision, SentenceTransformer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -29,11 +29,19 @@ struct Measured {
     libtorch_gflops: f64,
 }
 
+/// Whether a model's settings leave the backend open, and its engine takes one.
+pub(crate) fn is_open(model: &SentenceTransformer) -> bool {
+    let compute = model.compute();
+    compute.gemm == GemmName::Auto
+        && compute.precision == Precision::Fp32
+        && model.engine() == Engine::Kernels
+}
+
 /// The backend for fp32 products of this model, measured now if it has not been on this machine. It is the `gemm` crate where
 /// a measurement can't be kept.
 pub(crate) fn fastest(model: &SentenceTransformer) -> GemmName {
     let spec = model.encoder().spec();
-    if model.engine() != Engine::Kernels || spec.hidden_size < NARROW {
+    if spec.hidden_size < NARROW {
         return GemmName::Auto;
     }
     let machine = format!(
@@ -68,7 +76,7 @@ fn kept(path: &Path, machine: &str) -> Option<Measured> {
 
 /// Measures, and keeps the outcome. Of several processes that do so at the same time the first decides for all.
 fn measure(model: &SentenceTransformer, machine: String, path: &Path) -> anyhow::Result<Measured> {
-    let [(_, rust), (_, libtorch)] = model.gemm_rates();
+    let GemmRates { rust, libtorch } = model.gemm_rates();
     let gemm = match libtorch > MARGIN * rust {
         true => GemmName::Libtorch,
         false => GemmName::Rust,

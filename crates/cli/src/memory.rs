@@ -7,6 +7,7 @@ use data::sampler::BatchSampler;
 use crate::{
     cache,
     flags::train::{DataInMemory, TrainFlags},
+    machine,
     usage::UsageError,
 };
 
@@ -102,7 +103,7 @@ fn needed(flags: &TrainFlags, files: &[PathBuf]) -> u64 {
 /// The memory that is free: the system's, or what is left of the limit of this process's control group.
 fn available() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
-    let of_system = available_of(&read("/proc/meminfo")?)?;
+    let of_system = machine::available_memory()?;
     let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
     let limit = number("/sys/fs/cgroup/memory.max");
     let used = number("/sys/fs/cgroup/memory.current");
@@ -110,14 +111,6 @@ fn available() -> Option<u64> {
         .zip(used)
         .map(|(limit, used)| limit.saturating_sub(used));
     Some(of_group.map_or(of_system, |left| left.min(of_system)))
-}
-
-/// The bytes that a text like /proc/meminfo says are available.
-fn available_of(meminfo: &str) -> Option<u64> {
-    let mut lines = meminfo.lines();
-    let size = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: u64 = size.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kilobytes)
 }
 
 /// A number of bytes for a message.
@@ -134,14 +127,6 @@ mod tests {
             data_in_memory: choice,
             ..TrainFlags::default()
         }
-    }
-
-    #[test]
-    fn memory_that_is_free_is_read() {
-        let text = "MemTotal: 100 kB\nMemFree:  1 kB\nMemAvailable:    24 kB\n";
-        assert_eq!(available_of(text), Some(24 * 1024));
-        assert_eq!(available_of("MemTotal: 100 kB\n"), None);
-        assert!(available() > Some(1 << 20));
     }
 
     #[test]

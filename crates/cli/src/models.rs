@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use eval::{Options, entry::Side};
 use model::{
-    BaseModel, Compute, EncodeOptions, GemmName, LoadOptions, ModelError, Precision, Role,
-    SentenceTransformer,
+    BaseModel, Compute, EncodeOptions, LoadOptions, ModelError, Role, SentenceTransformer,
 };
 use tch::Device;
 use train::{ColumnEmbeddings, Evaluation};
@@ -81,17 +80,19 @@ pub(crate) fn set_max_seq_length(
     }
 }
 
-/// Sets how matrix products are computed, where the processor can. With [`GemmName::Auto`] the faster backend is taken.
+/// Sets how matrix products are computed, where the processor can. A backend that is left open becomes the faster one.
 pub(crate) fn set_compute(
     model: &mut SentenceTransformer,
     compute: Compute,
 ) -> Result<(), UsageError> {
     set_named_compute(model, compute)?;
-    if compute.precision != Precision::Fp32 || compute.gemm != GemmName::Auto {
-        return Ok(());
+    match gemm::is_open(model) {
+        true => {
+            let gemm = gemm::fastest(model);
+            set_named_compute(model, Compute { gemm, ..compute })
+        }
+        false => Ok(()),
     }
-    let gemm = gemm::fastest(model);
-    set_named_compute(model, Compute { gemm, ..compute })
 }
 
 /// As [`set_compute`], without choosing a backend.

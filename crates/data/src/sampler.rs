@@ -190,7 +190,7 @@ pub fn iter_epoch(
     })
 }
 
-/// The batches of epoch `epoch` over several data sets, each drawn by `kind`.
+/// The batches of epoch `epoch` over several data sets, each drawn by `kind`, one batch after the other.
 ///
 /// As upstream, all samplers draw from one generator, seeded with `seed + epoch`, in the order in
 /// which their turn comes, and those of [`BatchSampler::NoDuplicates`] and
@@ -202,22 +202,6 @@ pub fn iter_epoch(
 /// # Panics
 /// If `batch_size` is 0.
 pub fn multi_dataset_batches<'d, R: Copy + Into<Rows<'d>>>(
-    mix: MultiDatasetBatchSampler,
-    kind: BatchSampler,
-    datasets: &[R],
-    batch_size: usize,
-    drop_last: bool,
-    seeds: Seeds,
-    epoch: u64,
-) -> Vec<Batch> {
-    iter_multi_dataset(mix, kind, datasets, batch_size, drop_last, seeds, epoch).collect()
-}
-
-/// As [`multi_dataset_batches`], one batch after the other.
-///
-/// # Panics
-/// If `batch_size` is 0.
-pub fn iter_multi_dataset<'d, R: Copy + Into<Rows<'d>>>(
     mix: MultiDatasetBatchSampler,
     kind: BatchSampler,
     datasets: &[R],

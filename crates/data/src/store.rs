@@ -589,6 +589,7 @@ impl<'c> StoreWriter<'c> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens::tokens_of_bytes;
     use crate::{dataset::TextColumn, sampler};
 
     const LIMITS: TokenLimits = TokenLimits {
@@ -614,15 +615,6 @@ mod tests {
             classes: Vec::new(),
             n_skipped: 0,
         }
-    }
-
-    fn tokens(dataset: &Dataset) -> TokenizedDataset {
-        dataset
-            .tokenize::<()>(|texts| {
-                let ids = texts.iter().map(|text| text.bytes().map(u32::from));
-                Ok(ids.map(Iterator::collect).collect())
-            })
-            .unwrap()
     }
 
     struct Cached {
@@ -657,7 +649,7 @@ mod tests {
                     let whole = labels.iter().map(|label| *label as i64);
                     part.labels = Some(Labels::Integer(whole.collect()));
                 }
-                writer.append(&part, &tokens(&part))?;
+                writer.append(&part, &tokens_of_bytes(&part))?;
             }
             Ok(writer.finish(3)?.0)
         }
@@ -686,7 +678,7 @@ mod tests {
         for labels in labels() {
             let rows = rows(labels);
             let cached = Cached::new(10_000_000);
-            let whole = tokens(&rows);
+            let whole = tokens_of_bytes(&rows);
             let places = [8291, 0, 4095, 4096, 5, 5, 6000, 8192];
             let written = cached.write(&rows, false).unwrap();
             for store in [written, cached.open(false).unwrap()] {

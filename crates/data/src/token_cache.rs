@@ -377,6 +377,7 @@ impl<'a> Numbers<'a> {
 mod tests {
     use super::*;
     use crate::dataset::{Labels, TextColumn};
+    use crate::tokens::tokens_of_bytes;
 
     const LIMITS: TokenLimits = TokenLimits {
         vocab_size: 256,
@@ -401,21 +402,12 @@ mod tests {
         dataset(&[&["tea", "run"], &["a", "tea"]])
     }
 
-    fn tokens(dataset: &Dataset) -> TokenizedDataset {
-        dataset
-            .tokenize::<()>(|texts| {
-                let ids = texts.iter().map(|text| text.bytes().map(u32::from));
-                Ok(ids.map(Iterator::collect).collect())
-            })
-            .unwrap()
-    }
-
     /// A cache in a folder of its own with one entry, and the entry's place.
     fn filled() -> (tempfile::TempDir, TokenCache, TokenKey, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let cache = TokenCache::new(folder.path().join("tokens"), 1000);
         let key = TokenKey::new(&pairs(), b"bytes");
-        cache.write(&key, &tokens(&pairs())).unwrap();
+        cache.write(&key, &tokens_of_bytes(&pairs())).unwrap();
         let path = cache.folder.join(key.file_name());
         (folder, cache, key, path)
     }
@@ -426,7 +418,7 @@ mod tests {
         let mut now = pairs();
         now.labels = None;
         let read = cache.read(&key, &now, LIMITS).unwrap();
-        assert_eq!(read.columns, tokens(&pairs()).columns);
+        assert_eq!(read.columns, tokens_of_bytes(&pairs()).columns);
         assert_eq!(read.labels, None);
     }
 
@@ -476,7 +468,7 @@ mod tests {
         assert!(cache.read(&key, &pairs(), LIMITS).is_none());
         fs::create_dir(&path).unwrap();
         assert!(cache.read(&key, &pairs(), LIMITS).is_none());
-        assert!(cache.write(&key, &tokens(&pairs())).is_err());
+        assert!(cache.write(&key, &tokens_of_bytes(&pairs())).is_err());
         fs::remove_dir(&path).unwrap();
         fs::write(&path, &whole).unwrap();
         assert!(cache.read(&key, &pairs(), LIMITS).is_some());
@@ -540,19 +532,19 @@ mod tests {
             age(path, 4000);
         }
         let second = TokenKey::new(&pairs(), b"second");
-        cache.write(&second, &tokens(&pairs())).unwrap();
+        cache.write(&second, &tokens_of_bytes(&pairs())).unwrap();
         assert!(!partial.exists() && foreign.exists());
         age(&cache.folder.join(second.file_name()), 200);
         // Used, so younger than the second.
         assert!(cache.read(&first, &pairs(), LIMITS).is_some());
         let third = TokenKey::new(&pairs(), b"third");
-        let written = cache.write(&third, &tokens(&pairs())).unwrap();
+        let written = cache.write(&third, &tokens_of_bytes(&pairs())).unwrap();
         assert_eq!(written, Written::Kept { n_removed: 1 });
         let is_there = |key| cache.read(key, &pairs(), LIMITS).is_some();
         assert!(is_there(&first) && !is_there(&second) && is_there(&third));
 
         let small = TokenCache::new(cache.folder.clone(), size - 1);
-        let written = small.write(&second, &tokens(&pairs())).unwrap();
+        let written = small.write(&second, &tokens_of_bytes(&pairs())).unwrap();
         let too_large = Written::TooLarge {
             n_bytes: size,
             max_bytes: size - 1,

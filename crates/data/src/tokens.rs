@@ -270,6 +270,17 @@ fn check_prompts(prompts: &[Prompt], n_columns: usize) {
     );
 }
 
+/// The bytes of each text as its ids.
+#[cfg(test)]
+pub(crate) fn tokens_of_bytes(dataset: &Dataset) -> TokenizedDataset {
+    dataset
+        .tokenize::<()>(|texts| {
+            let ids = texts.iter().map(|text| text.bytes().map(u32::from));
+            Ok(ids.map(Iterator::collect).collect())
+        })
+        .unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -261,7 +261,7 @@ fn data_sets_are_mixed_as_upstream() {
             fixture.n_batches
         );
         for (epoch, expected) in fixture.epochs.iter().enumerate() {
-            let batches = multi_dataset_batches(
+            let batches: Vec<_> = multi_dataset_batches(
                 mix,
                 kind,
                 &datasets,
@@ -269,7 +269,8 @@ fn data_sets_are_mixed_as_upstream() {
                 fixture.drop_last,
                 fixture.seed.into(),
                 epoch as u64,
-            );
+            )
+            .collect();
             let found: Vec<(usize, Vec<u32>)> = batches
                 .into_iter()
                 .map(|Batch { dataset, rows }| (dataset, rows))
@@ -576,7 +577,7 @@ fn two_pairs(first: usize, second: usize) -> Dataset {
 fn proportional_goes_on_when_a_set_falls_short() {
     let dataset = two_pairs(10, 8);
     for (drop_last, n_expected, n_rows) in [(true, 18, 36), (false, 18, 34)] {
-        let batches = multi_dataset_batches(
+        let batches: Vec<_> = multi_dataset_batches(
             MultiDatasetBatchSampler::Proportional,
             BatchSampler::NoDuplicates,
             &[&dataset, &dataset],
@@ -584,7 +585,8 @@ fn proportional_goes_on_when_a_set_falls_short() {
             drop_last,
             12.into(),
             0,
-        );
+        )
+        .collect();
         assert_eq!(batches.len(), n_expected);
         assert_eq!(
             batches.iter().map(|batch| batch.rows.len()).sum::<usize>(),
@@ -626,6 +628,7 @@ fn round_robin_takes_turns_until_one_set_is_done() {
         let [first, second] = sizes.map(|n| of_sizes(&[n]));
         let both = [&first, &second];
         let batches = multi_dataset_batches(mix, kind, &both, 4, true, 42.into(), 0);
+        let batches: Vec<_> = batches.collect();
         (n_multi_dataset_batches(mix, kind, &both, 4, true), batches)
     };
     let (n_promised, batches) = round([25, 50]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use kernels::gemm::{Gemm, Kind, RustGemm, Shape};
 use shim::gemm::LibtorchGemm;
 
-use crate::{compute::GemmName, sentence_transformer::SentenceTransformer};
+use crate::sentence_transformer::SentenceTransformer;
 
 /// Tokens of a batch, about as many as 16 triplets of short texts have.
 const N_TOKENS: usize = 512;
@@ -14,10 +14,19 @@ const N_TOKENS: usize = 512;
 /// whatever else the machine does only slows a round down.
 const N_ROUNDS: usize = 4;
 
+/// Rates of products in fp32, in Gflop/s.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GemmRates {
+    /// That of [`GemmName::Rust`](crate::GemmName::Rust).
+    pub rust: f64,
+    /// That of [`GemmName::Libtorch`](crate::GemmName::Libtorch).
+    pub libtorch: f64,
+}
+
 impl SentenceTransformer {
-    /// The rate of each GEMM backend in Gflop/s, in fp32 on the threads of rayon's current pool: a feed-forward layer of this
+    /// The rate of each GEMM backend, on the threads of rayon's current pool: a feed-forward layer of this
     /// model forward, and both of its gradients. It takes a third of a second for MPNet-base on two cores.
-    pub fn gemm_rates(&self) -> [(GemmName, f64); 2] {
+    pub fn gemm_rates(&self) -> GemmRates {
         let spec = self.encoder().spec();
         let (hidden, wide) = (spec.hidden_size as usize, spec.intermediate_size as usize);
         let shapes = [
@@ -25,15 +34,12 @@ impl SentenceTransformer {
             (Kind::NN, N_TOKENS, hidden, wide),
             (Kind::TN, wide, hidden, N_TOKENS),
         ];
-        let backends: [(GemmName, &dyn Gemm); 2] = [
-            (GemmName::Rust, &RustGemm),
-            (GemmName::Libtorch, &LibtorchGemm),
-        ];
+        let backends: [&dyn Gemm; 2] = [&RustGemm, &LibtorchGemm];
         // Each of the three matrices of each product is at most so large.
         let [a, b, mut c] = [(); 3].map(|()| vec![0.5_f32; wide * hidden.max(N_TOKENS)]);
         let mut fastest = [Duration::MAX; 2];
         for round in 0..N_ROUNDS {
-            for ((_, gemm), fastest) in backends.iter().zip(&mut fastest) {
+            for (gemm, fastest) in backends.iter().zip(&mut fastest) {
                 let start = Instant::now();
                 for (kind, m, n, k) in shapes {
                     let (a, b, c) = (&a[..m * k], &b[..k * n], &mut c[..m * n]);
@@ -46,6 +52,7 @@ impl SentenceTransformer {
         }
         let flops: usize = shapes.iter().map(|(_, m, n, k)| 2 * m * n * k).sum();
         let rate = |time: Duration| flops as f64 / time.as_secs_f64() / 1e9;
-        [0, 1].map(|i| (backends[i].0, rate(fastest[i])))
+        let [rust, libtorch] = fastest.map(rate);
+        GemmRates { rust, libtorch }
     }
 }

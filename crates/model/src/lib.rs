@@ -62,6 +62,7 @@ pub use crate::{
         adapter::{AdapterConfig, BaseModel},
         write::ModelFiles,
     },
+    gemm_rates::GemmRates,
     load::LoadOptions,
     merge::MergeMethod,
     modules::{Activation, Dense, Pooling, PoolingMode},

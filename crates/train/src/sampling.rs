@@ -107,7 +107,7 @@ impl Sampler {
                 let batches = sampler::iter_epoch(kind, rows, batch_size, drop_last, seeds, epoch);
                 Box::new(batches)
             }
-            _ => sampler::iter_multi_dataset(
+            _ => sampler::multi_dataset_batches(
                 mix, kind, datasets, batch_size, drop_last, seeds, epoch,
             ),
         }

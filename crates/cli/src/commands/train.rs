@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context;
 use eval::{Metrics, csv::At};
-use model::{Compute, Engine, GemmName, LoadOptions, ModelError, Precision, SentenceTransformer};
+use model::{Compute, LoadOptions, ModelError, SentenceTransformer};
 use train::{
     CONFIG, Checkpoint, Group, METRICS, MetricsFile, RunFolder, RunOutcome, TensorBoard, Trainer,
     write_file,
@@ -262,10 +262,7 @@ impl Run<'_> {
             engine: flags.engine,
         };
         set_named_compute(model, compute)?;
-        if compute.gemm != GemmName::Auto
-            || compute.precision != Precision::Fp32
-            || model.engine() != Engine::Kernels
-        {
+        if !gemm::is_open(model) {
             return Ok(());
         }
         if self.is_first() {

@@ -169,7 +169,7 @@ fn what_can_not_be_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_disk_without_room_is_told() {
+fn a_cache_that_can_not_be_made_is_named() {
     let sandbox = Sandbox::new();
     // No folder can be made below a file.
     sandbox.write("cache", "no folder");

@@ -15,17 +15,15 @@ pub(super) fn environment() -> Map<String, Value> {
     facts.push(("device", device));
     facts.push(("threads", rayon::current_num_threads().to_string()));
     facts.extend(machine::processor().map(|name| ("processor's name", name)));
-    facts.extend(machine::memory().map(|size| ("memory", in_gib(&size))));
+    facts.extend(machine::memory().map(|size| ("memory", in_gib(size))));
     let facts = facts.into_iter();
     facts
         .map(|(name, fact)| (name.to_owned(), Value::String(fact)))
         .collect()
 }
 
-/// A size as the kernel writes it, such as `24684084 kB`, in GiB.
-fn in_gib(size: &str) -> String {
-    let kilobytes = size.strip_suffix(" kB").and_then(|n| n.parse::<f64>().ok());
-    kilobytes.map_or_else(|| size.to_owned(), |n| format!("{:.1} GiB", n / 1048576.0))
+fn in_gib(n_bytes: u64) -> String {
+    format!("{:.1} GiB", n_bytes as f64 / f64::from(1 << 30))
 }
 
 #[cfg(test)]
@@ -34,7 +32,6 @@ mod tests {
 
     #[test]
     fn sizes_are_in_gib() {
-        assert_eq!(in_gib("24684084 kB"), "23.5 GiB");
-        assert_eq!(in_gib("much"), "much");
+        assert_eq!(in_gib(24_684_084 << 10), "23.5 GiB");
     }
 }

@@ -236,9 +236,10 @@ fn needed_rows(flags: &TrainFlags, inputs: &Inputs, n_ranks: usize) -> Vec<Optio
     let datasets = inputs.train.iter().map(|(_, dataset)| dataset);
     let datasets: Vec<&Dataset> = datasets.collect();
     let of_steps = match flags.call.resume_from_checkpoint {
-        _ if inputs.on_disk.is_some() => None,
-        Some(_) => None,
-        None => train::rows_of_steps(&flags.arguments, &datasets, n_ranks),
+        None if inputs.on_disk.is_none() => {
+            train::rows_of_steps(&flags.arguments, &datasets, n_ranks)
+        }
+        _ => None,
     };
     let Some(of_steps) = of_steps else {
         return vec![None; datasets.len()];
