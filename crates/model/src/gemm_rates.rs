@@ -17,9 +17,9 @@ const N_ROUNDS: usize = 4;
 /// Rates of products in fp32, in Gflop/s.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GemmRates {
-    /// That of [`GemmName::Rust`](crate::GemmName::Rust).
+    /// Rate of [`GemmName::Rust`](crate::GemmName::Rust).
     pub rust: f64,
-    /// That of [`GemmName::Libtorch`](crate::GemmName::Libtorch).
+    /// Rate of [`GemmName::Libtorch`](crate::GemmName::Libtorch).
     pub libtorch: f64,
 }
 
