@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,18 @@ Group& group_of(void* handle) {
 
 const at::Tensor& read(const void* handle) {
   return *static_cast<const at::Tensor*>(handle);
+}
+
+std::mutex beginning;
+
+// Begins an operation and waits for its end. libtorch's flight recorder adds each group to a map of the process before it
+// takes its lock, so groups of one process, which ranks on threads have, begin one at a time.
+template <typename Begin>
+void finish(Begin&& begin) {
+  std::unique_lock<std::mutex> one_at_a_time(beginning);
+  const auto work = begin();
+  one_at_a_time.unlock();
+  work->wait();
 }
 
 }  // namespace
@@ -125,7 +138,7 @@ char* sentune_ranks_mean(void* group, const void* tensor) {
     std::vector<at::Tensor> tensors{read(tensor)};
     c10d::AllreduceOptions options;
     options.reduceOp = c10d::ReduceOp::AVG;
-    group_of(group)->allreduce(tensors, options)->wait();
+    finish([&] { return group_of(group)->allreduce(tensors, options); });
   });
 }
 
@@ -134,7 +147,7 @@ char* sentune_ranks_gather(void* group, const void* own, const void* all) {
     // Flat, since it is the first dimension that the group divides by ranks.
     auto input = read(own).view({-1});
     auto output = read(all).view({-1});
-    group_of(group)->_allgather_base(output, input, c10d::AllgatherOptions())->wait();
+    finish([&] { return group_of(group)->_allgather_base(output, input, c10d::AllgatherOptions()); });
   });
 }
 
@@ -142,7 +155,7 @@ char* sentune_ranks_scatter_sum(void* group, const void* all, const void* own) {
   return guarded([&] {
     auto input = read(all).view({-1});
     auto output = read(own).view({-1});
-    group_of(group)->_reduce_scatter_base(output, input, c10d::ReduceScatterOptions())->wait();
+    finish([&] { return group_of(group)->_reduce_scatter_base(output, input, c10d::ReduceScatterOptions()); });
   });
 }
 
@@ -152,12 +165,14 @@ char* sentune_ranks_broadcast(void* group, const void* tensor) {
     c10d::BroadcastOptions options;
     options.rootRank = 0;
     options.rootTensor = 0;
-    group_of(group)->broadcast(tensors, options)->wait();
+    finish([&] { return group_of(group)->broadcast(tensors, options); });
   });
 }
 
 char* sentune_ranks_barrier(void* group) {
-  return guarded([&] { group_of(group)->barrier(c10d::BarrierOptions())->wait(); });
+  return guarded([&] {
+    finish([&] { return group_of(group)->barrier(c10d::BarrierOptions()); });
+  });
 }
 
 }  // extern "C"

@@ -580,8 +580,11 @@ fn a_rank_that_comes_twice_or_not_at_all_is_named() {
 /// libtorch alone would try for up to twice as long.
 #[test]
 fn rank_0_that_does_not_come_is_an_error_at_the_time_out() {
+    // An address at which no other test listens.
+    let host = "127.0.0.2";
     let meeting = Meeting {
-        port: TcpListener::bind("127.0.0.1:0")
+        host: host.to_owned(),
+        port: TcpListener::bind((host, 0))
             .and_then(|listener| listener.local_addr())
             .unwrap()
             .port(),
@@ -592,7 +595,7 @@ fn rank_0_that_does_not_come_is_an_error_at_the_time_out() {
     let error = Group::join(&meeting, &Facts::new()).unwrap_err();
     let waited = since.elapsed();
     let words = format!(
-        "nobody answers at 127.0.0.1:{} within 3 s (--ddp-timeout)",
+        "nobody answers at {host}:{} within 3 s (--ddp-timeout)",
         meeting.port
     );
     assert!(error.to_string().starts_with(&words), "{error}");
