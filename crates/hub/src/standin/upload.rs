@@ -26,7 +26,9 @@ pub(super) fn reply(content: &mut Content, request: &Recorded, state: &State) ->
         (Server::Hub, "POST", route) => {
             let body = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
             match *route {
-                ["api", "repos", "create"] => Some(create(content, &body)),
+                ["api", "repos", "create"] => Some(create(content, &body, state)),
+                // Python's client asks it about each model card.
+                ["api", "validate-yaml"] => Some(ok(&json!({"errors": [], "warnings": []}))),
                 ["api", "complete", oid] => Some(complete(content, oid, &body)),
                 ["api", "models", org, name, "preupload", "main"] => {
                     let repo = content.repos.get(&format!("models/{org}/{name}"));
@@ -57,16 +59,17 @@ fn refused(status: u16, words: &str) -> Reply {
     Reply::new(status, &[("x-error-message", words)], body)
 }
 
-fn create(content: &mut Content, body: &Value) -> Reply {
+fn create(content: &mut Content, body: &Value, state: &State) -> Reply {
     let text = |key: &str| body[key].as_str().unwrap_or_default();
-    let key = format!("models/{}/{}", text("organization"), text("name"));
+    let id = format!("{}/{}", text("organization"), text("name"));
+    let key = format!("models/{id}");
     if content.repos.contains_key(&key) {
         return refused(409, "You already created this model repo");
     }
     let mut repo = Repo::new();
     repo.is_private = text("visibility") == "private";
-    content.repos.insert(key.clone(), repo);
-    ok(&json!({"url": format!("https://hub.example/{key}")}))
+    content.repos.insert(key, repo);
+    ok(&json!({"url": format!("{}/{id}", state.hub_url())}))
 }
 
 fn preupload(body: &Value) -> Reply {
@@ -164,7 +167,9 @@ fn commit(content: &mut Content, key: &str, body: &[u8], state: &State) -> Reply
         let text = |key: &str| value[key].as_str().unwrap_or_default();
         let (content, is_large) = match line["key"].as_str() {
             Some("header") => {
-                if text("parentCommit") != repo.commit {
+                // Python's client leaves it out where its user does.
+                let parent = value["parentCommit"].as_str();
+                if parent.is_some_and(|parent| parent != repo.commit) {
                     return refused(
                         412,
                         "A commit has happened since. Please refresh and try again.",
