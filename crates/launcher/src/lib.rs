@@ -33,6 +33,9 @@ const LOADER_VARIABLE: &str = "LD_LIBRARY_PATH";
 /// Set for a program that was started anew, so that it is not started so for ever.
 const STARTED_ANEW: &str = "SENTUNE_LIBTORCH_LED_TO";
 
+/// Set to the launcher's path for a program that it carries, which is in memory and has none of its own.
+const FILE: &str = "SENTUNE_FILE";
+
 /// Starts the program anew where [`VARIABLE`] names another libtorch than the one that this process has `loaded`,
 /// and does not return then. Otherwise checks the version of the one that is loaded, as far as its folder tells it.
 /// It must be called at the very start of `main`; `loaded` is the folder of that libtorch, where it is known.
@@ -116,11 +119,25 @@ pub fn start(program: &Path, libtorch: &Libtorch) -> LaunchError {
         libtorch.library_path(variable(LOADER_VARIABLE).as_deref()),
     );
     command.env(STARTED_ANEW, libtorch.lib());
+    if let Ok(file) = file() {
+        command.env(FILE, file);
+    }
     LaunchError::Start {
         program: program.to_owned(),
         libtorch: libtorch.lib().to_owned(),
         source: replace(&mut command, name),
     }
+}
+
+/// The file that this program was started from: of a carried one the launcher.
+///
+/// # Errors
+/// Where the system does not tell.
+pub fn file() -> io::Result<PathBuf> {
+    let own = env::current_exe()?;
+    let is_in_memory = own.as_os_str().as_encoded_bytes().starts_with(b"/memfd:");
+    let file = variable(FILE).filter(|_| is_in_memory);
+    Ok(file.map_or(own, PathBuf::from))
 }
 
 #[cfg(unix)]

@@ -124,12 +124,17 @@ pub(super) fn check(
     );
     for line in [
         "--version",
-        "doctor",
         "train --model model --train-data triplets.csv --output-dir run --max-steps 5",
         "encode --model run/final --input texts.txt --output texts.npy",
     ] {
         environment.works(line)?;
     }
+    let facts = environment.works("doctor")?;
+    let program = environment.program().display().to_string();
+    ensure!(
+        facts.contains(&program),
+        "the doctor names another program than {program}: {facts}"
+    );
     println!("the wheel trained and encoded in a fresh environment");
     Ok(())
 }

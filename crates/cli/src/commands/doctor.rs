@@ -132,7 +132,7 @@ fn program(findings: &mut Findings) {
         "system",
         format!("{} {}", env::consts::OS, env::consts::ARCH),
     );
-    match env::current_exe() {
+    match launcher::file() {
         Ok(path) => findings.add("program", path.display().to_string()),
         Err(error) => findings.add("program", format!("unknown: {error}")),
     }
