@@ -9,6 +9,7 @@ mod case;
 mod inputs;
 mod measure;
 mod memory;
+mod others;
 mod report;
 
 use std::{
@@ -188,8 +189,44 @@ pub(crate) fn run(checkout: &Checkout, args: &Args) -> Result<()> {
         );
         return Ok(());
     }
+    ensure_quiet(args.device, &results)?;
     let markers = report::markers(args.device);
     document::write(checkout, DOCUMENT, markers, &report.markdown())
+}
+
+/// The largest share of a processor's cores that other programs may have had during a measurement.
+const QUIET: f64 = 0.05;
+
+/// Refuses figures for the document from a machine that had other work.
+fn ensure_quiet(device: Device, results: &Results) -> Result<()> {
+    if device == Device::Cuda {
+        return Ok(());
+    }
+    let mut busy = Vec::new();
+    for case in Case::all(device) {
+        let Some(result) = results.get(&case.to_string()) else {
+            continue;
+        };
+        let sides = case
+            .sides()
+            .iter()
+            .map(|side| &result["sides"][side.name()]);
+        let measured = sides
+            .filter_map(|side| side["measurements"].as_array())
+            .flatten();
+        let others = measured.filter_map(|measurement| measurement["others"].as_f64());
+        let most = others.fold(0.0, f64::max);
+        if most > QUIET {
+            busy.push(format!("{case} ({:.0} %)", 100.0 * most));
+        }
+    }
+    ensure!(
+        busy.is_empty(),
+        "other programs had more than {:.0} % of the cores during {}, so {DOCUMENT} stays as it is: measure these again on an idle machine (--only, --precisions)",
+        100.0 * QUIET,
+        busy.join(", ")
+    );
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Results> {
@@ -451,6 +488,25 @@ mod tests {
         assert_eq!((cpu.rounds(), cpu.window(), cpu.limit()), (3, 10.0, None));
         assert_eq!(args("--minutes 2").limit(), Some(Duration::from_secs(120)));
         assert!(Cli::try_parse_from(["bench", "--seconds", "0"]).is_err());
+    }
+
+    #[test]
+    fn figures_of_a_busy_machine_are_refused() {
+        let case = Case::all(Device::Cpu)[0];
+        let results = |others: Value| {
+            let side = json!({"measurements": [{"value": 1.0}, {"value": 2.0, "others": others}]});
+            let sides = Side::BOTH.map(|side_of| (side_of.name().to_owned(), side.clone()));
+            let sides: serde_json::Map<_, _> = sides.into_iter().collect();
+            Results::from([(case.to_string(), json!({ "sides": sides }))])
+        };
+        for quiet in [json!(0.04), Value::Null] {
+            assert!(ensure_quiet(Device::Cpu, &results(quiet)).is_ok());
+        }
+        let busy = results(json!(0.31));
+        let error = ensure_quiet(Device::Cpu, &busy).unwrap_err().to_string();
+        assert!(error.contains(&format!("during {case} (31 %)")), "{error}");
+        // A GPU's figures hardly depend on the cores.
+        assert!(ensure_quiet(Device::Cuda, &busy).is_ok());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
     case::{Case, Device, Model, Precision, Side, Task},
     inputs::Inputs,
     memory::Watch,
+    others::Account,
 };
 use crate::{
     peer::Peer,
@@ -46,6 +47,8 @@ pub(super) struct Measurement {
     pub(super) peak_bytes: Option<u64>,
     /// The most memory of a GPU that the side's allocator handed out.
     allocated_bytes: Option<u64>,
+    /// The share of the machine's cores that other programs had meanwhile, where the system tells it.
+    pub(super) others: Option<f64>,
 }
 
 impl Measurement {
@@ -61,6 +64,7 @@ impl Measurement {
             tokens_per_row: n_tokens.map(|n_tokens| n_tokens / n_rows),
             peak_bytes: None,
             allocated_bytes: None,
+            others: None,
         })
     }
 
@@ -71,6 +75,7 @@ impl Measurement {
             tokens_per_row: None,
             peak_bytes: None,
             allocated_bytes: None,
+            others: None,
         }
     }
 
@@ -80,6 +85,7 @@ impl Measurement {
             "tokens_per_row": self.tokens_per_row,
             "peak_bytes": self.peak_bytes,
             "allocated_bytes": self.allocated_bytes,
+            "others": self.others,
         })
     }
 }
@@ -135,6 +141,7 @@ impl Bench {
     /// Runs one process of a side; for encoding by sentune one for each file of sentences.
     pub(super) fn measure(&self, case: Case, side: Side) -> Result<Measurement> {
         let before = self.memory.as_ref().map(Watch::begin);
+        let account = Account::now();
         let program = match side {
             Side::Ours => Some(&self.sentune),
             Side::Peer => self.against.as_ref(),
@@ -144,6 +151,10 @@ impl Bench {
             Some(program) => self.train(program, case),
             None => self.run_peer(case),
         }?;
+        let now = Account::now();
+        measurement.others = now
+            .zip(account)
+            .map(|(now, before)| now.share_of_others(before));
         if let (Some(memory), Some(before)) = (&self.memory, before) {
             measurement.peak_bytes = memory.peak_bytes(before);
         }
