@@ -115,6 +115,11 @@ impl Optimizer {
         &self.moments
     }
 
+    /// Forgets the moments, after the last update.
+    pub(crate) fn release(&mut self) {
+        self.moments.clear();
+    }
+
     /// Puts back saved moments and the number of updates.
     ///
     /// # Errors

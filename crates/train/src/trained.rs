@@ -1,7 +1,7 @@
 //! All that an update changes.
 
 use model::{ModelFiles, SentenceTransformer};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::TrainError,
@@ -94,6 +94,13 @@ impl<'a> Trained<'a> {
     pub(crate) fn count_updates(&mut self, n: u64) {
         self.optimizer.count_updates(n);
         self.loss_weights.count_updates(n);
+    }
+
+    /// Gives back the memory of the model's gradient and moments, after the last update.
+    pub(crate) fn release(&mut self) -> Result<(), TrainError> {
+        self.gradient = Tensor::f_zeros([0], (Kind::Float, Device::Cpu))?;
+        self.optimizer.release();
+        Ok(())
     }
 
     /// Zeroes the gradients of a step that is not made.

@@ -631,6 +631,8 @@ impl<'a> Trainer<'a> {
         if self.arguments.save_total_limit == Some(1) {
             checkpoint::remove_all_but(&self.folder, self.state.best_global_step)?;
         }
+        // The files are a copy of the weights, for which there is room then.
+        self.trained.release()?;
         let files = match self.merges_adapter {
             true => self.trained.merged_files()?,
             false => self.trained.files()?,
