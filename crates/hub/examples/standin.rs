@@ -5,6 +5,7 @@
 //! $ cargo run -p hub --example standin -- org/model
 //! HF_ENDPOINT=http://127.0.0.1:40123
 //! ```
+#![expect(clippy::print_stdout, reason = "a program talks to whoever runs it")]
 
 use std::{env, io};
 
