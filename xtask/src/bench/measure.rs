@@ -48,7 +48,7 @@ pub(super) struct Measurement {
     /// The most memory of a GPU that the side's allocator handed out.
     allocated_bytes: Option<u64>,
     /// The share of the machine's cores that other programs had meanwhile, where the system tells it.
-    pub(super) others: Option<f64>,
+    others: Option<f64>,
 }
 
 impl Measurement {

@@ -107,7 +107,8 @@ impl World {
             .collect()
     }
 
-    /// Checks that the token was sent to the hub alone, and only as its header.
+    /// Checks that the token was sent to the hub alone, and only as its header, and that commits name their parent, without
+    /// which a commit of somebody else would be built over.
     #[track_caller]
     fn assert_clean(&self) {
         for request in self.standin.requests() {
@@ -118,6 +119,10 @@ impl World {
             }
             let body = String::from_utf8_lossy(&request.body);
             assert!(!body.contains(CANARY) && !request.path.contains(CANARY));
+            // The body that a fault has cut may lack it.
+            if request.path.contains("/commit/") && body.ends_with('\n') {
+                assert!(body.contains("\"parentCommit\":\""), "{}", request.path);
+            }
         }
     }
 
