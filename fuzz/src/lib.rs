@@ -61,6 +61,12 @@ pub fn load_ids(name: &str, bytes: &[u8]) {
     }
 }
 
+/// Lets a panic unwind, so that one that a reader catches is an error like any other. The fuzzer's hook, which ends the
+/// process before anyone can catch it, is taken away; its wrapper of a target still ends at a panic that nobody caught.
+pub fn let_readers_catch_panics() {
+    drop(std::panic::take_hook());
+}
+
 /// A file of this name and content, and the folder that it lies in.
 fn written(name: &str, bytes: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
