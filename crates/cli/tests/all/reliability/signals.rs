@@ -169,6 +169,8 @@ fn signals_at_random_moments() {
                 let _ = fs_err::remove_file(sandbox.path("embeddings.npy"));
             }
             Moment::Download => {
+                // A signal that came before the request has left the fault to the next one.
+                standin.heal();
                 let output = run
                     .command(&["--model", "org/tiny", "--overwrite-output-dir"])
                     .env("HF_ENDPOINT", standin.endpoint())
