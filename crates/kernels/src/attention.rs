@@ -9,8 +9,7 @@
 //! sees the keys j of |i - j| <= window, and no other score is computed. The
 //! forward pass keeps only the logarithm of each row's sum of exponentials; the backward pass makes
 //! P again from it (Dao et al., "FlashAttention", 2022), so the memory kept is linear in the number of
-//! tokens. Of one head at a time, the backward pass has two matrices of scores, [length, length] up to 512 tokens
-//! and [128, length] beyond.
+//! tokens. Of one head at a time, the passes have the scores of 32 queries.
 
 pub mod one;
 
@@ -199,11 +198,11 @@ const GROUP: usize = 64;
 /// Rows of a block: query rows, or rows of any product here, that are computed together.
 const ROWS: usize = 4;
 
-/// The longest sentence whose backward pass has all its scores at once.
-const WHOLE: usize = 512;
+/// Queries whose scores are computed at once, so that keys and values pass by once for all of them.
+const TILE: usize = 8 * ROWS;
 
-/// Queries whose scores the backward pass of longer sentences has at once.
-const TILE: usize = 128;
+/// Vectors of keys that stay in the cache while a tile passes by.
+const CHUNK: usize = 4;
 
 /// How a batch is cut. It depends on the offsets alone.
 struct Plan<'a> {
@@ -481,8 +480,11 @@ struct Sizes {
     lq: usize,
     /// Keys, with padding.
     lk: usize,
-    /// Vectors of a row of keys, lk / LANES.
+    /// Vectors of all keys, lk / LANES.
     vk: usize,
+    /// Vectors from one row of scores to the next, an odd number: rows a power of two apart would share a few places
+    /// of the cache.
+    stride: usize,
 }
 
 impl Sizes {
@@ -493,27 +495,18 @@ impl Sizes {
             lq: l.next_multiple_of(ROWS),
             lk: l.next_multiple_of(LANES),
             vk: l.div_ceil(LANES),
+            stride: l.div_ceil(LANES) | 1,
         }
     }
 
-    /// Vectors for q, k, k^T, v, and one block of scores.
+    /// Vectors for q, k, k^T, v, the scores of some queries, and their sums of values.
     fn forward<const N: usize>(&self) -> usize {
-        (self.lq + 3 * self.lk) * N + ROWS * self.vk
+        (self.lq + 3 * self.lk) * N + TILE * (self.stride + N)
     }
 
-    /// Queries whose scores the backward pass has at once.
-    #[inline(always)]
-    fn tile(&self) -> usize {
-        if self.l <= WHOLE {
-            self.lq.max(ROWS)
-        } else {
-            TILE
-        }
-    }
-
-    /// Vectors for q, k, v, k^T, v^T, d_context, dk, dv, and two matrices of scores.
+    /// Vectors for q, k, v, k^T, v^T, d_context, dk, dv, two matrices of scores, and sums of keys.
     fn backward<const N: usize>(&self) -> usize {
-        (2 * self.lq + 6 * self.lk) * N + 2 * self.tile() * self.vk
+        (2 * self.lq + 6 * self.lk) * N + TILE * (2 * self.stride + N)
     }
 }
 
@@ -581,7 +574,8 @@ fn forward_body<S: Simd, const N: usize>(
         let k = cut(&mut rest, z.lk * N);
         let kt = cut(&mut rest, z.lk * N);
         let v = cut(&mut rest, z.lk * N);
-        let scores = cut(&mut rest, ROWS * z.vk);
+        let scores = cut(&mut rest, TILE * z.stride);
+        let sums = cut(&mut rest, TILE * N);
         for (i, t) in tokens.clone().enumerate() {
             let row = &qkv[t * 3 * plan.width..][..3 * plan.width];
             let row = &row[head.column..];
@@ -595,27 +589,28 @@ fn forward_body<S: Simd, const N: usize>(
         transpose::<S, N>(s, z, k, kt);
         // SAFETY: only this unit writes this head's values for these tokens.
         let lse = unsafe { lse.part(unit.head * plan.tokens + tokens.start, z.l) };
-        let mut i = 0;
-        while i < z.l {
-            let keys = head.keys(i, z);
-            outer::<S, N>(s, z, &keys, &q[i * N..][..ROWS * N], kt, scores);
-            let count = ROWS.min(z.l - i);
-            for r in 0..count {
-                let row = &mut scores[r * z.vk..][keys.clone()];
-                let seen = head.seen(i + r, i + r, z.l);
-                lse[i + r] = softmax(s, seen, keys.start, head.relative_row(i + r), row);
+        for first in (0..z.l).step_by(TILE) {
+            let end = z.l.min(first + TILE);
+            head.products::<S, N>(s, z, first..end, q, kt, scores);
+            let mut i = first;
+            while i < end {
+                let keys = head.keys(i, z);
+                let scores = &mut scores[(i - first) * z.stride..][..ROWS * z.stride];
+                for r in 0..ROWS.min(z.l - i) {
+                    let row = &mut scores[r * z.stride..][keys.clone()];
+                    let seen = head.seen(i + r, i + r, z.l);
+                    lse[i + r] = softmax(s, seen, keys.start, head.relative_row(i + r), row);
+                }
+                head.drop(s, inputs, tokens.start + i, z, &keys, scores);
+                i += ROWS;
             }
-            head.drop(s, inputs, tokens.start + i, z, &keys, scores);
-            let seen = head.seen(i, i + ROWS - 1, z.l);
-            let weights = &scores.as_flattened()[seen.start..];
-            let values = &v[seen.start * N..];
-            let acc = weighted_rows::<S, N>(s, weights, z.lk, 1, seen.len(), values);
-            for (r, acc) in acc.iter().take(count).enumerate() {
-                let at = (tokens.start + i + r) * plan.width + head.column;
+            head.sums::<S, N>(s, z, first..end, scores, v, sums);
+            for i in first..end {
+                let sum = load_row::<S, N>(s, &sums[(i - first) * N..][..N]);
+                let at = (tokens.start + i) * plan.width + head.column;
                 // SAFETY: only this unit writes this head's columns of these rows.
-                write_row(s, acc, unsafe { context.part(at, plan.head_dim) });
+                write_row(s, &sum, unsafe { context.part(at, plan.head_dim) });
             }
-            i += ROWS;
         }
     }
 }
@@ -652,8 +647,9 @@ fn backward_body<S: Simd, const N: usize>(
         let vt = cut(&mut rest, z.lk * N);
         let dk = cut(&mut rest, z.lk * N);
         let dv = cut(&mut rest, z.lk * N);
-        let p = cut(&mut rest, z.tile() * z.vk);
-        let ds = cut(&mut rest, z.tile() * z.vk);
+        let p = cut(&mut rest, TILE * z.stride);
+        let ds = cut(&mut rest, TILE * z.stride);
+        let dq = cut(&mut rest, TILE * N);
         for (i, t) in tokens.clone().enumerate() {
             for (which, scale, to) in [(0, scale, &mut *q), (1, one, &mut *k), (2, one, &mut *v)] {
                 // SAFETY: only this unit reads or writes this head's columns of these rows.
@@ -668,20 +664,21 @@ fn backward_body<S: Simd, const N: usize>(
         }
         transpose::<S, N>(s, z, k, kt);
         transpose::<S, N>(s, z, v, vt);
-        for tile in (0..z.l).step_by(z.tile()) {
-            let end = z.l.min(tile + z.tile());
+        dk.fill([0.0; LANES]);
+        dv.fill([0.0; LANES]);
+        for tile in (0..z.l).step_by(TILE) {
+            let end = z.l.min(tile + TILE);
+            head.products::<S, N>(s, z, tile..end, q, kt, p);
+            head.products::<S, N>(s, z, tile..end, d_out, vt, ds);
             let mut i = tile;
             while i < end {
-                let p = &mut p[(i - tile) * z.vk..][..ROWS * z.vk];
-                let ds = &mut ds[(i - tile) * z.vk..][..ROWS * z.vk];
+                let p = &mut p[(i - tile) * z.stride..][..ROWS * z.stride];
+                let ds = &mut ds[(i - tile) * z.stride..][..ROWS * z.stride];
                 let keys = head.keys(i, z);
-                outer::<S, N>(s, z, &keys, &q[i * N..][..ROWS * N], kt, p);
-                outer::<S, N>(s, z, &keys, &d_out[i * N..][..ROWS * N], vt, ds);
                 head.drop(s, inputs, tokens.start + i, z, &keys, ds);
-                let count = ROWS.min(z.l - i);
-                for r in 0..count {
-                    let p = &mut p[r * z.vk..][keys.clone()];
-                    let ds = &mut ds[r * z.vk..][keys.clone()];
+                for r in 0..ROWS.min(z.l - i) {
+                    let p = &mut p[r * z.stride..][keys.clone()];
+                    let ds = &mut ds[r * z.stride..][keys.clone()];
                     let seen = head.seen(i + r, i + r, z.l);
                     let relative = head.relative_row(i + r);
                     softmax_backward(s, seen, keys.start, relative, lse[i + r], p, ds);
@@ -690,44 +687,32 @@ fn backward_body<S: Simd, const N: usize>(
                     }
                 }
                 head.drop(s, inputs, tokens.start + i, z, &keys, p);
-                let seen = head.seen(i, i + ROWS - 1, z.l);
-                let weights = &ds.as_flattened()[seen.start..];
-                let rows = &k[seen.start * N..];
-                let mut acc = weighted_rows::<S, N>(s, weights, z.lk, 1, seen.len(), rows);
-                for (r, acc) in acc.iter_mut().take(count).enumerate() {
-                    for v in acc.iter_mut() {
-                        *v = s.mul(*v, scale);
-                    }
-                    head.turn_back(s, i + r, acc);
-                    add_row(s, acc, &mut d_bias[0]);
-                    // SAFETY: only this unit reads or writes this head's columns of these rows.
-                    write_row(s, acc, unsafe { head.part(qkv, tokens.start + i + r, 0) });
-                }
                 i += ROWS;
+            }
+            head.sums::<S, N>(s, z, tile..end, ds, k, dq);
+            for i in tile..end {
+                let mut row = load_row::<S, N>(s, &dq[(i - tile) * N..][..N]);
+                for v in row.iter_mut() {
+                    *v = s.mul(*v, scale);
+                }
+                head.turn_back(s, i, &mut row);
+                add_row(s, &row, &mut d_bias[0]);
+                // SAFETY: only this unit reads or writes this head's columns of these rows.
+                write_row(s, &row, unsafe { head.part(qkv, tokens.start + i, 0) });
             }
             for (coefficients, rows, to) in [(&*ds, &*q, &mut *dk), (&*p, &*d_out, &mut *dv)] {
                 let coefficients = coefficients.as_flattened();
+                let lines = z.stride * LANES;
                 let mut j = 0;
                 while j < z.l {
                     let seen = head.seen(j, j + ROWS - 1, z.l);
                     let queries = seen.start.max(tile)..seen.end.min(end);
-                    if tile == 0 || !queries.is_empty() {
-                        let first = if queries.is_empty() {
-                            tile
-                        } else {
-                            queries.start
-                        };
-                        let weights = &coefficients[(first - tile) * z.lk + j..];
-                        let rows = &rows[first * N..];
+                    if !queries.is_empty() {
                         let n = queries.len();
-                        let acc = weighted_rows::<S, N>(s, weights, 1, z.lk, n, rows);
-                        for (r, acc) in acc.iter().enumerate() {
-                            let to = &mut to[(j + r) * N..][..N];
-                            for (to, &v) in to.iter_mut().zip(acc) {
-                                let sum = if tile == 0 { v } else { s.add(s.load(to), v) };
-                                s.store(to, sum);
-                            }
-                        }
+                        let weights = &coefficients[(queries.start - tile) * lines + j..];
+                        let rows = &rows[queries.start * N..];
+                        let sums = &mut to[j * N..][..ROWS * N];
+                        add_weighted::<S, N, true>(s, weights, lines, n, rows, sums);
                     }
                     j += ROWS;
                 }
@@ -800,6 +785,61 @@ impl<'a> Head<'a> {
                 let first = i.saturating_sub(window + ROWS - 1);
                 let end = i + window + 2 * ROWS - 1;
                 first / LANES..end.div_ceil(LANES).min(z.vk)
+            }
+        }
+    }
+
+    /// Computes out = a b^T for the rows `queries` of `a` [lq, d] and the keys that each block of ROWS sees, from `bt`
+    /// [vk, d]; row 0 of `out` is the first query.
+    #[inline(always)]
+    fn products<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        z: Sizes,
+        queries: Range<usize>,
+        a: &[Lanes],
+        bt: &[Lanes],
+        out: &mut [Lanes],
+    ) {
+        for chunk in (0..z.vk).step_by(CHUNK) {
+            let mut i = queries.start;
+            while i < queries.end {
+                let keys = self.keys(i, z);
+                let keys = keys.start.max(chunk)..keys.end.min(chunk + CHUNK);
+                let out = &mut out[(i - queries.start) * z.stride..][..ROWS * z.stride];
+                outer::<S, N>(s, z, keys, &a[i * N..][..ROWS * N], bt, out);
+                i += ROWS;
+            }
+        }
+    }
+
+    /// Computes for each of `queries` the sum of `rows` [lk, d] over the keys that it sees, weighed by its row of
+    /// `weights`; row 0 of `weights` and `sums` [queries, d] is the first query.
+    #[inline(always)]
+    fn sums<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        z: Sizes,
+        queries: Range<usize>,
+        weights: &[Lanes],
+        rows: &[Lanes],
+        sums: &mut [Lanes],
+    ) {
+        let weights = weights.as_flattened();
+        let lines = z.stride * LANES;
+        sums.fill([0.0; LANES]);
+        for chunk in (0..z.l).step_by(CHUNK * LANES) {
+            let mut i = queries.start;
+            while i < queries.end {
+                let seen = self.seen(i, i + ROWS - 1, z.l);
+                let seen = seen.start.max(chunk)..seen.end.min(chunk + CHUNK * LANES);
+                if !seen.is_empty() {
+                    let weights = &weights[(i - queries.start) * lines + seen.start..];
+                    let sums = &mut sums[(i - queries.start) * N..][..ROWS * N];
+                    let rows = &rows[seen.start * N..];
+                    add_weighted::<S, N, false>(s, weights, lines, seen.len(), rows, sums);
+                }
+                i += ROWS;
             }
         }
     }
@@ -894,7 +934,7 @@ impl<'a> Head<'a> {
         for j in keys.clone() {
             let words = random.numbers(s, ((self.index as u32) << 24) | (j * LANES) as u32);
             for r in 0..ROWS {
-                let x = &mut block[r * z.vk + j];
+                let x = &mut block[r * z.stride + j];
                 let v = random.keep(s, words[r], s.load(x));
                 s.store(x, v);
             }
@@ -951,7 +991,7 @@ fn add_to<S: Simd>(s: S, from: &[Lanes], to: &mut [f32]) {
     }
 }
 
-/// Transposes `rows` [lk, d] into `to` [d, lk].
+/// Transposes `rows` [lk, d] into `to` [vk, d], sixteen rows at a time.
 #[inline(always)]
 fn transpose<S: Simd, const N: usize>(s: S, z: Sizes, rows: &[Lanes], to: &mut [Lanes]) {
     for j in 0..z.vk {
@@ -962,18 +1002,18 @@ fn transpose<S: Simd, const N: usize>(s: S, z: Sizes, rows: &[Lanes], to: &mut [
             }
             let tile = s.transpose(tile);
             for c in 0..LANES {
-                s.store(&mut to[(n * LANES + c) * z.vk + j], tile[c]);
+                s.store(&mut to[(j * N + n) * LANES + c], tile[c]);
             }
         }
     }
 }
 
-/// Computes the vectors `keys` of each row of out [ROWS, lk] = a bt, for `a` [ROWS, d] and `bt` [d, lk].
+/// Computes the vectors `keys` of each row of out [ROWS, lk] = a bt, for `a` [ROWS, d] and `bt` [vk, d].
 #[inline(always)]
 fn outer<S: Simd, const N: usize>(
     s: S,
     z: Sizes,
-    keys: &Range<usize>,
+    keys: Range<usize>,
     a: &[Lanes],
     bt: &[Lanes],
     out: &mut [Lanes],
@@ -986,61 +1026,110 @@ fn outer<S: Simd, const N: usize>(
     let a = [a0, a1, a2, &a3[..d]];
     let mut j = keys.start;
     while j < keys.end {
-        let pair = keys.end - j >= 2;
-        let mut first = [s.zero(); ROWS];
-        let mut second = [s.zero(); ROWS];
-        // Rows of bt are passed one after the other; column j of row c is vector c vk + j.
-        let rows = bt.chunks_exact(z.vk).take(d).enumerate();
-        if pair {
-            for (c, row) in rows {
-                let b = [s.load(&row[j]), s.load(&row[j + 1])];
+        let b = &bt[j * d..];
+        if S::VECTORS > 2 * ROWS && keys.end - j >= 2 {
+            let (b0, b1) = b[..2 * d].split_at(d);
+            let mut first = [s.zero(); ROWS];
+            let mut second = [s.zero(); ROWS];
+            for c in 0..d {
+                let b = [s.load(&b0[c]), s.load(&b1[c])];
                 for r in 0..ROWS {
                     let x = s.splat(a[r][c]);
                     first[r] = s.fma(x, b[0], first[r]);
                     second[r] = s.fma(x, b[1], second[r]);
                 }
             }
+            for r in 0..ROWS {
+                s.store(&mut out[r * z.stride + j], first[r]);
+                s.store(&mut out[r * z.stride + j + 1], second[r]);
+            }
+            j += 2;
         } else {
-            for (c, row) in rows {
-                let b = s.load(&row[j]);
+            let b = &b[..d];
+            let mut sums = [s.zero(); ROWS];
+            for c in 0..d {
+                let b = s.load(&b[c]);
                 for r in 0..ROWS {
-                    first[r] = s.fma(s.splat(a[r][c]), b, first[r]);
+                    sums[r] = s.fma(s.splat(a[r][c]), b, sums[r]);
                 }
             }
-        }
-        for r in 0..ROWS {
-            s.store(&mut out[r * z.vk + j], first[r]);
-            if pair {
-                s.store(&mut out[r * z.vk + j + 1], second[r]);
+            for r in 0..ROWS {
+                s.store(&mut out[r * z.stride + j], sums[r]);
             }
+            j += 1;
         }
-        j += 2;
     }
 }
 
-/// Returns weighted sums of rows: row r of the result is the sum over t < n of c[r row + t term] x\[t\], for rows
-/// x\[t\] of N vectors.
+/// Adds weighted sums of rows: row r of `sums` [ROWS, d] receives the sum over t < n of w(r, t) x\[t\], for rows x\[t\]
+/// of N vectors. The weight w(r, t) is c[r stride + t], or with `ACROSS` c[t stride + r]. As many columns are summed
+/// together as the registers hold.
 #[inline(always)]
-fn weighted_rows<S: Simd, const N: usize>(
+fn add_weighted<S: Simd, const N: usize, const ACROSS: bool>(
     s: S,
     c: &[f32],
-    row: usize,
-    term: usize,
+    stride: usize,
     n: usize,
     x: &[Lanes],
-) -> [[S::F; N]; ROWS] {
-    let mut sums = [[s.zero(); N]; ROWS];
-    let (x, _) = x.as_chunks::<N>();
-    for (t, x) in x[..n].iter().enumerate() {
-        let v = load_row::<S, N>(s, x);
-        for r in 0..ROWS {
-            let weight = s.splat(c[r * row + t * term]);
-            for i in 0..N {
-                sums[r][i] = s.fma(weight, v[i], sums[r][i]);
+    sums: &mut [Lanes],
+) {
+    let x = &x.as_chunks::<N>().0[..n];
+    let sums = &mut sums.as_chunks_mut::<N>().0[..ROWS];
+    if S::VECTORS > ROWS * N {
+        add_weighted_columns::<S, N, N, ACROSS>(s, c, stride, x, 0, sums);
+    } else {
+        for column in 0..N {
+            add_weighted_columns::<S, N, 1, ACROSS>(s, c, stride, x, column, sums);
+        }
+    }
+}
+
+/// [`add_weighted`] for `M` vectors of each row from `first` on, whose sums the registers hold.
+#[inline(always)]
+fn add_weighted_columns<S: Simd, const N: usize, const M: usize, const ACROSS: bool>(
+    s: S,
+    c: &[f32],
+    stride: usize,
+    x: &[[Lanes; N]],
+    first: usize,
+    sums: &mut [[Lanes; N]],
+) {
+    let mut acc = [[s.zero(); M]; ROWS];
+    for r in 0..ROWS {
+        acc[r] = load_row::<S, M>(s, &sums[r][first..][..M]);
+    }
+    let n = x.len();
+    if ACROSS {
+        for (t, x) in x.iter().enumerate() {
+            let weights = &c[t * stride..][..ROWS];
+            let v = load_row::<S, M>(s, &x[first..][..M]);
+            for r in 0..ROWS {
+                for m in 0..M {
+                    acc[r][m] = s.fma(s.splat(weights[r]), v[m], acc[r][m]);
+                }
+            }
+        }
+    } else {
+        let weights = [
+            &c[..n],
+            &c[stride..][..n],
+            &c[2 * stride..][..n],
+            &c[3 * stride..][..n],
+        ];
+        for (t, x) in x.iter().enumerate() {
+            let v = load_row::<S, M>(s, &x[first..][..M]);
+            for r in 0..ROWS {
+                for m in 0..M {
+                    acc[r][m] = s.fma(s.splat(weights[r][t]), v[m], acc[r][m]);
+                }
             }
         }
     }
-    sums
+    for r in 0..ROWS {
+        for m in 0..M {
+            s.store(&mut sums[r][first + m], acc[r][m]);
+        }
+    }
 }
 
 /// The lanes of `v` whose keys are seen, of the vector that begins at key `at`; `fill` in the others.

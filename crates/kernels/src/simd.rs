@@ -88,6 +88,9 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     type U: Copy;
 
+    /// Vectors that all registers hold together.
+    const VECTORS: usize;
+
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, x: &mut [f32; LANES], v: Self::F);
@@ -232,6 +235,8 @@ macro_rules! lanes {
 impl Simd for Portable {
     type F = [f32; LANES];
     type U = [u32; LANES];
+
+    const VECTORS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; LANES] {

@@ -44,6 +44,8 @@ impl Simd for Avx512 {
     type F = __m512;
     type U = __m512i;
 
+    const VECTORS: usize = 32;
+
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         op!(_mm512_set1_ps(x))
@@ -224,6 +226,8 @@ macro_rules! two {
 impl Simd for Avx2 {
     type F = [__m256; 2];
     type U = [__m256i; 2];
+
+    const VECTORS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> [__m256; 2] {
