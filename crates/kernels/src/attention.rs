@@ -700,11 +700,12 @@ fn backward_body<S: Simd, const N: usize>(
                 // SAFETY: only this unit reads or writes this head's columns of these rows.
                 write_row(s, &row, unsafe { head.part(qkv, tokens.start + i, 0) });
             }
+            let keys = head.seen(tile, end - 1, z.l);
             for (coefficients, rows, to) in [(&*ds, &*q, &mut *dk), (&*p, &*d_out, &mut *dv)] {
                 let coefficients = coefficients.as_flattened();
                 let lines = z.stride * LANES;
-                let mut j = 0;
-                while j < z.l {
+                let mut j = keys.start / ROWS * ROWS;
+                while j < keys.end {
                     let seen = head.seen(j, j + ROWS - 1, z.l);
                     let queries = seen.start.max(tile)..seen.end.min(end);
                     if !queries.is_empty() {
@@ -801,7 +802,9 @@ impl<'a> Head<'a> {
         bt: &[Lanes],
         out: &mut [Lanes],
     ) {
-        for chunk in (0..z.vk).step_by(CHUNK) {
+        let last = (queries.end - 1) / ROWS * ROWS;
+        let (first, end) = (self.keys(queries.start, z).start, self.keys(last, z).end);
+        for chunk in (first..end).step_by(CHUNK) {
             let mut i = queries.start;
             while i < queries.end {
                 let keys = self.keys(i, z);
@@ -828,7 +831,9 @@ impl<'a> Head<'a> {
         let weights = weights.as_flattened();
         let lines = z.stride * LANES;
         sums.fill([0.0; LANES]);
-        for chunk in (0..z.l).step_by(CHUNK * LANES) {
+        let last = (queries.end - 1) / ROWS * ROWS;
+        let all = self.seen(queries.start, last + ROWS - 1, z.l);
+        for chunk in all.step_by(CHUNK * LANES) {
             let mut i = queries.start;
             while i < queries.end {
                 let seen = self.seen(i, i + ROWS - 1, z.l);
